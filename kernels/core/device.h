@@ -1,0 +1,78 @@
+// All that one rank needs of its device: memory, streams, events, copies. Made in main() and passed
+// by reference.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/core/cpu_stream.h"
+#include "kernels/core/memory_table.h"
+#include "kernels/core/stream.h"
+#include "kernels/core/tensor_view.h"
+
+namespace sluice::kernels {
+
+enum class StreamRole : uint8_t { kCompute, kComm, kCopy };
+inline constexpr int kNumStreamRoles = 3;
+
+class DeviceContext;
+
+// Owns bytes on one device; move-only. Must not outlive its DeviceContext.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(Buffer&& other) noexcept { *this = std::move(other); }
+  Buffer& operator=(Buffer&& other) noexcept;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer();
+
+  size_t size() const { return size_; }
+  bool is_empty() const { return data_ == nullptr; }
+  // A view of [offset_bytes, ...); CHECKs that it lies inside and that the offset suits the type.
+  TensorView View(DType dtype, Shape shape, size_t offset_bytes = 0) const;
+
+ private:
+  friend class DeviceContext;
+  DeviceContext* owner_ = nullptr;
+  void* data_ = nullptr;
+  size_t size_ = 0;
+  MemoryTag tag_ = MemoryTag::kScratch;
+};
+
+struct DeviceOptions {
+  DeviceType type = DeviceType::kCpu;
+  int num_threads = 1;                                 // CPU: threads of this rank's pool
+  CpuStreamMode stream_mode = CpuStreamMode::kInline;  // CPU
+  size_t memory_limit_bytes = 0;                       // 0: none of our own
+};
+
+class DeviceContext {
+ public:
+  virtual ~DeviceContext() = default;
+  // INVALID_ARGUMENT for an option out of range, FAILED_PRECONDITION for a device this build or
+  // machine lacks.
+  static absl::StatusOr<std::unique_ptr<DeviceContext>> Create(const DeviceOptions& options);
+
+  virtual DeviceId id() const = 0;
+  virtual Stream& stream(StreamRole role) = 0;
+  virtual std::unique_ptr<Event> CreateEvent() = 0;
+  // Zero-filled, aligned to 64 bytes at least. RESOURCE_EXHAUSTED carries the whole memory table.
+  absl::StatusOr<Buffer> Allocate(size_t bytes, MemoryTag tag);
+  // Copies equal shapes and dtypes; rows may be strided.
+  virtual void Copy(ConstTensorView from, TensorView to, Stream& stream) = 0;
+  const MemoryTable& memory() const { return memory_; }
+
+ protected:
+  friend class Buffer;
+  virtual void* AllocateBytes(size_t bytes) = 0;  // null when there is none
+  virtual void FreeBytes(void* data, size_t bytes) = 0;
+  size_t memory_limit_bytes_ = 0;
+  MemoryTable memory_;
+};
+
+}  // namespace sluice::kernels
