@@ -4,6 +4,8 @@
 #pragma once
 
 #include <cstdlib>
+#include <functional>
+#include <optional>
 #include <sstream>
 #include <string>
 
@@ -27,8 +29,10 @@ class CheckFailure {
 void SetRankForCheckFailures(int rank);
 
 namespace internal {
-template <typename A, typename B>
-std::string DescribeComparison(const char* text, const A& a, const B& b) {
+// Empty if `a` and `b` compare as they should, else what to print.
+template <typename Compare, typename A, typename B>
+std::optional<std::string> Compared(const char* text, const A& a, const B& b) {
+  if (Compare()(a, b)) return std::nullopt;
   std::ostringstream out;
   out << text << " (" << a << " vs " << b << ")";
   return out.str();
@@ -43,24 +47,21 @@ std::string DescribeComparison(const char* text, const A& a, const B& b) {
   case 0:                       \
   default:
 
-#define SLUICE_CHECK_OP(op, a, b)                                                        \
-  SLUICE_NO_DANGLING_ELSE                                                                \
-  if (const auto& sluice_a = (a); true)                                                  \
-    if (const auto& sluice_b = (b); sluice_a op sluice_b) {                              \
-    } else /* NOLINT */                                                                  \
-      ::sluice::CheckFailure(                                                            \
-          __FILE__, __LINE__,                                                            \
-          ::sluice::internal::DescribeComparison(#a " " #op " " #b, sluice_a, sluice_b)) \
-          .stream()
+#define SLUICE_CHECK_OP(compare, op, a, b)                                                 \
+  SLUICE_NO_DANGLING_ELSE                                                                  \
+  if (auto sluice_failed = ::sluice::internal::Compared<compare>(#a " " #op " " #b, a, b); \
+      !sluice_failed) {                                                                    \
+  } else /* NOLINT */                                                                      \
+    ::sluice::CheckFailure(__FILE__, __LINE__, *sluice_failed).stream()
 
 #define CHECK(condition)  \
   SLUICE_NO_DANGLING_ELSE \
   if (condition) {        \
   } else /* NOLINT */     \
     ::sluice::CheckFailure(__FILE__, __LINE__, #condition).stream()
-#define CHECK_EQ(a, b) SLUICE_CHECK_OP(==, a, b)
-#define CHECK_NE(a, b) SLUICE_CHECK_OP(!=, a, b)
-#define CHECK_LT(a, b) SLUICE_CHECK_OP(<, a, b)
-#define CHECK_LE(a, b) SLUICE_CHECK_OP(<=, a, b)
-#define CHECK_GT(a, b) SLUICE_CHECK_OP(>, a, b)
-#define CHECK_GE(a, b) SLUICE_CHECK_OP(>=, a, b)
+#define CHECK_EQ(a, b) SLUICE_CHECK_OP(std::equal_to<>, ==, a, b)
+#define CHECK_NE(a, b) SLUICE_CHECK_OP(std::not_equal_to<>, !=, a, b)
+#define CHECK_LT(a, b) SLUICE_CHECK_OP(std::less<>, <, a, b)
+#define CHECK_LE(a, b) SLUICE_CHECK_OP(std::less_equal<>, <=, a, b)
+#define CHECK_GT(a, b) SLUICE_CHECK_OP(std::greater<>, >, a, b)
+#define CHECK_GE(a, b) SLUICE_CHECK_OP(std::greater_equal<>, >=, a, b)
