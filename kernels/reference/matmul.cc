@@ -21,13 +21,10 @@ void Put(const TensorView& view, int64_t row, int64_t column, double value) {
 }
 
 // Matrix `e` of a rank-3 view.
-ConstTensorView MatrixOf(const ConstTensorView& view, int64_t e) {
-  return view.Rows(e, 1).Reshape({1, view.shape().elements_per_row()}).Reshape(
-      {view.extent(1), view.extent(2)});
-}
-TensorView MatrixOf(const TensorView& view, int64_t e) {
-  return view.Rows(e, 1).Reshape({1, view.shape().elements_per_row()}).Reshape(
-      {view.extent(1), view.extent(2)});
+TensorView MatrixOf(const ConstTensorView& view, int64_t e) {
+  const size_t offset_bytes = static_cast<size_t>(e * view.row_stride()) * SizeOf(view.dtype());
+  char* data = static_cast<char*>(const_cast<void*>(view.raw_data())) + offset_bytes;
+  return TensorView(data, view.dtype(), {view.extent(1), view.extent(2)}, view.device());
 }
 
 }  // namespace
