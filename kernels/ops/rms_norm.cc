@@ -14,7 +14,6 @@ void RmsNorm(Stream& stream, const RmsNormArgs& args) {
   CheckTensor(stream, "RmsNorm.w", args.w, {shape[1]}, dtype);
   CheckTensor(stream, "RmsNorm.y", args.y, shape, dtype);
   CheckTensor(stream, "RmsNorm.inverse_rms", args.inverse_rms, {shape[0]}, DType::kF32);
-  CHECK_EQ(args.residual.is_null(), args.residual_out.is_null());
   if (!args.residual.is_null()) {
     CheckTensor(stream, "RmsNorm.residual", args.residual, shape, dtype);
     CheckTensor(stream, "RmsNorm.residual_out", args.residual_out, shape, dtype);
