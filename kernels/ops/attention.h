@@ -1,6 +1,6 @@
 // Causal attention, blocked with online softmax: no S x S buffer.
-//   T tokens of all sequences, A query heads, G key/value heads (G divides A; query head a reads key head a / (A / G)),
-//   D query/key width, V value width, S sequences
+//   T tokens of all sequences, A query heads, G key/value heads (G divides A; query head a reads
+//   key head a / (A / G)), D query/key width, V value width, S sequences
 // A sequence's result does not depend on which others share the batch. Statistics in FP32.
 #pragma once
 
@@ -12,27 +12,29 @@
 namespace sluice::kernels {
 
 struct AttentionArgs {
-  ConstTensorView q;        // [T, A, D] f32 | bf16; rows may be strided
-  ConstTensorView k;        // [T, G, D]; rows may be strided
-  ConstTensorView v;        // [T, G, V]; rows may be strided
-  ConstTensorView starts;   // [S + 1] i32: tokens [starts[s], starts[s+1]) attend causally among themselves
-  TensorView o;             // [T, A, V] dtype of q
-  TensorView log_sum_exp;   // [T, A] f32, of the scaled scores; for backward
-  float scale = 1.0f;       // scores are scale * q . k
-  TensorView scratch;       // [AttentionScratchBytes(...)] u8
+  ConstTensorView q;  // [T, A, D] f32 | bf16; rows may be strided
+  ConstTensorView k;  // [T, G, D]; rows may be strided
+  ConstTensorView v;  // [T, G, V]; rows may be strided
+  ConstTensorView
+      starts;    // [S + 1] i32: tokens [starts[s], starts[s+1]) attend causally among themselves
+  TensorView o;  // [T, A, V] dtype of q
+  TensorView log_sum_exp;  // [T, A] f32, of the scaled scores; for backward
+  float scale = 1.0f;      // scores are scale * q . k
+  TensorView scratch;      // [AttentionScratchBytes(...)] u8
 };
 void Attention(Stream& stream, const AttentionArgs& args);
 
 struct AttentionBackwardArgs {
-  ConstTensorView dout;     // [T, A, V] gradient of o
+  ConstTensorView dout;                             // [T, A, V] gradient of o
   ConstTensorView q, k, v, starts, o, log_sum_exp;  // as in and out of forward
-  TensorView dq, dk, dv;    // shapes and dtypes of q, k, v; rows may be strided
+  TensorView dq, dk, dv;  // shapes and dtypes of q, k, v; rows may be strided
   float scale = 1.0f;
-  TensorView scratch;       // [AttentionScratchBytes(...)] u8
+  TensorView scratch;  // [AttentionScratchBytes(...)] u8
 };
 void AttentionBackward(Stream& stream, const AttentionBackwardArgs& args);
 
 // Enough for forward and backward of these shapes on this stream's device; 0 is legal.
-size_t AttentionScratchBytes(Stream& stream, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t d, int64_t v);
+size_t AttentionScratchBytes(Stream& stream, int64_t tokens, int64_t heads, int64_t kv_heads,
+                             int64_t d, int64_t v);
 
 }  // namespace sluice::kernels

@@ -6,7 +6,8 @@
 
 namespace sluice::kernels {
 
-// to[i] = from[i], rounded to nearest even. f32 <-> bf16, or equal dtypes (a copy). Rows may be strided.
+// to[i] = from[i], rounded to nearest even. f32 <-> bf16, or equal dtypes (a copy). Rows may be
+// strided.
 struct CastArgs {
   ConstTensorView from;  // any shape, f32 | bf16
   TensorView to;         // same shape

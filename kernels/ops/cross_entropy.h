@@ -6,8 +6,9 @@
 
 namespace sluice::kernels {
 
-// loss[c] = log(sum_v exp(logits[c, v])) - logits[c, targets[c]], statistics in FP32; 0 where targets[c] < 0 (masked).
-// With dlogits: dlogits[c, v] = scale * (softmax(logits[c])[v] - [v == targets[c]]), 0 where masked.
+// loss[c] = log(sum_v exp(logits[c, v])) - logits[c, targets[c]], statistics in FP32; 0 where
+// targets[c] < 0 (masked). With dlogits: dlogits[c, v] = scale * (softmax(logits[c])[v] - [v ==
+// targets[c]]), 0 where masked.
 struct CrossEntropyArgs {
   ConstTensorView logits;   // [C, V] f32
   ConstTensorView targets;  // [C] i32, in [0, V) or negative

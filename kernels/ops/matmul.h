@@ -1,8 +1,9 @@
 // Dense and grouped matrix products.   M rows, K contracted, N columns, T tokens, E local experts
 //
-// Batch invariance: an element of the result depends only on its row of `a`, its column of `b` and K, never on how many
-// other rows or columns there are, on the number of threads, or on strides. Products are summed along K in one fixed order
-// in FP32 (BF16 operands: pairs of products per step, as the CPU's BF16 dot instruction does).
+// Batch invariance: an element of the result depends only on its row of `a`, its column of `b` and
+// K, never on how many other rows or columns there are, on the number of threads, or on strides.
+// Products are summed along K in one fixed order in FP32 (BF16 operands: pairs of products per
+// step, as the CPU's BF16 dot instruction does).
 #pragma once
 
 #include <cstddef>
@@ -13,8 +14,8 @@
 
 namespace sluice::kernels {
 
-// A right-hand operand in the layout that the backend's kernel reads: E matrices of [K, N]. Opaque; made by PackMatrix,
-// reused until its weights change.
+// A right-hand operand in the layout that the backend's kernel reads: E matrices of [K, N]. Opaque;
+// made by PackMatrix, reused until its weights change.
 struct PackedMatrix {
   int64_t num_matrices = 0, k = 0, n = 0;
   DType dtype = DType::kF32;  // f32 | bf16
@@ -24,20 +25,22 @@ struct PackedMatrix {
 // Bytes that PackedMatrix::storage needs.
 size_t PackedBytes(int64_t num_matrices, int64_t k, int64_t n, DType dtype);
 
-// Packs b for use as right-hand operand. A linear layer's weight is stored [out, in]: pack it with transpose = true for
-// y = x W^T (K = in, N = out), with transpose = false for dx = dy W (K = out, N = in).
+// Packs b for use as right-hand operand. A linear layer's weight is stored [out, in]: pack it with
+// transpose = true for y = x W^T (K = in, N = out), with transpose = false for dx = dy W (K = out,
+// N = in).
 struct PackMatrixArgs {
-  ConstTensorView b;       // [E, K, N], or [E, N, K] with transpose; rank 2 means E = 1. f32 | bf16
+  ConstTensorView b;  // [E, K, N], or [E, N, K] with transpose; rank 2 means E = 1. f32 | bf16
   bool transpose = false;
-  PackedMatrix packed;     // shape and dtype of b; its storage is written. f32 b may be packed as bf16 (rounded to nearest even)
+  PackedMatrix packed;  // shape and dtype of b; its storage is written. f32 b may be packed as bf16
+                        // (rounded to nearest even)
 };
 void PackMatrix(Stream& stream, const PackMatrixArgs& args);
 
 // c = a b, or c += a b with accumulate (then c is f32).
 struct MatmulArgs {
-  ConstTensorView a;        // [M, K], or [K, M] with transpose_a; f32 | bf16; rows may be strided
-  ConstTensorView b;        // [K, N], or [N, K] with transpose_b; dtype of a; rows may be strided
-  TensorView c;             // [M, N] f32, or the dtype of a; rows may be strided
+  ConstTensorView a;  // [M, K], or [K, M] with transpose_a; f32 | bf16; rows may be strided
+  ConstTensorView b;  // [K, N], or [N, K] with transpose_b; dtype of a; rows may be strided
+  TensorView c;       // [M, N] f32, or the dtype of a; rows may be strided
   bool transpose_a = false, transpose_b = false, accumulate = false;
 };
 void Matmul(Stream& stream, const MatmulArgs& args);
@@ -60,7 +63,8 @@ struct GroupedMatmulArgs {
 };
 void GroupedMatmul(Stream& stream, const GroupedMatmulArgs& args);
 
-// dw[e] += dy[rows of e]^T x[rows of e], summed over rows in ascending order. An expert with no token is left untouched.
+// dw[e] += dy[rows of e]^T x[rows of e], summed over rows in ascending order. An expert with no
+// token is left untouched.
 struct GroupedWeightGradientArgs {
   ConstTensorView dy;       // [T, N] f32 | bf16
   ConstTensorView x;        // [T, K] dtype of dy

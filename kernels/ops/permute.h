@@ -1,4 +1,5 @@
-// Moving rows between token order and expert order, and their adjoints.   T tokens, K experts per token, R rows, H width
+// Moving rows between token order and expert order, and their adjoints.   T tokens, K experts per
+// token, R rows, H width
 #pragma once
 
 #include "kernels/core/stream.h"
@@ -14,8 +15,8 @@ struct GatherRowsArgs {
 };
 void GatherRows(Stream& stream, const GatherRowsArgs& args);
 
-// y[t] = (base[t] +) sum over k ascending of weights[t, k] * rows[row_of[t, k]], in FP32, rounded once.
-// weights null: all 1 (the adjoint of a gather that copied token t to K places).
+// y[t] = (base[t] +) sum over k ascending of weights[t, k] * rows[row_of[t, k]], in FP32, rounded
+// once. weights null: all 1 (the adjoint of a gather that copied token t to K places).
 struct CombineRowsArgs {
   ConstTensorView rows;          // [R, H] f32 | bf16
   ConstTensorView row_of;        // [T, K] i32, in [0, R)
@@ -26,7 +27,8 @@ struct CombineRowsArgs {
 void CombineRows(Stream& stream, const CombineRowsArgs& args);
 
 // The adjoint of CombineRows: drows[row_of[t, k]] = weights[t, k] * dy[t] (FP32, rounded once),
-// dweights[t, k] = dy[t] . rows[row_of[t, k]] in FP32, fixed order along H. row_of covers every row exactly once.
+// dweights[t, k] = dy[t] . rows[row_of[t, k]] in FP32, fixed order along H. row_of covers every row
+// exactly once.
 struct CombineRowsBackwardArgs {
   ConstTensorView dy;       // [T, H] f32 | bf16
   ConstTensorView rows;     // [R, H]
