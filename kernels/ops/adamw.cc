@@ -1,7 +1,7 @@
 #include "kernels/ops/adamw.h"
 
 #include "kernels/core/cpu_stream.h"
-#include "kernels/cpu/ops.h"
+#include "kernels/cpu/adamw.h"
 #include "kernels/ops/check_arguments.h"
 
 namespace sluice::kernels {

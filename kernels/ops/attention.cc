@@ -1,7 +1,7 @@
 #include "kernels/ops/attention.h"
 
 #include "kernels/core/cpu_stream.h"
-#include "kernels/cpu/ops.h"
+#include "kernels/cpu/attention.h"
 #include "kernels/ops/check_arguments.h"
 
 namespace sluice::kernels {
@@ -29,6 +29,7 @@ void CheckAttention(const Stream& stream, const ConstTensorView& q, const ConstT
 
 void Attention(Stream& stream, const AttentionArgs& args) {
   CheckAttention(stream, args.q, args.k, args.v, args.starts);
+  CHECK_GT(args.scale, 0.0f);
   const int64_t tokens = args.q.extent(0), heads = args.q.extent(1);
   CheckTensor(stream, "Attention.o", args.o, {tokens, heads, args.v.extent(2)}, args.q.dtype());
   CheckTensor(stream, "Attention.log_sum_exp", args.log_sum_exp, {tokens, heads}, DType::kF32);
@@ -37,6 +38,7 @@ void Attention(Stream& stream, const AttentionArgs& args) {
 
 void AttentionBackward(Stream& stream, const AttentionBackwardArgs& args) {
   CheckAttention(stream, args.q, args.k, args.v, args.starts);
+  CHECK_GT(args.scale, 0.0f);
   const int64_t tokens = args.q.extent(0), heads = args.q.extent(1);
   const DType dtype = args.q.dtype();
   const Shape o_shape = {tokens, heads, args.v.extent(2)};

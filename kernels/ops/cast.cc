@@ -1,7 +1,7 @@
 #include "kernels/ops/cast.h"
 
 #include "kernels/core/cpu_stream.h"
-#include "kernels/cpu/ops.h"
+#include "kernels/cpu/cast.h"
 #include "kernels/ops/check_arguments.h"
 
 namespace sluice::kernels {

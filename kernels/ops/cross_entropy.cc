@@ -1,7 +1,7 @@
 #include "kernels/ops/cross_entropy.h"
 
 #include "kernels/core/cpu_stream.h"
-#include "kernels/cpu/ops.h"
+#include "kernels/cpu/cross_entropy.h"
 #include "kernels/ops/check_arguments.h"
 
 namespace sluice::kernels {

@@ -1,7 +1,7 @@
 #include "kernels/ops/embedding.h"
 
 #include "kernels/core/cpu_stream.h"
-#include "kernels/cpu/ops.h"
+#include "kernels/cpu/embedding.h"
 #include "kernels/ops/check_arguments.h"
 
 namespace sluice::kernels {

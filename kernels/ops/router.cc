@@ -1,7 +1,7 @@
 #include "kernels/ops/router.h"
 
 #include "kernels/core/cpu_stream.h"
-#include "kernels/cpu/ops.h"
+#include "kernels/cpu/router.h"
 #include "kernels/ops/check_arguments.h"
 
 namespace sluice::kernels {
