@@ -5,7 +5,8 @@
 // program, and machines without that target would stop at it. Not guarded: a .cc may define another
 // SLUICE_TARGET_FILE and include it again.
 
-// GCC takes the undefined don't-care operands inside its own intrinsics for uninitialised variables.
+// GCC takes the undefined don't-care operands inside its own intrinsics for uninitialised
+// variables.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
 

@@ -163,22 +163,19 @@ SLUICE_INLINE void AddProducts(const uint32_t* a, const uint32_t* b, int64_t n,
   }
 }
 
-template <int kVectors, int kRows>
-SLUICE_INLINE void WriteTile(const TileArgs& args, const F32 (&sums)[kRows][kVectors]) {
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) {
-      const int left = args.columns - v * kLanes, n = left < kLanes ? left : kLanes;
-      const int64_t at = i * args.c_stride + v * kLanes;
-      float* c = static_cast<float*>(args.c) + at;
+// The rare ways to write a tile (narrow, or rounded to BF16), from sums in memory; kept out of
+// Tile, which exists a hundred times.
+inline void WriteSums(const TileArgs& args, const float* sums, int rows, int width) {
+  for (int i = 0; i < rows; ++i) {
+    for (int column = 0; column < args.columns; column += kLanes) {
+      const int left = args.columns - column, n = left < kLanes ? left : kLanes;
+      const int64_t at = i * args.c_stride + column;
+      const F32 sum = Load(sums + i * width + column);
       if (args.output == MatmulOutput::kStoreBF16) {
-        Store(static_cast<BFloat16*>(args.c) + at, sums[i][v], n);
-      } else if (n < kLanes) {
-        Store(c, args.output == MatmulOutput::kAddF32 ? Add(Load(c, n), sums[i][v]) : sums[i][v],
-              n);
+        Store(static_cast<BFloat16*>(args.c) + at, sum, n);
       } else {
-        Store(c, args.output == MatmulOutput::kAddF32 ? Add(Load(c), sums[i][v]) : sums[i][v]);
+        float* c = static_cast<float*>(args.c) + at;
+        Store(c, args.output == MatmulOutput::kAddF32 ? Add(Load(c, n), sum) : sum, n);
       }
     }
   }
@@ -215,7 +212,24 @@ inline void Tile(const TileArgs& args) {
     a += kTransposed ? n * kWordsPerUnit<kOperand> * kTileRows : kTileRows * kRowWords<kOperand>;
     b += n * kPanelColumns;
   }
-  WriteTile<kVectors, kRows>(args, sums);
+  if (args.output == MatmulOutput::kStoreBF16 || args.columns != kVectors * kLanes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) Store(&total[i][v * kLanes], sums[i][v]);
+    }
+    WriteSums(args, &total[0][0], kRows, kVectors * kLanes);
+    return;
+  }
+  float* c = static_cast<float*>(args.c);
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i, c += args.c_stride) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      float* p = c + v * kLanes;
+      Store(p, args.output == MatmulOutput::kAddF32 ? Add(Load(p), sums[i][v]) : sums[i][v]);
+    }
+  }
 }
 
 #endif
