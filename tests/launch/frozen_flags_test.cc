@@ -14,6 +14,7 @@ namespace {
 TEST(FrozenFlags, TheProgramHasExactlyTheseCommandsAndFlags) {
   const std::map<std::string, std::vector<std::string>> wanted = {
       {"doctor", {"--json"}},
+      {"inspect", {"ACTION", "CHECKPOINT", "--json"}},
   };
   std::map<std::string, std::vector<std::string>> found;
   for (const auto& command : AllCommands()) {
