@@ -17,7 +17,7 @@ namespace sluice::checkpoints {
 enum class FaultKind : uint8_t {
   kNone,
   kFail,         // the operation does nothing and returns the fault's status
-  kFailAfter,    // it is done, but returns the fault's status all the same
+  kFailAfter,    // it is done as well as it can be, but returns the fault's status
   kDieBefore,    // the process dies before it: this and every later operation returns CANCELLED
   kDieAfter,     // it is done, then the process dies
   kSkip,         // it does nothing and returns OK; only for operations that return no object

@@ -24,6 +24,7 @@ static_assert(std::endian::native == std::endian::little, "files are little endi
 constexpr absl::string_view kMagic = "SLUICECK";
 constexpr size_t kFrameBytes = 8 + 4 + 8 + 4;             // magic, version, length; CRC32C
 constexpr int64_t kMostManifestBytes = int64_t{1} << 31;  // protobuf's own limit
+constexpr int64_t kMostChunkBytes = int64_t{1} << 30;
 constexpr absl::string_view kPrefix = "step-";
 
 template <typename T>
@@ -83,7 +84,8 @@ class Checker {
         return Error(absl::StrCat("file name \"", file.name(), "\" is not a plain name"));
       if (!names.insert(file.name()).second)
         return Error(absl::StrCat("file ", file.name(), " is listed twice"));
-      if (file.bytes() < 0 || file.chunk_bytes() <= 0 || file.chunk_bytes() % 8 != 0)
+      if (file.bytes() < 0 || file.chunk_bytes() <= 0 || file.chunk_bytes() > kMostChunkBytes ||
+          file.chunk_bytes() % 8 != 0)
         return Error(absl::StrCat("file ", file.name(), " has ", file.bytes(),
                                   " bytes in chunks of ", file.chunk_bytes()));
     }

@@ -45,10 +45,10 @@ absl::Status ApplyRetention(FileSystem& files, const std::string& dir,
   CHECK_GE(keep, 1);
   RETURN_IF_ERROR(Verify(files, committed_dir));
   ASSIGN_OR_RETURN(const std::vector<Generation> generations, ListGenerations(files, dir));
-  int num_kept = 0;  // from the committed one on, which is in the list: it has just verified
+  int num_kept = 0;  // from the committed one on
   for (const Generation& generation : generations) {
-    const bool is_committed_one = generation.path == committed_dir;
-    if (num_kept == 0 && !is_committed_one) continue;
+    if (generation.path == committed_dir) RETURN_IF_ERROR(generation.status);
+    if (num_kept == 0 && generation.path != committed_dir) continue;
     if (num_kept < keep) {
       // A damaged one is no reserve, but it is not in the way either until enough good ones are.
       if (generation.status.ok()) ++num_kept;

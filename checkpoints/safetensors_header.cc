@@ -37,7 +37,9 @@ absl::StatusOr<Json> ParseObject(absl::string_view json) {
   const Json::parser_callback_t watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
     if (event == Json::parse_event_t::object_start) keys.emplace_back();
     if (event == Json::parse_event_t::object_end) keys.pop_back();
-    if (depth >= kMostDepth) is_too_deep = true;
+    const bool is_start =
+        event == Json::parse_event_t::object_start || event == Json::parse_event_t::array_start;
+    if (is_start && depth >= kMostDepth) is_too_deep = true;
     if (event == Json::parse_event_t::key &&
         !keys.back().insert(parsed.get_ref<const std::string&>()).second)
       repeated = parsed.get<std::string>();

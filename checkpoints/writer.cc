@@ -27,7 +27,8 @@ CheckpointWriter::CheckpointWriter(std::string path, std::unique_ptr<WritableFil
 absl::StatusOr<std::unique_ptr<CheckpointWriter>> CheckpointWriter::Begin(
     FileSystem& files, const std::string& dir, int64_t step, const std::string& attempt,
     int writer_rank, const WriterOptions& options) {
-  CHECK(options.chunk_bytes > 0 && options.chunk_bytes % 8 == 0) << options.chunk_bytes;
+  CHECK(options.chunk_bytes > 0 && options.chunk_bytes <= 1 << 30 && options.chunk_bytes % 8 == 0)
+      << options.chunk_bytes;
   CHECK_GE(writer_rank, 0);
   RETURN_IF_ERROR(CheckGenerationId(step, attempt));
   // Commit makes these directories durable.

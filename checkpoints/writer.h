@@ -17,7 +17,7 @@ namespace sluice::checkpoints {
 
 struct WriterOptions {
   int num_writers = 0;            // if not 0, Commit wants ranks 0 .. num_writers - 1
-  int64_t chunk_bytes = 1 << 20;  // a multiple of 8; what one checksum covers
+  int64_t chunk_bytes = 1 << 20;  // what one checksum covers: a multiple of 8, at most 1 GiB
 };
 
 class CheckpointWriter {  // one thread

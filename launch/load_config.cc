@@ -184,6 +184,21 @@ absl::StatusOr<std::string> ReadFile(const std::string& path) {
 
 }  // namespace
 
+FlagSet FlagsOf(ConfigFlags& flags) {
+  return {{.name = "--preset",
+           .value = "NAME",
+           .help = "a configuration that comes with Sluice",
+           .target = &flags.preset},
+          {.name = "--config",
+           .value = "FILE.textproto",
+           .help = "a configuration of your own: a RunConfig as textproto",
+           .target = &flags.file},
+          {.name = "--set",
+           .value = "PATH=VALUE",
+           .help = "changes one field, e.g. train.steps=100; may be repeated",
+           .target = &flags.edits}};
+}
+
 std::vector<std::string> FieldPaths(const Descriptor& descriptor) {
   std::vector<std::string> paths;
   AppendPaths(descriptor, "", paths);

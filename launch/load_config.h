@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "google/protobuf/message.h"
+#include "launch/flags.h"
 #include "trainer/loop/run_config.pb.h"
 
 namespace sluice::launch {
@@ -17,6 +18,9 @@ struct ConfigFlags {
   std::string file;                // a textproto
   std::vector<std::string> edits;  // path=value, in order
 };
+
+// --preset, --config and --set, bound to `flags`.
+FlagSet FlagsOf(ConfigFlags& flags);
 
 // The preset or the file (exactly one is given), then the edits. INVALID_ARGUMENT, NOT_FOUND: one
 // sentence that names the flag, what was found and what is wanted; syntax errors give file:line.

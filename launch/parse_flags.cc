@@ -25,7 +25,7 @@ void AddFlag(const Flag& flag, CLI::App& app) {
     option = app.add_option(flag.name, **target, flag.help);
   } else {
     option = app.add_option(flag.name, *std::get<std::vector<std::string>*>(flag.target));
-    if (!flag.is_positional()) option->expected(1)->take_all();  // one value an occurrence
+    if (!flag.is_positional()) option->allow_extra_args(false);  // one value an occurrence
   }
   if (flag.required) option->required();
 }

@@ -9,6 +9,7 @@
 namespace sluice::launch {
 
 std::unique_ptr<Command> CreateDoctorCommand();
+std::unique_ptr<Command> CreateInspectCommand();
 
 // In the order `sluice help` lists them.
 std::vector<std::unique_ptr<Command>> AllCommands();

@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -19,6 +18,7 @@
 #include "absl/strings/strip.h"
 #include "kernels/cpu/target.h"
 #include "launch/commands/commands.h"
+#include "launch/json_text.h"
 #include "launch/machine.h"
 
 namespace sluice::launch {
@@ -26,8 +26,8 @@ namespace {
 
 struct Finding {
   std::string what;
-  nlohmann::ordered_json value;  // for scripts
-  std::string text;              // for people
+  Json value;        // for scripts
+  std::string text;  // for people
   bool is_good = true;
 };
 
@@ -154,7 +154,7 @@ class Doctor : public Command {
     const std::vector<Finding> findings = {System(), Cores(), Simd(),  Memory(),
                                            Disk(),   Mpi(),   Ranks(), Cuda()};
     std::string missing;
-    nlohmann::ordered_json object = {{"version", SLUICE_VERSION}};
+    Json object = {{"version", SLUICE_VERSION}};
     for (const Finding& finding : findings) {
       object[finding.what] = finding.value;
       if (!json_) {
@@ -164,8 +164,7 @@ class Doctor : public Command {
       if (!finding.is_good) absl::StrAppend(&missing, missing.empty() ? "" : ", ", finding.what);
     }
     object["ok"] = missing.empty();
-    using Json = nlohmann::ordered_json;
-    if (json_) std::puts(object.dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
+    if (json_) std::puts(JsonText(object).c_str());
     if (missing.empty()) return absl::OkStatus();
     return absl::FailedPreconditionError(
         absl::StrCat("doctor: this machine falls short in: ", missing));
