@@ -28,9 +28,8 @@ class AttentionLayer {
   virtual ~AttentionLayer() = default;
   // y [T, H] = attention(x [T, H]).
   virtual void Forward(const Context& context, ConstTensorView x, TensorView y) = 0;
-  // dx from dy; x as in Forward. Frees what BackwardWeight will not read.
-  virtual void BackwardInput(const Context& context, ConstTensorView x, ConstTensorView dy,
-                             TensorView dx) = 0;
+  // dx from dy. Frees what BackwardWeight will not read.
+  virtual void BackwardInput(const Context& context, ConstTensorView dy, TensorView dx) = 0;
   // Adds to the gradients; x and dy as before. Frees the rest.
   virtual void BackwardWeight(const Context& context, ConstTensorView x, ConstTensorView dy) = 0;
   virtual void ForEachLinear(const LinearVisitor& visit) = 0;

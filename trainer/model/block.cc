@@ -79,7 +79,7 @@ absl::Status Block::BackwardInput(const Context& context, ConstTensorView x, Con
   if (recompute_norm_) RestoreNormed(context, x);
   TensorView d_h2 = context.NewRows(d_h2_, hidden_), d_middle = context.NewRows(d_middle_, hidden_);
   if (moe_ != nullptr) {
-    RETURN_IF_ERROR(moe_->BackwardInput(context, tape.Get(h2_), dy, d_h2));
+    RETURN_IF_ERROR(moe_->BackwardInput(context, dy, d_h2));
   } else {
     mlp_->BackwardInput(context, dy, d_h2);
   }
@@ -90,7 +90,7 @@ absl::Status Block::BackwardInput(const Context& context, ConstTensorView x, Con
                                                  .dx = d_middle,
                                                  .dx_add = dy});
   TensorView d_h1 = context.NewRows(d_h1_, hidden_);
-  attention_->BackwardInput(context, tape.Get(h1_), d_middle, d_h1);
+  attention_->BackwardInput(context, d_middle, d_h1);
   kernels::RmsNormBackwardInput(context.stream, {.dy = d_h1,
                                                  .x = x,
                                                  .w = attention_norm_->value,

@@ -145,8 +145,7 @@ class Gqa : public AttentionLayer {
     out_.Forward(context, o, y);
   }
 
-  void BackwardInput(const Context& context, ConstTensorView /*x*/, ConstTensorView dy,
-                     TensorView dx) override {
+  void BackwardInput(const Context& context, ConstTensorView dy, TensorView dx) override {
     Tape& tape = context.tape;
     TensorView dq = q_.NewGradient(context), dk = k_.NewGradient(context);
     TensorView dv = context.NewRows(dv_, kv_heads_ * head_);

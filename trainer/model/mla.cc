@@ -104,8 +104,7 @@ class Mla : public AttentionLayer {
     if (recompute_up_) FreeExpanded(context);
   }
 
-  void BackwardInput(const Context& context, ConstTensorView /*x*/, ConstTensorView dy,
-                     TensorView dx) override {
+  void BackwardInput(const Context& context, ConstTensorView dy, TensorView dx) override {
     Tape& tape = context.tape;
     if (recompute_up_) Expand(context);
     TensorView da = context.NewRows(da_, q_width_ + kv_rank_ + rotary_);

@@ -146,8 +146,7 @@ absl::Status MoeLayer::Forward(const Context& context, ConstTensorView x, Tensor
                            shared_ != nullptr ? y : TensorView(), returned, y, stream);
 }
 
-absl::Status MoeLayer::BackwardInput(const Context& context, ConstTensorView x, ConstTensorView dy,
-                                     TensorView dx) {
+absl::Status MoeLayer::BackwardInput(const Context& context, ConstTensorView dy, TensorView dx) {
   Tape& tape = context.tape;
   Stream& stream = context.stream;
   const parallel::ExchangePlan& plan = tape.plan(plan_);

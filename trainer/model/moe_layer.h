@@ -27,8 +27,7 @@ class MoeLayer {
   absl::Status Allocate(kernels::DeviceContext& device);
 
   absl::Status Forward(const Context& context, ConstTensorView x, TensorView y);
-  absl::Status BackwardInput(const Context& context, ConstTensorView x, ConstTensorView dy,
-                             TensorView dx);
+  absl::Status BackwardInput(const Context& context, ConstTensorView dy, TensorView dx);
   void BackwardWeight(const Context& context, ConstTensorView x, ConstTensorView dy);
   void ForEachLinear(const LinearVisitor& visit);
 
