@@ -245,8 +245,10 @@ class ThreadCommunicator : public Communicator {
       group.arrived = 0;
       ++group.meeting;
       if (work_follows) group.working = group.size;
+      world_.changed.notify_all();
+    } else if (!world_.aborted.ok() && group.working == 0) {
+      world_.changed.notify_all();
     }
-    world_.changed.notify_all();
     world_.changed.wait(lock, [&] {
       return group.meeting != mine || (!world_.aborted.ok() && group.working == 0);
     });
