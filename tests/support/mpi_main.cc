@@ -1,5 +1,6 @@
-// main() of tests that run under mpirun. Rank 0 prints as usual, the others print failures only;
-// the exit code is non-zero on every rank if a test failed on any. A test that hangs is ended.
+// main() of tests that run under mpirun. Rank 0 prints as usual, the others print failures only. A
+// test that failed on any rank fails on all and is the last one, since it may have left messages
+// behind. A test that hangs is ended.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -16,14 +17,37 @@ namespace sluice::testing {
 namespace {
 
 constexpr unsigned kSecondsPerTest = 120;
+// A rank that failed in the midst of a collective waits this long for others, who wait for it.
+constexpr unsigned kSecondsAfterFailure = 10;
 
 parallel::MpiSession* session = nullptr;
 parallel::Communicator* world = nullptr;
 
-// SIGALRM's default action ends the process, and with it mpirun the job.
-class HangEnder : public ::testing::EmptyTestEventListener {
+// Ranks meet after each test, over a communicator of their own, and tell each other how it went.
+class Meeting : public ::testing::EmptyTestEventListener {
+ public:
+  explicit Meeting(parallel::Communicator& group) : group_(group) {}
+
+ private:
+  // SIGALRM's default action ends the process, and with it mpirun the job.
   void OnTestStart(const ::testing::TestInfo& /*test*/) override { alarm(kSecondsPerTest); }
-  void OnTestEnd(const ::testing::TestInfo& /*test*/) override { alarm(0); }
+
+  void OnTestEnd(const ::testing::TestInfo& test) override {
+    const bool failed = test.result()->Failed();
+    if (failed) alarm(kSecondsAfterFailure);
+    const auto all = group_.GatherBytes(failed ? "failed" : "");
+    std::string summary;
+    for (size_t p = 0; all.ok() && p < all->size(); ++p) summary += (*all)[p];
+    const auto verdict = group_.BroadcastBytes(summary, 0);
+    if (!verdict.ok()) {
+      ADD_FAILURE() << verdict.status();
+    } else if (!failed && !verdict->empty()) {
+      ADD_FAILURE() << "failed on another rank";
+    }
+    alarm(0);
+  }
+
+  parallel::Communicator& group_;
 };
 
 class FailurePrinter : public ::testing::EmptyTestEventListener {
@@ -38,7 +62,7 @@ class FailurePrinter : public ::testing::EmptyTestEventListener {
   }
 };
 
-int Run() {
+int Run(parallel::Communicator& control) {
   ::testing::TestEventListeners& listeners = ::testing::UnitTest::GetInstance()->listeners();
   if (world->rank() != 0) {
     delete listeners.Release(listeners.default_result_printer());
@@ -47,20 +71,9 @@ int Run() {
   } else {
     std::printf("ranks under test: %d\n", world->size());
   }
-  listeners.Append(new HangEnder);
-  const int failed = RUN_ALL_TESTS();
-  alarm(kSecondsPerTest);  // a rank that failed in the midst of a collective leaves others waiting
-  auto codes = world->GatherBytes(std::to_string(failed));
-  std::string worst = "0";
-  if (codes.ok()) {
-    for (const std::string& code : *codes) worst = code != "0" ? code : worst;
-  }
-  auto verdict = world->BroadcastBytes(worst, 0);
-  if (!codes.ok() || !verdict.ok()) return 1;
-  if (failed == 0 && *verdict != "0" && world->rank() == 0) {
-    std::printf("[  FAILED  ] on another rank\n");
-  }
-  return *verdict == "0" ? 0 : 1;
+  listeners.Append(new Meeting(control));
+  GTEST_FLAG_SET(fail_fast, true);
+  return RUN_ALL_TESTS();
 }
 
 }  // namespace
@@ -79,7 +92,8 @@ int Main(int argc, char** argv) {
   const std::unique_ptr<parallel::Communicator> all = session->World();
   world = all.get();
   SetRankForCheckFailures(world->rank());
-  return Run();
+  const std::unique_ptr<parallel::Communicator> control = session->World();
+  return Run(*control);
 }
 
 }  // namespace sluice::testing
