@@ -51,15 +51,19 @@ class Meeting : public ::testing::EmptyTestEventListener {
 };
 
 class FailurePrinter : public ::testing::EmptyTestEventListener {
+  // Kept here: asking GoogleTest for it from OnTestPartResult deadlocks.
+  void OnTestStart(const ::testing::TestInfo& test) override {
+    test_ = std::string(test.test_suite_name()) + "." + test.name();
+  }
+
   void OnTestPartResult(const ::testing::TestPartResult& result) override {
     if (!result.failed()) return;
-    const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
-    std::fprintf(stderr, "[rank %d] %s.%s\n%s:%d: %s\n", world->rank(),
-                 test == nullptr ? "?" : test->test_suite_name(),
-                 test == nullptr ? "?" : test->name(),
+    std::fprintf(stderr, "[rank %d] %s\n%s:%d: %s\n", world->rank(), test_.c_str(),
                  result.file_name() == nullptr ? "?" : result.file_name(), result.line_number(),
                  result.message());
   }
+
+  std::string test_;
 };
 
 int Run(parallel::Communicator& control) {
