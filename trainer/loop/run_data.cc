@@ -65,6 +65,7 @@ absl::StatusOr<std::unique_ptr<RunData>> RunData::Open(const RunConfig& config,
                                                        const RankContext& rank) {
   ASSIGN_OR_RETURN(const PreparedData prepared, PrepareOnFirstRank(config, rank));
   std::unique_ptr<RunData> run(new RunData());
+  run->tokenizer_path_ = prepared.tokenizer;
   const auto open = [&]() -> absl::Status {
     ASSIGN_OR_RETURN(run->tokenizer_, data::LoadTokenizer(prepared.tokenizer));
     if (run->tokenizer_->vocab_size() > config.model().vocab_size()) {
