@@ -51,7 +51,7 @@
 #define SLUICE_WIDTH 512
 #define SLUICE_HAS_BF16_DOT 0
 #pragma GCC push_options
-#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,prfchw,prefer-vector-width=512")
 #include "kernels/cpu/simd-inl.h"
 #include SLUICE_TARGET_FILE
 #pragma GCC pop_options
@@ -63,7 +63,8 @@
 #define SLUICE_WIDTH 512
 #define SLUICE_HAS_BF16_DOT 1
 #pragma GCC push_options
-#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,prefer-vector-width=512")
+#pragma GCC target( \
+    "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,prfchw,prefer-vector-width=512")
 #include "kernels/cpu/simd-inl.h"
 #include SLUICE_TARGET_FILE
 #pragma GCC pop_options

@@ -9,13 +9,13 @@ inline int64_t ScratchWords(int64_t rows, int64_t k, DType dtype) {
 }
 
 // Rows are cut into tiles of nearly equal height, so that no tile is too low to hide the latency of
-// the multiply-adds. A tile is packed just before its first use and stays in the second-level cache
-// while the panels pass by.
+// the multiply-adds. Packed tiles stay in the second-level cache while the panels pass by.
 template <Operand kOperand, bool kTransposed>
 inline void MultiplyBlock(const MatmulBlock& block, uint32_t* scratch) {
   const int64_t units = NumUnits(block.k, block.dtype);
   const int64_t tile_words = TileWords(units);
   const int64_t num_tiles = CeilDiv(block.rows, kTileRows);
+  if constexpr (kTransposed) PackAllColumns<kOperand>(block, num_tiles, scratch);
   TileArgs args;
   args.units = units;
   args.c_stride = block.c_stride;
@@ -25,13 +25,13 @@ inline void MultiplyBlock(const MatmulBlock& block, uint32_t* scratch) {
     args.columns = static_cast<int>(left < kTileColumns ? left : kTileColumns);
     args.b = block.b + column / kPanelColumns * units * kPanelColumns + column % kPanelColumns;
     for (int64_t tile = 0; tile < num_tiles; ++tile) {
-      const int64_t begin = block.rows * tile / num_tiles;
-      const int64_t rows = block.rows * (tile + 1) / num_tiles - begin;
+      const int64_t begin = TileBegin(block, tile, num_tiles);
+      const int rows = static_cast<int>(TileBegin(block, tile + 1, num_tiles) - begin);
       uint32_t* a = scratch + tile * tile_words;
-      if (column == 0) PackTile<kOperand, kTransposed>(block, begin, static_cast<int>(rows), a);
+      if (!kTransposed && column == 0) PackTileRows<kOperand>(block, begin, rows, a);
       args.a = a;
       args.c = OutputAt(block, begin, column);
-      RunTile<kOperand, kTransposed>(args, static_cast<int>(rows));
+      RunTile<kOperand, kTransposed>(args, rows);
     }
   }
 }

@@ -251,25 +251,25 @@ SLUICE_INLINE void CopyAcrossRows(const T* from, int rows, uint32_t* to) {
 #endif
 }
 
-template <Operand kOperand>
-inline void PackTileColumns(const MatmulBlock& block, int64_t begin, int rows, uint32_t* tile) {
-  using T = std::conditional_t<kOperand == Operand::kF32, float, BFloat16>;
-  const T* from = static_cast<const T*>(block.a) + begin;
-  const int64_t stride = block.a_stride;
+// Elements [k_begin, k_end) of a tile whose rows lie side by side in memory; both even, or k_end
+// the end of K.
+template <Operand kOperand, typename T>
+inline void PackTileColumns(const T* from, int64_t stride, int rows, int64_t k_begin, int64_t k_end,
+                            uint32_t* tile) {
   if constexpr (kOperand == Operand::kF32 || kWordsPerUnit<kOperand> == 2) {
-    for (int64_t k = 0; k < block.k; ++k) {
+    for (int64_t k = k_begin; k < k_end; ++k) {
       CopyAcrossRows(from + k * stride, rows, tile + k * kTileRows);
     }
-    if (kOperand == Operand::kBF16 && block.k % 2 != 0) {
-      for (int i = 0; i < kTileRows; ++i) tile[block.k * kTileRows + i] = 0;
+    if (kOperand == Operand::kBF16 && k_end % 2 != 0) {
+      for (int i = 0; i < kTileRows; ++i) tile[k_end * kTileRows + i] = 0;
     }
   } else {
 #if SLUICE_HAS_BF16_DOT
     const __mmask16 mask = LaneMask(rows);
-    for (int64_t k = 0; k < block.k; k += 2) {
+    for (int64_t k = k_begin; k < k_end; k += 2) {
       const __m256i even = _mm256_maskz_loadu_epi16(mask, from + k * stride);
       const __m256i odd =
-          _mm256_maskz_loadu_epi16(k + 1 < block.k ? mask : 0, from + (k + 1) * stride);
+          _mm256_maskz_loadu_epi16(k + 1 < k_end ? mask : 0, from + (k + 1) * stride);
       const __m512i pairs = _mm512_or_si512(_mm512_cvtepu16_epi32(even),
                                             _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
       _mm512_storeu_si512(tile + k / 2 * kTileRows, pairs);
@@ -278,12 +278,32 @@ inline void PackTileColumns(const MatmulBlock& block, int64_t begin, int rows, u
   }
 }
 
-template <Operand kOperand, bool kTransposed>
-inline void PackTile(const MatmulBlock& block, int64_t begin, int rows, uint32_t* tile) {
-  if constexpr (kTransposed) {
-    PackTileColumns<kOperand>(block, begin, rows, tile);
-  } else {
-    PackTileRows<kOperand>(block, begin, rows, tile);
+// First row of tile `tile` of num_tiles.
+SLUICE_INLINE int64_t TileBegin(const MatmulBlock& block, int64_t tile, int64_t num_tiles) {
+  return block.rows * tile / num_tiles;
+}
+
+// All tiles of a block at once, a few k at a time: the rows of one k share cache lines, and the
+// next k are fetched meanwhile, which the hardware does not do over such strides.
+template <Operand kOperand>
+inline void PackAllColumns(const MatmulBlock& block, int64_t num_tiles, uint32_t* scratch) {
+  using T = std::conditional_t<kOperand == Operand::kF32, float, BFloat16>;
+  constexpr int64_t kChunk = 16, kLine = 64 / sizeof(T);
+  const T* from = static_cast<const T*>(block.a);
+  const int64_t tile_words = TileWords(NumUnits(block.k, block.dtype));
+  for (int64_t k = 0; k < block.k; k += kChunk) {
+    const int64_t k_end = block.k - k < kChunk ? block.k : k + kChunk;
+    const int64_t ahead_end = block.k - k_end < kChunk ? block.k : k_end + kChunk;
+    for (int64_t ahead = k_end; ahead < ahead_end; ++ahead) {
+      const T* row = from + ahead * block.a_stride;
+      for (int64_t i = 0; i < block.rows; i += kLine) __builtin_prefetch(row + i);
+    }
+    for (int64_t tile = 0; tile < num_tiles; ++tile) {
+      const int64_t begin = TileBegin(block, tile, num_tiles);
+      const int rows = static_cast<int>(TileBegin(block, tile + 1, num_tiles) - begin);
+      PackTileColumns<kOperand>(from + begin, block.a_stride, rows, k, k_end,
+                                scratch + tile * tile_words);
+    }
   }
 }
 

@@ -181,11 +181,22 @@ inline void WriteSums(const TileArgs& args, const float* sums, int rows, int wid
   }
 }
 
+// Fetches the tile of c for writing while its sums are computed.
+SLUICE_INLINE void PrefetchOutput(const TileArgs& args, int rows) {
+  const int64_t element_bytes = args.output == MatmulOutput::kStoreBF16 ? 2 : 4;
+  const char* c = static_cast<const char*>(args.c);
+  for (int i = 0; i < rows; ++i, c += args.c_stride * element_bytes) {
+    __builtin_prefetch(c, 1);
+    __builtin_prefetch(c + args.columns * element_bytes - 1, 1);
+  }
+}
+
 template <Operand kOperand, bool kTransposed, int kVectors, int kRows>
 inline void Tile(const TileArgs& args) {
   alignas(64) float total[kRows][kVectors * kLanes];  // of the blocks before this one
   const uint32_t *a = args.a, *b = args.b;
   F32 sums[kRows][kVectors];
+  PrefetchOutput(args, kRows);
   for (int64_t left = args.units;; left -= kBlockUnits) {
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {

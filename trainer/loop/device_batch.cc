@@ -20,6 +20,10 @@ std::vector<int32_t> DocumentOf(const std::vector<int32_t>& starts, int64_t leng
   return document;
 }
 
+int64_t CountTargets(const std::vector<int32_t>& targets) {
+  return std::count_if(targets.begin(), targets.end(), [](int32_t target) { return target >= 0; });
+}
+
 }  // namespace
 
 DeviceBatch::Part DeviceBatch::Append(std::span<const int32_t> values) {
@@ -36,24 +40,25 @@ ConstTensorView DeviceBatch::View(const Part& part) const {
 
 // Parts: tokens, targets, positions, sequence starts, attention starts, then tokens and targets of
 // each MTP depth.
-void DeviceBatch::AppendMicrobatch(std::span<const int32_t> tokens,
-                                   std::span<const std::vector<int32_t>> document_starts) {
-  const int64_t length = options_.sequence_length,
-                sequences = static_cast<int64_t>(tokens.size()) / (length + 1);
+void DeviceBatch::AppendMicrobatch(const HostBatch& batch, int64_t first, int64_t sequences) {
+  const int64_t length = options_.sequence_length;
   std::vector<int32_t> inputs, targets, positions, sequence_starts = {0}, starts = {0};
   std::vector<std::vector<int32_t>> mtp_tokens(options_.mtp_depth), mtp_targets(options_.mtp_depth);
   for (int64_t s = 0; s < sequences; ++s) {
-    const std::span<const int32_t> row = tokens.subspan(s * (length + 1), length + 1);
+    const int32_t* row = batch.tokens.data() + (first + s) * (length + 1);
+    const int64_t last_target =
+        batch.num_targets[first + s];  // place of the last token that is a target
     const std::vector<int32_t> document = DocumentOf(
-        options_.document_mask ? document_starts[s] : std::vector<int32_t>(), length + 1);
+        options_.document_mask ? batch.document_starts[first + s] : std::vector<int32_t>(),
+        length + 1);
     for (int64_t i = 0; i < length; ++i) {
       if (i > 0 && document[i] != document[i - 1])
         starts.push_back(static_cast<int32_t>(s * length + i));
       inputs.push_back(row[i]);
-      targets.push_back(row[i + 1]);
+      targets.push_back(i + 1 <= last_target ? row[i + 1] : kNoTarget);
       positions.push_back(static_cast<int32_t>(i));
       for (int depth = 1; depth <= options_.mtp_depth; ++depth) {
-        const bool has_token = i + depth <= length, has_target = i + depth + 1 <= length;
+        const bool has_token = i + depth <= length, has_target = i + depth + 1 <= last_target;
         const bool crosses = has_target && document[i + depth + 1] != document[i];
         mtp_tokens[depth - 1].push_back(has_token ? row[i + depth] : 0);
         mtp_targets[depth - 1].push_back(has_target && !crosses ? row[i + depth + 1] : kNoTarget);
@@ -62,33 +67,26 @@ void DeviceBatch::AppendMicrobatch(std::span<const int32_t> tokens,
     sequence_starts.push_back(static_cast<int32_t>((s + 1) * length));
     starts.push_back(static_cast<int32_t>((s + 1) * length));
   }
-  num_targets_ += static_cast<int64_t>(targets.size());
+  num_targets_ += CountTargets(targets);
   std::vector<Part> parts = {Append(inputs), Append(targets), Append(positions),
                              Append(sequence_starts), Append(starts)};
   for (int depth = 0; depth < options_.mtp_depth; ++depth) {
     parts.push_back(Append(mtp_tokens[depth]));
     parts.push_back(Append(mtp_targets[depth]));
-    num_mtp_targets_ += std::count_if(mtp_targets[depth].begin(), mtp_targets[depth].end(),
-                                      [](int32_t target) { return target >= 0; });
+    num_mtp_targets_ += CountTargets(mtp_targets[depth]);
   }
   parts_.push_back(std::move(parts));
 }
 
-absl::Status DeviceBatch::Load(std::span<const int32_t> tokens,
-                               std::span<const std::vector<int32_t>> document_starts,
-                               int64_t first_sequence) {
-  const int64_t row = options_.sequence_length + 1,
-                sequences = static_cast<int64_t>(tokens.size()) / row;
-  CHECK_EQ(sequences * row, static_cast<int64_t>(tokens.size()));
+absl::Status DeviceBatch::Load(const HostBatch& batch, int64_t first_sequence) {
+  const int64_t sequences = static_cast<int64_t>(batch.num_targets.size());
+  CHECK_EQ(sequences * (options_.sequence_length + 1), static_cast<int64_t>(batch.tokens.size()));
   CHECK_EQ(sequences % options_.microbatch, 0);
   host_.clear();
   parts_.clear();
   num_targets_ = num_mtp_targets_ = 0;
-  for (int64_t s = 0; s < sequences; s += options_.microbatch) {
-    AppendMicrobatch(tokens.subspan(s * row, options_.microbatch * row),
-                     options_.document_mask ? document_starts.subspan(s, options_.microbatch)
-                                            : std::span<const std::vector<int32_t>>());
-  }
+  for (int64_t s = 0; s < sequences; s += options_.microbatch)
+    AppendMicrobatch(batch, s, options_.microbatch);
   if (storage_.size() < host_.size() * sizeof(int32_t)) {
     storage_ = kernels::Buffer();
     ASSIGN_OR_RETURN(storage_, device_.Allocate(host_.size() * sizeof(int32_t),

@@ -18,17 +18,23 @@ struct BatchOptions {
   bool document_mask = false;
 };
 
+// Sequences on the host.
+struct HostBatch {
+  std::vector<int32_t> tokens;  // [sequences * (L + 1)], the last of each sequence only a target
+  // [sequences]: ascending places in [0, L] where a document begins (place 0 may be left out); read
+  // only with document_mask.
+  std::vector<std::vector<int32_t>> document_starts;
+  std::vector<int64_t> num_targets;  // [sequences] how many targets are real, the others padding
+};
+
 class DeviceBatch {
  public:
   DeviceBatch(kernels::DeviceContext& device, const BatchOptions& options)
       : device_(device), options_(options) {}
 
-  // tokens: [sequences * (L + 1)], the last of each sequence only a target. document_starts[s]:
-  // ascending places in [0, L] of sequence s where a document begins (place 0 may be left out);
-  // read only with document_mask. first_sequence: index of the first sequence in the global batch.
-  // The number of sequences must be a multiple of the microbatch.
-  absl::Status Load(std::span<const int32_t> tokens,
-                    std::span<const std::vector<int32_t>> document_starts, int64_t first_sequence);
+  // first_sequence: index of the first sequence in the global batch. The number of sequences must
+  // be a multiple of the microbatch.
+  absl::Status Load(const HostBatch& batch, int64_t first_sequence);
 
   const std::vector<MicrobatchInput>& inputs() const { return inputs_; }
   int64_t num_targets() const { return num_targets_; }          // of this rank
@@ -41,8 +47,7 @@ class DeviceBatch {
   };
   Part Append(std::span<const int32_t> values);
   ConstTensorView View(const Part& part) const;
-  void AppendMicrobatch(std::span<const int32_t> tokens,
-                        std::span<const std::vector<int32_t>> document_starts);
+  void AppendMicrobatch(const HostBatch& batch, int64_t first, int64_t sequences);
 
   kernels::DeviceContext& device_;
   const BatchOptions options_;

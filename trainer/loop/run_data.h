@@ -11,15 +11,10 @@
 #include "absl/status/statusor.h"
 #include "data/batch_source.h"
 #include "data/tokenizer.h"
+#include "trainer/loop/device_batch.h"
 #include "trainer/loop/trainer.h"
 
 namespace sluice::trainer {
-
-// Some sequences with their documents' beginnings.
-struct HostBatch {
-  std::vector<int32_t> tokens;                        // [count * (L + 1)]
-  std::vector<std::vector<int32_t>> document_starts;  // [count]
-};
 
 class RunData {
  public:
@@ -38,9 +33,11 @@ class RunData {
 
  private:
   RunData() = default;
+  static absl::Status Read(const data::BatchSource& source, int64_t first, int64_t count,
+                           HostBatch* batch);
+
   std::unique_ptr<data::Tokenizer> tokenizer_;
   std::unique_ptr<data::BatchSource> train_, validation_;
-  int64_t sequence_length_ = 0;
   double validation_bytes_per_token_ = 0;
 };
 

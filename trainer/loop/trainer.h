@@ -20,6 +20,8 @@ struct RankContext {
   parallel::Communicator* world = nullptr;
   kernels::DeviceContext* device = nullptr;
   int ranks_on_host = 1;
+  double peak_flops =
+      0;  // of all ranks together in the precision at hand, measured at start; 0: unknown
   std::function<void(const std::string&)>
       print;                             // lines for people, already only on rank 0; may be null
   std::function<bool()> stop_requested;  // a signal asked this rank to save and end; may be null
