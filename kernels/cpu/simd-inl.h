@@ -45,11 +45,11 @@ SLUICE_INLINE F32 Min(F32 a, F32 b) { return a < b ? a : b; }
 SLUICE_INLINE F32 Sqrt(F32 a) { return __builtin_sqrtf(a); }
 SLUICE_INLINE float ReduceAdd(F32 a) { return a; }
 SLUICE_INLINE float ReduceMax(F32 a) { return a; }
-// x * 2^n for a whole n in [-300, 300].
+SLUICE_INLINE F32 PowerOf2(int exponent) { return std::bit_cast<float>((exponent + 127) << 23); }
+// x * 2^n for a whole n in [-250, 250].
 SLUICE_INLINE F32 ScaleByPowerOf2(F32 x, F32 n) {
-  const int exponent = static_cast<int>(n), half = exponent / 2;
-  const auto power = [](int e) { return std::bit_cast<float>((e + 127) << 23); };
-  return x * power(half) * power(exponent - half);
+  const int exponent = n != n ? 0 : static_cast<int>(n), half = exponent / 2;
+  return x * PowerOf2(half) * PowerOf2(exponent - half);
 }
 
 #elif SLUICE_WIDTH == 256
