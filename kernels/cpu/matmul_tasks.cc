@@ -1,0 +1,113 @@
+#include "kernels/cpu/matmul_tasks.h"
+
+#include <algorithm>
+
+#include "kernels/cpu/matmul_layout.h"
+#include "kernels/cpu/op_table.h"
+#include "kernels/cpu/scratch.h"
+
+namespace sluice::kernels::cpu {
+namespace {
+
+constexpr int64_t kPackedRowBytes =
+    384 * 1024;  // of `a` per task: part of a 1 MiB second-level cache
+constexpr int64_t kMaxRows = 192, kMinRows = 48;
+constexpr int64_t kTasksPerThread =
+    4;  // so that the last task to end does not leave others idle long
+constexpr int64_t kPackUnits = 256, kPackPanels = 8;
+
+int64_t WantedTasks(const ThreadPool& pool) {
+  return pool.num_threads() == 1 ? 1 : kTasksPerThread * pool.num_threads();
+}
+
+// The last i with first[i] <= task.
+size_t OwnerOf(const std::vector<int64_t>& first, int64_t task) {
+  return static_cast<size_t>(std::upper_bound(first.begin(), first.end(), task) - first.begin()) -
+         1;
+}
+
+}  // namespace
+
+BlockGrid CutProduct(const MatmulBlock& product, int tile_rows, int64_t wanted_tasks) {
+  if (product.rows == 0 || product.columns == 0) return {};
+  const int64_t row_bytes = std::max<int64_t>(1, NumUnits(product.k, product.dtype)) * 4;
+  const int64_t fitting = std::min(kMaxRows, kPackedRowBytes / row_bytes);
+  const int64_t most = std::max<int64_t>(tile_rows, fitting / tile_rows * tile_rows);
+  BlockGrid grid;
+  grid.row_blocks = std::max(CeilDiv(product.rows, most),
+                             std::min(wanted_tasks, CeilDiv(product.rows, kMinRows)));
+  grid.column_blocks = std::min(NumPanels(product.columns), CeilDiv(wanted_tasks, grid.row_blocks));
+  return grid;
+}
+
+void RunPacks(ThreadPool& pool, PackList& list) {
+  const auto tasks_of = [](const PackSource& s) {
+    return CeilDiv(NumUnits(s.k, s.packed_dtype), kPackUnits) *
+           CeilDiv(NumPanels(s.n), kPackPanels);
+  };
+  int64_t num_tasks = 0;
+  list.first_task.clear();
+  for (const PackJob& job : list.jobs) {
+    list.first_task.push_back(num_tasks);
+    num_tasks += tasks_of(job.source);
+  }
+  const auto pack = Table().matmul.pack;
+  pool.ParallelFor(num_tasks, [&](int64_t task) {
+    const size_t owner = OwnerOf(list.first_task, task);
+    const PackJob& job = list.jobs[owner];
+    const int64_t units = NumUnits(job.source.k, job.source.packed_dtype);
+    const int64_t panels = NumPanels(job.source.n);
+    const int64_t index = task - list.first_task[owner];
+    const int64_t chunks = CeilDiv(units, kPackUnits);
+    PackPart part;
+    part.unit_begin = index % chunks * kPackUnits;
+    part.unit_end = std::min(units, part.unit_begin + kPackUnits);
+    part.panel_begin = index / chunks * kPackPanels;
+    part.panel_end = std::min(panels, part.panel_begin + kPackPanels);
+    pack(job.source, part, job.packed);
+  });
+}
+
+void RunProducts(ThreadPool& pool, ProductList& list) {
+  const MatmulTable& table = Table().matmul;
+  int64_t total_rows = 0, num_tasks = 0;
+  for (const MatmulBlock& product : list.products) total_rows += product.rows;
+  const int64_t wanted = WantedTasks(pool);
+  // A product's share of the tasks is its share of the rows.
+  const auto wanted_of = [&](const MatmulBlock& product) {
+    return std::max<int64_t>(1, CeilDiv(wanted * product.rows, std::max<int64_t>(1, total_rows)));
+  };
+  list.first_task.clear();
+  for (const MatmulBlock& product : list.products) {
+    list.first_task.push_back(num_tasks);
+    const BlockGrid grid = CutProduct(product, table.tile_rows, wanted_of(product));
+    num_tasks += grid.row_blocks * grid.column_blocks;
+  }
+  pool.ParallelFor(num_tasks, [&](int64_t task) {
+    const size_t owner = OwnerOf(list.first_task, task);
+    const MatmulBlock& product = list.products[owner];
+    const BlockGrid grid = CutProduct(product, table.tile_rows, wanted_of(product));
+    const int64_t index = task - list.first_task[owner];
+    const int64_t row_block = index % grid.row_blocks, column_block = index / grid.row_blocks;
+    const int64_t row = product.rows * row_block / grid.row_blocks;
+    const int64_t row_end = product.rows * (row_block + 1) / grid.row_blocks;
+    const int64_t panels = NumPanels(product.columns);
+    const int64_t panel = panels * column_block / grid.column_blocks;
+    const int64_t panel_end = panels * (column_block + 1) / grid.column_blocks;
+    const int64_t column = panel * kPanelColumns;
+    const int64_t a_bytes = product.dtype == DType::kBF16 ? 2 : 4;
+    const int64_t c_bytes = product.output == MatmulOutput::kStoreBF16 ? 2 : 4;
+    MatmulBlock block = product;
+    block.rows = row_end - row;
+    block.columns = std::min(product.columns, panel_end * kPanelColumns) - column;
+    block.a = static_cast<const char*>(product.a) +
+              row * (product.a_transposed ? 1 : product.a_stride) * a_bytes;
+    block.b = product.b + panel * NumUnits(product.k, product.dtype) * kPanelColumns;
+    block.c = static_cast<char*>(product.c) + (row * product.c_stride + column) * c_bytes;
+    thread_local Scratch scratch;
+    const int64_t words = table.scratch_words(block.rows, block.k, block.dtype);
+    table.multiply(block, scratch.Get<uint32_t>(static_cast<size_t>(words)));
+  });
+}
+
+}  // namespace sluice::kernels::cpu

@@ -1,0 +1,38 @@
+// Lists of packings and of products, cut into tasks and run on a thread pool.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/core/thread_pool.h"
+#include "kernels/cpu/matmul_table.h"
+
+namespace sluice::kernels::cpu {
+
+struct PackJob {
+  PackSource source;
+  uint32_t* packed = nullptr;
+};
+
+// Both keep their elements' order of execution free. The lists are cleared and refilled by callers;
+// `first_task` is scratch.
+struct PackList {
+  std::vector<PackJob> jobs;
+  std::vector<int64_t> first_task;
+};
+struct ProductList {
+  std::vector<MatmulBlock> products;  // whole products; run as blocks of rows and columns
+  std::vector<int64_t> first_task;
+};
+
+void RunPacks(ThreadPool& pool, PackList& list);
+void RunProducts(ThreadPool& pool, ProductList& list);
+
+// How a product is cut: blocks of rows, each of whose packed rows fit the second-level cache, and
+// blocks of columns where there are too few rows for all threads. Affects speed only.
+struct BlockGrid {
+  int64_t row_blocks = 0, column_blocks = 0;
+};
+BlockGrid CutProduct(const MatmulBlock& product, int tile_rows, int64_t wanted_tasks);
+
+}  // namespace sluice::kernels::cpu
