@@ -157,12 +157,12 @@ absl::Status TransformerStage::ForwardHead(const Context& context, ConstTensorVi
                              .y = normed,
                              .inverse_rms = tape.New(final_rms_, DType::kF32, {tokens}),
                              .eps = static_cast<float>(config_.rms_norm_eps())});
-  if (hidden_visitor_) hidden_visitor_(context, context.batch, normed, *head_);
   head_->Loss(context, {.h = normed,
                         .targets = context.batch.targets,
                         .loss = loss,
                         .dh = training_ ? context.NewRows(d_normed_, hidden_) : TensorView()});
   RETURN_IF_ERROR(AddSums(context, loss, sums_->loss));
+  if (head_visitor_) head_visitor_(context, {normed, loss, head_.get()});
   for (int depth = 0; depth < static_cast<int>(mtp_.size()); ++depth) {
     RETURN_IF_ERROR(mtp_[depth]->Forward(context, MtpInput(context, x, depth), loss));
     RETURN_IF_ERROR(AddSums(context, loss, sums_->mtp_loss));

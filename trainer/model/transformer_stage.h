@@ -26,6 +26,13 @@ struct SequenceSums {
   void Reset(int64_t sequences, int gates);
 };
 
+// What the head of a microbatch produced, on the device.
+struct HeadOutput {
+  ConstTensorView hidden;  // [T, H] after the final norm
+  ConstTensorView loss;    // [T] f32, main cross-entropy of each token
+  LmHead* head = nullptr;
+};
+
 class TransformerStage : public parallel::Stage {
  public:
   // Adds its parameters to build.store. `pool` and what build refers to outlive it.
@@ -60,11 +67,10 @@ class TransformerStage : public parallel::Stage {
   };
   const std::vector<Gate>& gates() const { return gates_; }
   const StageSpec& spec() const { return spec_; }
-  // The final norm's output of a microbatch, on the stage with the head, until its tape is freed
+  // Hears of every microbatch on the stage with the head, after its losses are computed
   // (generation, scoring).
-  using HiddenVisitor =
-      std::function<void(const Context&, const MicrobatchInput&, ConstTensorView hidden, LmHead&)>;
-  void set_hidden_visitor(HiddenVisitor visitor) { hidden_visitor_ = std::move(visitor); }
+  using HeadVisitor = std::function<void(const Context&, const HeadOutput&)>;
+  void set_head_visitor(HeadVisitor visitor) { head_visitor_ = std::move(visitor); }
 
  private:
   Context MakeContext(int microbatch);
@@ -103,7 +109,7 @@ class TransformerStage : public parallel::Stage {
   LossScales scales_;
   bool training_ = true;
   SequenceSums* sums_ = nullptr;
-  HiddenVisitor hidden_visitor_;
+  HeadVisitor head_visitor_;
   std::vector<std::unique_ptr<Tape>> active_, spare_;
   std::vector<bool> weights_done_;
 };
