@@ -156,7 +156,10 @@ class Translator {
 
   absl::Status Escape() {
     if (Rest().size() < 2) return Refuse("a backslash at its end");
-    constexpr absl::string_view kWord = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
+    // Oniguruma's word characters: those of Unicode (UTS 18, annex C) without the joiners, and the
+    // other numbers of Latin-1 (found by comparing all code points).
+    constexpr absl::string_view kWord =
+        "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}";
     const char c = Rest()[1];
     switch (c) {
       case 's':

@@ -14,8 +14,8 @@
 namespace sluice::data {
 
 // The pattern in PCRE2's dialect: `\s` and `\w` get Oniguruma's Unicode meaning (White_Space;
-// Alphabetic, M, Nd, Pc), script names mean Script. INVALID_ARGUMENT names a construct that the two
-// dialects read differently and that is not translated.
+// Alphabetic, M, Nd, Pc and a few), script names mean Script. INVALID_ARGUMENT names a construct
+// that the two dialects read differently and that is not translated.
 absl::StatusOr<std::string> TranslateOniguruma(absl::string_view pattern);
 
 class SplitPattern {

@@ -106,7 +106,11 @@ absl::Status ParsePreTokenizer(const Json& json, std::vector<PreTokenizerStep>* 
     }
     out->push_back(SplitBy("[\\p{P}!-/:-@\\[-`{-~]", behavior));
   } else if (type == "Whitespace") {
-    out->push_back(SplitBy("\\w+|[^\\w\\s]+", SplitBehavior::kRemoved, /*invert=*/true));
+    // That step runs Rust's regular expressions, whose \w is Unicode's (UTS 18, annex C): unlike
+    // Oniguruma's it has the joiners, but of the numbers only Nd and what is Alphabetic.
+    constexpr absl::string_view kWord = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}";
+    out->push_back(SplitBy(absl::StrCat("[", kWord, "]+|[^", kWord, "\\s]+"),
+                           SplitBehavior::kRemoved, /*invert=*/true));
   } else if (type == "WhitespaceSplit") {
     out->push_back(SplitBy("\\s", SplitBehavior::kRemoved));
   } else {

@@ -2,6 +2,7 @@
 // clang-format off
 #include "kernels/cpu/reduce-inl.h"
 #include "kernels/cpu/small_matmul-inl.h"
+#include "kernels/cpu/transpose-inl.h"
 #include "kernels/cpu/attention_pack-inl.h"
 #include "kernels/cpu/attention_forward-inl.h"
 #include "kernels/cpu/attention_backward-inl.h"

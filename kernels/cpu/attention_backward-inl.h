@@ -117,17 +117,6 @@ inline void KeyGradients(const BackwardState& state, int64_t kb, int64_t qb, int
   }
 }
 
-// Rows [first, first + rows) of one head of a [T, heads, width] view.
-template <typename T>
-inline HeadRows<T> RowsOfHead(const ConstTensorView& view, int64_t first, int64_t rows,
-                              int64_t head) {
-  const int64_t width = view.extent(2);
-  return {.data = view.data<T>() + first * view.row_stride() + head * width,
-          .stride = view.row_stride(),
-          .rows = rows,
-          .width = width};
-}
-
 // What the products of one head read: Q and dO in both layouts, lse and delta.
 template <typename T, bool kPairs>
 inline void PackHead(const AttentionBackwardArgs& args, const AttentionTask& task,
@@ -173,11 +162,10 @@ inline void BackwardHead(const AttentionBackwardArgs& args, const AttentionTask&
   for (float& one : ones) one = 1.0f;
   for (int64_t qb = 0; qb < blocks; ++qb) {
     const int64_t left = task.length - qb * kAttentionBlock;
-    const int64_t token = task.first_token + qb * kAttentionBlock;
-    UnpackTransposed(state.dqt + qb * state.width * kAttentionBlock, ones,
-                     left < kAttentionBlock ? left : kAttentionBlock, state.width,
-                     args.dq.mutable_data<T>() + token * args.dq.row_stride() + head * state.width,
-                     args.dq.row_stride());
+    const int64_t queries = left < kAttentionBlock ? left : kAttentionBlock;
+    UnpackTransposed(
+        state.dqt + qb * state.width * kAttentionBlock, ones,
+        RowsOfHead<T>(args.dq, task.first_token + qb * kAttentionBlock, queries, head));
   }
 }
 

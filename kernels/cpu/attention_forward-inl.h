@@ -95,18 +95,13 @@ inline void ForwardBlock(const ForwardState& state, int64_t kb, int64_t keys, bo
 template <typename T, bool kPairs>
 inline void ForwardHead(const AttentionArgs& args, const AttentionTask& task,
                         const ForwardState& state, int64_t head) {
-  const int64_t width = args.q.extent(2), v_width = args.v.extent(2);
+  const int64_t v_width = args.v.extent(2);
   float* log_sum_exp = args.log_sum_exp.mutable_data<float>();
   for (int64_t begin = 0, qb = 0; begin < task.length; begin += kAttentionBlock, ++qb) {
     const int64_t left = task.length - begin;
     const int64_t queries = left < kAttentionBlock ? left : kAttentionBlock;
     const int64_t token = task.first_token + begin;
-    PackRowsTransposed<kPairs>(
-        HeadRows<T>{.data = args.q.data<T>() + token * args.q.row_stride() + head * width,
-                    .stride = args.q.row_stride(),
-                    .rows = queries,
-                    .width = width},
-        state.q);
+    PackRowsTransposed<kPairs>(RowsOfHead<T>(args.q, token, queries, head), state.q);
     for (int64_t i = 0; i < kAttentionBlock; ++i) {
       state.most[i] = -__builtin_inff();
       state.sum[i] = 0.0f;
@@ -120,9 +115,7 @@ inline void ForwardHead(const AttentionArgs& args, const AttentionTask& task,
           static_cast<double>(state.most[i]) + std::log(static_cast<double>(state.sum[i])));
       state.sum[i] = 1.0f / state.sum[i];
     }
-    UnpackTransposed(state.o, state.sum, queries, v_width,
-                     args.o.mutable_data<T>() + token * args.o.row_stride() + head * v_width,
-                     args.o.row_stride());
+    UnpackTransposed(state.o, state.sum, RowsOfHead<T>(args.o, token, queries, head));
   }
 }
 
@@ -145,18 +138,9 @@ inline void AttentionForward(const AttentionArgs& args, const AttentionTask& tas
   state.rescale = arena.TakeFloats(kAttentionBlock);
   state.bound = arena.TakeFloats(2 * kAttentionBlock);
   FillCausalBound(state.bound);
-  const HeadRows<T> k = {
-      .data = args.k.data<T>() + task.first_token * args.k.row_stride() + task.kv_head * width,
-      .stride = args.k.row_stride(),
-      .rows = task.length,
-      .width = width};
-  const HeadRows<T> v = {
-      .data = args.v.data<T>() + task.first_token * args.v.row_stride() + task.kv_head * v_width,
-      .stride = args.v.row_stride(),
-      .rows = task.length,
-      .width = v_width};
-  PackRows<kPairs>(k, state.k);
-  PackColumnsTransposed<kPairs>(v, padded, state.v);
+  PackRows<kPairs>(RowsOfHead<T>(args.k, task.first_token, task.length, task.kv_head), state.k);
+  PackColumnsTransposed<kPairs>(RowsOfHead<T>(args.v, task.first_token, task.length, task.kv_head),
+                                padded, state.v);
   const int64_t group = args.q.extent(1) / args.k.extent(1);
   for (int64_t head = task.kv_head * group; head < (task.kv_head + 1) * group; ++head) {
     ForwardHead<T, kPairs>(args, task, state, head);

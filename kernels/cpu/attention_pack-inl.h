@@ -3,42 +3,111 @@
 
 namespace sluice::kernels::cpu::SLUICE_TARGET {
 
-// `rows` rows of `width` elements of one head.
+// `rows` rows of `width` elements of one head, `stride` elements apart.
 template <typename T>
 struct HeadRows {
   const T* data = nullptr;
   int64_t stride = 0, rows = 0, width = 0;
 };
 
+// Rows [first, first + rows) of one head of a [T, heads, width] view.
+template <typename T>
+inline HeadRows<T> RowsOfHead(const ConstTensorView& view, int64_t first, int64_t rows,
+                              int64_t head) {
+  const int64_t width = view.extent(2);
+  return {.data = view.data<T>() + first * view.row_stride() + head * width,
+          .stride = view.row_stride(),
+          .rows = rows,
+          .width = width};
+}
+
 template <bool kPairs>
 SLUICE_INLINE int64_t UnitsOf(int64_t elements) {
   return kPairs ? (elements + 1) / 2 : elements;
 }
 
-SLUICE_INLINE uint32_t WordOf(float x) { return std::bit_cast<uint32_t>(x); }
-SLUICE_INLINE uint32_t WordOf(BFloat16 x) { return uint32_t{x.bits} << 16; }  // as a float
+// The two ways to cut a matrix into units, as matrices of words that are read a vector at a time.
+// Words outside the matrix are zero.
 
-// Unit u of a row of `width` elements, cut along the row.
+// Word (i, j) is unit j of row i.
 template <bool kPairs, typename T>
-SLUICE_INLINE uint32_t UnitAlongRow(const T* row, int64_t u, int64_t width) {
-  if constexpr (kPairs) {
-    const uint32_t high = 2 * u + 1 < width ? row[2 * u + 1].bits : 0u;
-    return row[2 * u].bits | high << 16;
-  } else {
-    return WordOf(row[u]);
+struct UnitsAlongRows {
+  HeadRows<T> from;
+
+  // n words from (i, j) on.
+  SLUICE_INLINE F32 LoadWords(int64_t i, int64_t j, int n) const {
+    if (i >= from.rows) return Zero();
+    const T* row = from.data + i * from.stride;
+#if SLUICE_HAS_BF16_DOT
+    if constexpr (kPairs) {
+      const int64_t left = from.width - 2 * j;
+      const int64_t halves = left < 2 * n ? left : 2 * n;  // a last odd one alone
+      const __mmask32 mask = static_cast<__mmask32>((uint64_t{1} << halves) - 1);
+      return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(mask, row + 2 * j));
+    }
+#endif
+    return Load(row + j, n);
+  }
+};
+
+// Word (i, j) is unit i of column j.
+template <bool kPairs, typename T>
+struct UnitsAlongColumns {
+  HeadRows<T> from;
+
+  SLUICE_INLINE F32 LoadWords(int64_t i, int64_t j, int n) const {
+#if SLUICE_HAS_BF16_DOT
+    if constexpr (kPairs) {
+      if (2 * i >= from.rows) return Zero();
+      const BFloat16* row = from.data + 2 * i * from.stride + j;
+      const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(LaneMask(n), row));
+      if (2 * i + 1 >= from.rows) return _mm512_castsi512_ps(low);
+      const __m512i high =
+          _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(LaneMask(n), row + from.stride));
+      return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+    }
+#endif
+    return i < from.rows ? Load(from.data + i * from.stride + j, n) : Zero();
+  }
+};
+
+SLUICE_INLINE int LanesLeft(int64_t left) {
+  return left < kLanes ? static_cast<int>(left) : kLanes;
+}
+
+SLUICE_INLINE void StoreWords(uint32_t* to, F32 words, int n) {
+  Store(reinterpret_cast<float*>(to), words, n);
+}
+
+// to[i, j] = word (i, j), for `rows` rows and `columns` columns; columns up to the next whole
+// vector are zero where `stride` leaves room for them.
+template <typename Words>
+inline void CopyWords(const Words& words, int64_t rows, int64_t columns, int64_t stride,
+                      uint32_t* to) {
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < columns; j += kLanes) {
+      const int n = LanesLeft(columns - j);
+      StoreWords(to + i * stride + j, words.LoadWords(i, j, n), LanesLeft(stride - j));
+    }
   }
 }
 
-// Unit u of column c, cut along the rows.
-template <bool kPairs, typename T>
-SLUICE_INLINE uint32_t UnitAlongColumn(const HeadRows<T>& from, int64_t u, int64_t c) {
-  if constexpr (kPairs) {
-    const uint32_t low = 2 * u < from.rows ? from.data[2 * u * from.stride + c].bits : 0u;
-    const uint32_t high =
-        2 * u + 1 < from.rows ? from.data[(2 * u + 1) * from.stride + c].bits : 0u;
-    return low | high << 16;
-  } else {
-    return u < from.rows ? WordOf(from.data[u * from.stride + c]) : 0u;
+// to[j, i] = word (i, j), for `rows` rows (a multiple of kLanes) and `columns` columns.
+template <typename Words>
+inline void TransposeWords(const Words& words, int64_t rows, int64_t columns, int64_t stride,
+                           uint32_t* to) {
+  for (int64_t i = 0; i < rows; i += kLanes) {
+    for (int64_t j = 0; j < columns; j += kLanes) {
+      const int n = LanesLeft(columns - j);
+      F32 square[kLanes];
+#pragma GCC unroll 16
+      for (int k = 0; k < kLanes; ++k) square[k] = words.LoadWords(i + k, j, n);
+      TransposeSquare(square);
+#pragma GCC unroll 16
+      for (int k = 0; k < kLanes; ++k) {
+        if (k < n) StoreWords(to + (j + k) * stride + i, square[k], kLanes);
+      }
+    }
   }
 }
 
@@ -46,61 +115,52 @@ SLUICE_INLINE uint32_t UnitAlongColumn(const HeadRows<T>& from, int64_t u, int64
 template <bool kPairs, typename T>
 inline void PackRows(const HeadRows<T>& from, uint32_t* to) {
   const int64_t units = UnitsOf<kPairs>(from.width);
-  for (int64_t r = 0; r < from.rows; ++r) {
-    const T* row = from.data + r * from.stride;
-    for (int64_t u = 0; u < units; ++u)
-      to[r * units + u] = UnitAlongRow<kPairs>(row, u, from.width);
-  }
+  CopyWords(UnitsAlongRows<kPairs, T>{from}, from.rows, units, units, to);
 }
 
 // to[u, r], units along the row; rows up to kAttentionBlock are zero.
 template <bool kPairs, typename T>
 inline void PackRowsTransposed(const HeadRows<T>& from, uint32_t* to) {
-  const int64_t units = UnitsOf<kPairs>(from.width);
-  for (int64_t r = 0; r < from.rows; ++r) {
-    const T* row = from.data + r * from.stride;
-    for (int64_t u = 0; u < units; ++u) {
-      to[u * kAttentionBlock + r] = UnitAlongRow<kPairs>(row, u, from.width);
-    }
-  }
-  for (int64_t u = 0; u < units; ++u) {
-    for (int64_t r = from.rows; r < kAttentionBlock; ++r) to[u * kAttentionBlock + r] = 0;
-  }
+  TransposeWords(UnitsAlongRows<kPairs, T>{from}, kAttentionBlock, UnitsOf<kPairs>(from.width),
+                 kAttentionBlock, to);
 }
 
-// to[u, c], units along the columns, for `rows` rows of which those past the end are zero, and
-// `stride` >= width columns of which those past the end are zero.
+// to[u, c], units along the columns, for `rows` rows of which those past the end are zero; `stride`
+// is the width rounded up to whole vectors, filled with zeros.
 template <bool kPairs, typename T>
 inline void PackColumns(const HeadRows<T>& from, int64_t rows, int64_t stride, uint32_t* to) {
-  for (int64_t u = 0; u < UnitsOf<kPairs>(rows); ++u) {
-    for (int64_t c = 0; c < from.width; ++c) {
-      to[u * stride + c] = UnitAlongColumn<kPairs>(from, u, c);
-    }
-    for (int64_t c = from.width; c < stride; ++c) to[u * stride + c] = 0;
-  }
+  CopyWords(UnitsAlongColumns<kPairs, T>{from}, UnitsOf<kPairs>(rows), from.width, stride, to);
 }
 
-// to[c, u], units along the columns, for `rows` rows of which those past the end are zero.
+// to[c, u], units along the columns, for `rows` rows (a multiple of kAttentionBlock) of which those
+// past the end are zero.
 template <bool kPairs, typename T>
 inline void PackColumnsTransposed(const HeadRows<T>& from, int64_t rows, uint32_t* to) {
   const int64_t units = UnitsOf<kPairs>(rows);
-  for (int64_t u = 0; u < units; ++u) {
-    for (int64_t c = 0; c < from.width; ++c) {
-      to[c * units + u] = UnitAlongColumn<kPairs>(from, u, c);
-    }
-  }
+  TransposeWords(UnitsAlongColumns<kPairs, T>{from}, units, from.width, units, to);
 }
 
-SLUICE_INLINE void StoreElement(float* to, float x) { *to = x; }
-SLUICE_INLINE void StoreElement(BFloat16* to, float x) { *to = ToBFloat16(x); }
-
-// to[r, c] = from[c, r] * factor[r]; from has kAttentionBlock columns.
+// to[r, c] = from[c, r] * factor[r], for `rows` rows and `width` columns; from has kAttentionBlock
+// columns, factor as many elements.
 template <typename T>
-inline void UnpackTransposed(const float* from, const float* factor, int64_t rows, int64_t width,
-                             T* to, int64_t to_stride) {
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < width; ++c) {
-      StoreElement(to + r * to_stride + c, from[c * kAttentionBlock + r] * factor[r]);
+inline void UnpackTransposed(const float* from, const float* factor, const HeadRows<T>& to) {
+  T* data = const_cast<T*>(to.data);
+  for (int64_t r = 0; r < to.rows; r += kLanes) {
+    const int rows = LanesLeft(to.rows - r);
+    for (int64_t c = 0; c < to.width; c += kLanes) {
+      const int columns = LanesLeft(to.width - c);
+      F32 square[kLanes];
+#pragma GCC unroll 16
+      for (int k = 0; k < kLanes; ++k) {
+        square[k] = k < columns ? Load(from + (c + k) * kAttentionBlock + r) : Zero();
+      }
+      TransposeSquare(square);
+#pragma GCC unroll 16
+      for (int k = 0; k < kLanes; ++k) {
+        if (k < rows) {
+          Store(data + (r + k) * to.stride + c, Mul(square[k], Set(factor[r + k])), columns);
+        }
+      }
     }
   }
 }

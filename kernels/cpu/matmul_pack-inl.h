@@ -4,8 +4,10 @@ namespace sluice::kernels::cpu::SLUICE_TARGET {
 
 enum class Operand : uint8_t { kF32, kBF16 };
 
-// One unit of row `row` of a matrix stored with its k contiguous; zero past the end of k.
-inline uint32_t WordOf(const PackSource& s, int64_t k, int64_t column) {
+#if SLUICE_WIDTH != 512
+
+// Element (k, column) as the bits that one half of a pair, or one float, is made of.
+inline uint32_t BitsAt(const PackSource& s, int64_t k, int64_t column) {
   const int64_t index = s.transposed ? column * s.stride + k : k * s.stride + column;
   if (s.packed_dtype == DType::kF32) {
     return std::bit_cast<uint32_t>(static_cast<const float*>(s.data)[index]);
@@ -14,28 +16,48 @@ inline uint32_t WordOf(const PackSource& s, int64_t k, int64_t column) {
   return ToBFloat16(static_cast<const float*>(s.data)[index]).bits;
 }
 
-// Plain packing, for the targets without a faster one.
-inline void PackPanelsPlain(const PackSource& s, const PackPart& part, uint32_t* packed) {
+inline void PackUnit(const PackSource& s, int64_t unit, int64_t column, uint32_t* out) {
+  for (int64_t i = 0; i < kPanelColumns; ++i, ++column) {
+    uint32_t word = 0;
+    if (column < s.n && s.packed_dtype == DType::kF32) word = BitsAt(s, unit, column);
+    if (column < s.n && s.packed_dtype == DType::kBF16) {
+      word = BitsAt(s, 2 * unit, column);
+      if (2 * unit + 1 < s.k) word |= BitsAt(s, 2 * unit + 1, column) << 16;
+    }
+    out[i] = word;
+  }
+}
+
+inline void InterleavePairs(const BFloat16* __restrict even, const BFloat16* __restrict odd,
+                            uint32_t* __restrict out) {
+  for (int i = 0; i < kPanelColumns; ++i) out[i] = even[i].bits | uint32_t{odd[i].bits} << 16;
+}
+
+// Element by element, but for what the weight gradient packs in every step: full panels of a matrix
+// that is neither transposed nor converted.
+inline void PackPanels(const PackSource& s, const PackPart& part, uint32_t* packed) {
   const int64_t units = NumUnits(s.k, s.packed_dtype);
-  const bool pairs = s.packed_dtype == DType::kBF16;
-  for (int64_t panel = part.panel_begin; panel < part.panel_end; ++panel) {
-    for (int64_t unit = part.unit_begin; unit < part.unit_end; ++unit) {
+  const bool is_plain = !s.transposed && s.dtype == s.packed_dtype;
+  for (int64_t unit = part.unit_begin; unit < part.unit_end; ++unit) {
+    for (int64_t panel = part.panel_begin; panel < part.panel_end; ++panel) {
+      const int64_t column = panel * kPanelColumns;
       uint32_t* out = packed + (panel * units + unit) * kPanelColumns;
-      for (int64_t i = 0; i < kPanelColumns; ++i) {
-        const int64_t column = panel * kPanelColumns + i;
-        uint32_t word = 0;
-        if (column < s.n && !pairs) word = WordOf(s, unit, column);
-        if (column < s.n && pairs) {
-          word = WordOf(s, 2 * unit, column);
-          if (2 * unit + 1 < s.k) word |= WordOf(s, 2 * unit + 1, column) << 16;
-        }
-        out[i] = word;
+      if (!is_plain || column + kPanelColumns > s.n) {
+        PackUnit(s, unit, column, out);
+      } else if (s.dtype == DType::kF32) {
+        std::memcpy(out, static_cast<const float*>(s.data) + unit * s.stride + column,
+                    kPanelColumns * 4);
+      } else if (2 * unit + 1 < s.k) {
+        const BFloat16* even = static_cast<const BFloat16*>(s.data) + 2 * unit * s.stride + column;
+        InterleavePairs(even, even + s.stride, out);
+      } else {
+        PackUnit(s, unit, column, out);
       }
     }
   }
 }
 
-#if SLUICE_WIDTH == 512
+#else
 
 enum class PackKind : uint8_t { kF32, kBF16, kF32ToBF16 };
 
@@ -44,7 +66,7 @@ SLUICE_INLINE __mmask32 WideMask(int64_t n) {
 }
 SLUICE_INLINE __mmask16 NarrowMask(int64_t n) { return static_cast<__mmask16>(WideMask(n)); }
 
-// 16 units of one stored row that runs along k, from `unit` on; k0..: zero past the end.
+// 16 units of one stored row that runs along k, from `unit` on; zero past the end.
 template <PackKind kKind>
 SLUICE_INLINE __m512i LoadUnits(const void* row, int64_t unit, int64_t k) {
   if constexpr (kKind == PackKind::kF32) {
@@ -175,12 +197,6 @@ inline void PackPanels(const PackSource& source, const PackPart& part, uint32_t*
   } else {
     PackAs<PackKind::kF32ToBF16>(source, part, packed);
   }
-}
-
-#else
-
-inline void PackPanels(const PackSource& source, const PackPart& part, uint32_t* packed) {
-  PackPanelsPlain(source, part, packed);
 }
 
 #endif

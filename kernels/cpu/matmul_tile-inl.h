@@ -163,9 +163,9 @@ SLUICE_INLINE void AddProducts(const uint32_t* a, const uint32_t* b, int64_t n,
   }
 }
 
-// The rare ways to write a tile (narrow, or rounded to BF16), from sums in memory; kept out of
-// Tile, which exists a hundred times.
-inline void WriteSums(const TileArgs& args, const float* sums, int rows, int width) {
+// Writes a tile that is narrower than its vectors, from sums in memory; kept out of Tile, which
+// exists a hundred times.
+inline void WriteNarrow(const TileArgs& args, const float* sums, int rows, int width) {
   for (int i = 0; i < rows; ++i) {
     for (int column = 0; column < args.columns; column += kLanes) {
       const int left = args.columns - column, n = left < kLanes ? left : kLanes;
@@ -223,22 +223,29 @@ inline void Tile(const TileArgs& args) {
     a += kTransposed ? n * kWordsPerUnit<kOperand> * kTileRows : kTileRows * kRowWords<kOperand>;
     b += n * kPanelColumns;
   }
-  if (args.output == MatmulOutput::kStoreBF16 || args.columns != kVectors * kLanes) {
+  if (args.columns != kVectors * kLanes) {
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) Store(&total[i][v * kLanes], sums[i][v]);
     }
-    WriteSums(args, &total[0][0], kRows, kVectors * kLanes);
-    return;
-  }
-  float* c = static_cast<float*>(args.c);
+    WriteNarrow(args, &total[0][0], kRows, kVectors * kLanes);
+  } else if (kOperand == Operand::kBF16 && args.output == MatmulOutput::kStoreBF16) {
+    BFloat16* c = static_cast<BFloat16*>(args.c);
 #pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i, c += args.c_stride) {
+    for (int i = 0; i < kRows; ++i, c += args.c_stride) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) {
-      float* p = c + v * kLanes;
-      Store(p, args.output == MatmulOutput::kAddF32 ? Add(Load(p), sums[i][v]) : sums[i][v]);
+      for (int v = 0; v < kVectors; ++v) Store(c + v * kLanes, sums[i][v]);
+    }
+  } else {
+    float* c = static_cast<float*>(args.c);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i, c += args.c_stride) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        float* p = c + v * kLanes;
+        Store(p, args.output == MatmulOutput::kAddF32 ? Add(Load(p), sums[i][v]) : sums[i][v]);
+      }
     }
   }
 }

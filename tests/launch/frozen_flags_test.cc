@@ -13,6 +13,9 @@ namespace {
 
 TEST(FrozenFlags, TheProgramHasExactlyTheseCommandsAndFlags) {
   const std::map<std::string, std::vector<std::string>> wanted = {
+      {"tokenize",
+       {"INPUT", "--tokenizer", "--output", "--vocab-size", "--threads", "--strict", "--json",
+        "--ids", "--decode", "--add-special-tokens", "--skip-special-tokens"}},
       {"doctor", {"--json"}},
       {"inspect", {"ACTION", "CHECKPOINT", "--json"}},
   };

@@ -30,12 +30,14 @@ class RunData {
   int64_t num_validation_sequences() const;
   double validation_bytes_per_token() const { return validation_bytes_per_token_; }
   const data::Tokenizer& tokenizer() const { return *tokenizer_; }
+  const std::string& tokenizer_path() const { return tokenizer_path_; }
 
  private:
   RunData() = default;
   static absl::Status Read(const data::BatchSource& source, int64_t first, int64_t count,
                            HostBatch* batch);
 
+  std::string tokenizer_path_;
   std::unique_ptr<data::Tokenizer> tokenizer_;
   std::unique_ptr<data::BatchSource> train_, validation_;
   double validation_bytes_per_token_ = 0;

@@ -13,6 +13,7 @@
 #include "kernels/core/status_macros.h"
 #include "trainer/loop/device_batch.h"
 #include "trainer/loop/evaluate.h"
+#include "trainer/loop/generate.h"
 #include "trainer/loop/rank_model.h"
 #include "trainer/loop/resolve_config.h"
 #include "trainer/loop/resume.h"
@@ -46,6 +47,7 @@ class TrainingRun {
     if (rank_.print && is_first()) rank_.print(text);
   }
   absl::Status WriteConfig();
+  absl::Status KeepTokenizer();
   absl::Status CheckDisk();
   absl::Status LoadBatch(int64_t step);
   absl::Status Step(int64_t step);
@@ -53,6 +55,7 @@ class TrainingRun {
   absl::Status AfterStep(int64_t step);
   absl::Status Save();
   absl::Status Evaluate();
+  absl::Status Sample();
   absl::StatusOr<bool> AnyStopRequest();
   absl::Status CheckSkips(const StepResult& result);
 
@@ -88,6 +91,18 @@ absl::Status TrainingRun::WriteConfig() {
   return absl::OkStatus();
 }
 
+// The run's folder is all that scoring and generation need.
+absl::Status TrainingRun::KeepTokenizer() {
+  if (!is_first()) return absl::OkStatus();
+  std::error_code error;
+  const std::string kept = config_.run().dir() + "/tokenizer.json";
+  std::filesystem::copy_file(data_->tokenizer_path(), kept,
+                             std::filesystem::copy_options::overwrite_existing, error);
+  if (!error || std::filesystem::equivalent(data_->tokenizer_path(), kept, error))
+    return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat(kept, ": cannot be written"));
+}
+
 // A run that could not save anything is refused before its first step.
 absl::Status TrainingRun::CheckDisk() {
   ASSIGN_OR_RETURN(const int64_t bytes, StateBytes(*model_));
@@ -99,6 +114,7 @@ absl::Status TrainingRun::CheckDisk() {
 absl::Status TrainingRun::Prepare() {
   RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, WriteConfig()));
   ASSIGN_OR_RETURN(data_, RunData::Open(config_, rank_));
+  RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, KeepTokenizer()));
   ASSIGN_OR_RETURN(model_, RankModel::Create(config_, rank_));
   Print(absl::StrFormat("mesh %s, schedule %s, %s", model_->mesh().ToString(), config_.schedule(),
                         config_.compute().precision()));
@@ -202,6 +218,16 @@ absl::Status TrainingRun::Evaluate() {
   return absl::OkStatus();
 }
 
+absl::Status TrainingRun::Sample() {
+  SamplingOptions sampling;
+  sampling.seed = config_.train().seed();
+  ASSIGN_OR_RETURN(const std::string text,
+                   SampleText(*model_, data_->tokenizer(), config_.eval().sample_prompt(),
+                              config_.eval().sample_tokens(), sampling));
+  Print(absl::StrCat("sample after step ", state_.step, ": ", text));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<bool> TrainingRun::AnyStopRequest() {
   int64_t stop = rank_.stop_requested && rank_.stop_requested() ? 1 : 0;
   RETURN_IF_ERROR(rank_.world->AllReduce(TensorView(&stop, DType::kI64, {1}),
@@ -213,6 +239,7 @@ absl::Status TrainingRun::AfterStep(int64_t step) {
   const auto due = [&](int64_t every) { return every > 0 && step % every == 0; };
   if (due(config_.checkpoint().every())) RETURN_IF_ERROR(Save());
   if (due(config_.eval().every())) RETURN_IF_ERROR(Evaluate());
+  if (due(config_.eval().sample_every())) RETURN_IF_ERROR(Sample());
   return absl::OkStatus();
 }
 

@@ -32,6 +32,7 @@ class MoeLayer {
   void ForEachLinear(const LinearVisitor& visit);
 
   const std::string& prefix() const { return prefix_; }
+  const kernels::RouterConfig& router() const { return router_; }
   bool has_bias() const { return has_bias_; }
   TensorView bias() const {
     return bias_;

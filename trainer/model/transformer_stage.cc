@@ -131,13 +131,21 @@ absl::Status TransformerStage::Forward(int microbatch, int /*phase*/) {
                                  .y = context.NewRows(x_[0], hidden_)});
   }
   for (size_t i = 0; i < blocks_.size(); ++i) {
+    const int layer = spec_.first_layer + static_cast<int>(i);
     RETURN_IF_ERROR(
         blocks_[i]->Forward(context, tape.Get(x_[i]), context.NewRows(x_[i + 1], hidden_)));
+    Visit("activation", layer, context, tape.Get(x_[i + 1]));
+    if (MoeLayer* moe = blocks_[i]->moe()) Visit("routes", layer, context, moe->expert_of(context));
   }
   if (spec_.has_head) RETURN_IF_ERROR(ForwardHead(context, tape.Get(x_.back())));
   RETURN_IF_ERROR(ReadGateLosses(context));
   if (spec_.has_head && !training_) RecycleTape(microbatch);
   return absl::OkStatus();
+}
+
+void TransformerStage::Visit(const char* what, int layer, const Context& context,
+                             ConstTensorView rows) const {
+  if (row_visitor_) row_visitor_(what, layer, context.batch, rows);
 }
 
 ConstTensorView TransformerStage::MtpInput(const Context& context, ConstTensorView x,
@@ -157,12 +165,12 @@ absl::Status TransformerStage::ForwardHead(const Context& context, ConstTensorVi
                              .y = normed,
                              .inverse_rms = tape.New(final_rms_, DType::kF32, {tokens}),
                              .eps = static_cast<float>(config_.rms_norm_eps())});
-  if (hidden_visitor_) hidden_visitor_(context, context.batch, normed, *head_);
   head_->Loss(context, {.h = normed,
                         .targets = context.batch.targets,
                         .loss = loss,
                         .dh = training_ ? context.NewRows(d_normed_, hidden_) : TensorView()});
   RETURN_IF_ERROR(AddSums(context, loss, sums_->loss));
+  if (head_visitor_) head_visitor_(context, {normed, loss, head_.get()});
   for (int depth = 0; depth < static_cast<int>(mtp_.size()); ++depth) {
     RETURN_IF_ERROR(mtp_[depth]->Forward(context, MtpInput(context, x, depth), loss));
     RETURN_IF_ERROR(AddSums(context, loss, sums_->mtp_loss));
@@ -181,6 +189,7 @@ absl::Status TransformerStage::BackwardInput(int microbatch, int /*phase*/) {
   for (size_t i = blocks_.size(); i-- > 0;) {
     RETURN_IF_ERROR(blocks_[i]->BackwardInput(context, tape.Get(x_[i]), tape.Get(d_[i + 1]),
                                               context.NewRows(d_[i], hidden_)));
+    Visit("gradient", spec_.first_layer + static_cast<int>(i), context, tape.Get(d_[i]));
   }
   return absl::OkStatus();
 }

@@ -26,6 +26,13 @@ struct SequenceSums {
   void Reset(int64_t sequences, int gates);
 };
 
+// What the head of a microbatch produced, on the device.
+struct HeadOutput {
+  ConstTensorView hidden;  // [T, H] after the final norm
+  ConstTensorView loss;    // [T] f32, main cross-entropy of each token
+  LmHead* head = nullptr;
+};
+
 class TransformerStage : public parallel::Stage {
  public:
   // Adds its parameters to build.store. `pool` and what build refers to outlive it.
@@ -60,16 +67,21 @@ class TransformerStage : public parallel::Stage {
   };
   const std::vector<Gate>& gates() const { return gates_; }
   const StageSpec& spec() const { return spec_; }
-  // The final norm's output of a microbatch, on the stage with the head, until its tape is freed
+  // Hears of every microbatch on the stage with the head, after its losses are computed
   // (generation, scoring).
-  using HiddenVisitor =
-      std::function<void(const Context&, const MicrobatchInput&, ConstTensorView hidden, LmHead&)>;
-  void set_hidden_visitor(HiddenVisitor visitor) { hidden_visitor_ = std::move(visitor); }
+  // Hears of every row that crosses a layer: "activation" and "routes" of layer i after its
+  // forward, "gradient" of its input after its backward. For parity reports; null costs nothing.
+  using RowVisitor = std::function<void(const char* what, int layer, const MicrobatchInput&,
+                                        ConstTensorView rows)>;
+  void set_row_visitor(RowVisitor visitor) { row_visitor_ = std::move(visitor); }
+  using HeadVisitor = std::function<void(const Context&, const HeadOutput&)>;
+  void set_head_visitor(HeadVisitor visitor) { head_visitor_ = std::move(visitor); }
 
  private:
   Context MakeContext(int microbatch);
   Tape& TapeOf(int microbatch);
   void RecycleTape(int microbatch);
+  void Visit(const char* what, int layer, const Context& context, ConstTensorView rows) const;
   absl::Status ForwardHead(const Context& context, ConstTensorView x);
   absl::Status BackwardHead(const Context& context, ConstTensorView x, TensorView dx);
   void BackwardHeadWeight(const Context& context, ConstTensorView x);
@@ -103,7 +115,8 @@ class TransformerStage : public parallel::Stage {
   LossScales scales_;
   bool training_ = true;
   SequenceSums* sums_ = nullptr;
-  HiddenVisitor hidden_visitor_;
+  HeadVisitor head_visitor_;
+  RowVisitor row_visitor_;
   std::vector<std::unique_ptr<Tape>> active_, spare_;
   std::vector<bool> weights_done_;
 };
