@@ -17,6 +17,11 @@ TEST(FrozenFlags, TheProgramHasExactlyTheseCommandsAndFlags) {
       {"tokenize",
        {"INPUT", "--tokenizer", "--output", "--vocab-size", "--threads", "--strict", "--json",
         "--ids", "--decode", "--add-special-tokens", "--skip-special-tokens"}},
+      {"eval", {"--checkpoint", "--text", "--batches", "--json"}},
+      {"score", {"--checkpoint", "--tokenizer", "--logits", "--gradients", "--json"}},
+      {"generate",
+       {"--checkpoint", "--prompt", "--tokens", "--temperature", "--top-p", "--seed", "--tokenizer",
+        "--json"}},
       {"doctor", {"--json"}},
       {"inspect", {"ACTION", "CHECKPOINT", "--json"}},
   };
