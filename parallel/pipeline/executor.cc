@@ -19,7 +19,7 @@ class Runner {
         device_(device),
         stream_(device.stream(kernels::StreamRole::kCompute)) {}
 
-  absl::Status Run(const Action& action, bool forward_only) {
+  absl::Status Run(const Action& action) {
     switch (action.kind) {
       case ActionKind::kForward:
         return Forward(action.stage, action.microbatch);
@@ -31,7 +31,7 @@ class Runner {
         RETURN_IF_ERROR(BackwardInput(action.stage, action.microbatch));
         return BackwardWeight(action.stage, action.microbatch);
       case ActionKind::kOverlap:
-        return Overlap(action, forward_only);
+        return Overlap(action);
       case ActionKind::kSendActivation:
         return SendActivation(action.stage, action.microbatch);
       case ActionKind::kReceiveActivation:
@@ -78,8 +78,7 @@ class Runner {
   }
 
   // A phase of the forward, then one of the backward, in turn.
-  absl::Status Overlap(const Action& action, bool forward_only) {
-    if (forward_only) return Forward(action.stage, action.microbatch);
+  absl::Status Overlap(const Action& action) {
     Stage& front = At(action.stage);
     Stage& back = At(action.backward_stage);
     int forward = 0, backward = back.NumPhases() - 1;
@@ -141,6 +140,12 @@ class Runner {
   Stream& stream_;
 };
 
+// Of what a rank runs in evaluation: kOverlap as its forward.
+Action ForwardPartOf(const Action& action) {
+  if (action.kind != ActionKind::kOverlap) return action;
+  return {ActionKind::kForward, action.stage, action.microbatch};
+}
+
 bool IsBackwardOnly(ActionKind kind) {
   switch (kind) {
     case ActionKind::kBackwardInput:
@@ -165,9 +170,16 @@ absl::Status Execute(const Schedule& schedule, std::span<Stage* const> stages, C
   CHECK_EQ(schedule.num_ranks(), pipe.size());
   CHECK_EQ(static_cast<size_t>(schedule.num_stages), stages.size());
   Runner runner(schedule, stages, pipe, device);
-  for (const Action& action : schedule.actions[pipe.rank()]) {
-    if (options.forward_only && IsBackwardOnly(action.kind)) continue;
-    const absl::Status status = runner.Run(action, options.forward_only);
+  for (const Stage* stage : stages) {
+    for (int phase = 0; stage != nullptr && phase < stage->NumPhases(); ++phase) {
+      CHECK(stage->RoleOf(phase) == kernels::StreamRole::kCompute)
+          << "phase " << phase << ": overlap on two streams is not built yet";
+    }
+  }
+  for (const Action& scheduled : schedule.actions[pipe.rank()]) {
+    if (options.forward_only && IsBackwardOnly(scheduled.kind)) continue;
+    const Action action = options.forward_only ? ForwardPartOf(scheduled) : scheduled;
+    const absl::Status status = runner.Run(action);
     if (!status.ok()) {
       return absl::Status(status.code(),
                           absl::StrCat("in ", ToText(action), ": ", status.message()));

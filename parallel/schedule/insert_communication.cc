@@ -1,6 +1,8 @@
 #include <utility>
 
-#include "parallel/schedule/schedule.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/core/status_macros.h"
+#include "parallel/schedule/play.h"
 
 namespace sluice::parallel {
 namespace {
@@ -48,12 +50,36 @@ class Inserter {
   std::vector<Action> out_;
 };
 
+// What Insert looks up has to exist; the rest is for Validate to find.
+absl::Status CheckAction(const Schedule& schedule, const Action& action) {
+  const auto is_known = [&](int stage, int microbatch) {
+    return stage >= 0 && stage < schedule.num_stages && microbatch >= 0 &&
+           microbatch < schedule.num_microbatches;
+  };
+  if (internal::IsMessage(action.kind)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("schedule ", schedule.name, ": found ", ToText(action),
+                     ", wanted a schedule without sends and receives"));
+  }
+  if (is_known(action.stage, action.microbatch) &&
+      (action.kind != ActionKind::kOverlap ||
+       is_known(action.backward_stage, action.backward_microbatch))) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("schedule ", schedule.name, ": found ", ToText(action), ", wanted stages below ",
+                   schedule.num_stages, " and microbatches below ", schedule.num_microbatches));
+}
+
 }  // namespace
 
 absl::StatusOr<Schedule> InsertCommunication(Schedule schedule) {
   Inserter inserter(schedule);
   std::vector<std::vector<Action>> all;
-  for (const std::vector<Action>& actions : schedule.actions) all.push_back(inserter.Run(actions));
+  for (const std::vector<Action>& actions : schedule.actions) {
+    for (const Action& action : actions) RETURN_IF_ERROR(CheckAction(schedule, action));
+    all.push_back(inserter.Run(actions));
+  }
   schedule.actions = std::move(all);
   return schedule;
 }

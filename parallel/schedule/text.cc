@@ -93,19 +93,4 @@ absl::StatusOr<std::vector<std::vector<Action>>> ParseActions(absl::string_view 
   return ranks;
 }
 
-std::string DrawGrid(const Schedule& schedule, int mark_rank, int mark_step) {
-  std::string grid;
-  for (int rank = 0; rank < schedule.num_ranks(); ++rank) {
-    absl::StrAppend(&grid, "rank ", rank, ":");
-    for (int step = 0; step < static_cast<int>(schedule.actions[rank].size()); ++step) {
-      absl::StrAppend(&grid, " ", ToText(schedule.actions[rank][step]));
-      if (rank == mark_rank && step == mark_step) grid += " <-- HERE";
-    }
-    if (rank == mark_rank && mark_step >= static_cast<int>(schedule.actions[rank].size()))
-      grid += " <-- HERE";
-    grid += "\n";
-  }
-  return grid;
-}
-
 }  // namespace sluice::parallel

@@ -1,221 +1,295 @@
-// Plays all ranks of a schedule without running anything. Sends never block, receives wait for
-// their message.
-#include <deque>
+#include <algorithm>
+#include <array>
 #include <map>
-#include <tuple>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "kernels/core/status_macros.h"
-#include "parallel/schedule/schedule.h"
+#include "parallel/schedule/new_schedule.h"
+#include "parallel/schedule/play.h"
 
 namespace sluice::parallel {
 namespace {
 
-// Progress of one microbatch in one stage.
-struct Cell {
-  bool has_input = false, forward = false, has_gradient = false, backward_input = false,
-       backward_weight = false;
+using internal::IsMessage;
+using internal::IsOn;
+using internal::MakeAction;
+
+// What must happen exactly once for a stage and microbatch, kBackward counting as two of them.
+constexpr std::array kOnce = {
+    ActionKind::kForward,           ActionKind::kBackwardInput,  ActionKind::kBackwardWeight,
+    ActionKind::kReceiveActivation, ActionKind::kSendActivation, ActionKind::kReceiveGradient,
+    ActionKind::kSendGradient,
 };
 
-class Player {
- public:
-  explicit Player(const Schedule& schedule)
-      : schedule_(schedule),
-        cells_(schedule.num_stages, std::vector<Cell>(schedule.num_microbatches)),
-        next_(schedule.num_ranks(), 0),
-        last_weight_(schedule.num_stages) {
-    for (auto& last : last_weight_) last.assign(schedule.rank_of_stage.size(), -1);
+// An action as the things of kOnce that it does.
+std::vector<Action> PartsOf(const Action& action) {
+  switch (action.kind) {
+    case ActionKind::kBackward:
+      return {MakeAction(ActionKind::kBackwardInput, action.stage, action.microbatch),
+              MakeAction(ActionKind::kBackwardWeight, action.stage, action.microbatch)};
+    case ActionKind::kOverlap:
+      return {
+          MakeAction(ActionKind::kForward, action.stage, action.microbatch),
+          MakeAction(ActionKind::kBackwardInput, action.backward_stage, action.backward_microbatch),
+          MakeAction(ActionKind::kBackwardWeight, action.backward_stage,
+                     action.backward_microbatch)};
+    case ActionKind::kForward:
+    case ActionKind::kBackwardInput:
+    case ActionKind::kBackwardWeight:
+    case ActionKind::kSendActivation:
+    case ActionKind::kReceiveActivation:
+    case ActionKind::kSendGradient:
+    case ActionKind::kReceiveGradient:
+      return {action};
   }
+  return {};
+}
 
-  absl::Status Play() {
-    for (int m = 0; m < schedule_.num_microbatches; ++m) {
-      cells_.front()[m].has_input = true;
-      cells_.back()[m].has_gradient = true;
-    }
-    bool progress = true;
-    while (progress) {
-      progress = false;
-      for (int rank = 0; rank < schedule_.num_ranks(); ++rank) {
-        while (next_[rank] < schedule_.actions[rank].size()) {
-          const Action& action = schedule_.actions[rank][next_[rank]];
-          if (MustWait(rank, action)) break;
-          RETURN_IF_ERROR(Do(rank, action));
-          ++next_[rank];
-          progress = true;
-        }
-      }
-    }
-    return CheckFinished();
+// The other end of a message: the stage after or before this one; -1 for what is no message.
+int StageAtOtherEnd(const Action& action) {
+  switch (action.kind) {
+    case ActionKind::kSendActivation:
+    case ActionKind::kReceiveGradient:
+      return action.stage + 1;
+    case ActionKind::kReceiveActivation:
+    case ActionKind::kSendGradient:
+      return action.stage - 1;
+    case ActionKind::kForward:
+    case ActionKind::kBackwardInput:
+    case ActionKind::kBackwardWeight:
+    case ActionKind::kBackward:
+    case ActionKind::kOverlap:
+      return -1;
+  }
+  return -1;
+}
+
+bool IsReceive(ActionKind kind) {
+  return kind == ActionKind::kReceiveActivation || kind == ActionKind::kReceiveGradient;
+}
+
+// The send that a receive waits for.
+Action SendOf(const Action& receive) {
+  return MakeAction(receive.kind == ActionKind::kReceiveActivation ? ActionKind::kSendActivation
+                                                                   : ActionKind::kSendGradient,
+                    StageAtOtherEnd(receive), receive.microbatch);
+}
+
+absl::string_view WhatIsMissing(ActionKind kind) {
+  switch (kind) {
+    case ActionKind::kForward:
+      return "its input is not there yet";
+    case ActionKind::kBackward:
+    case ActionKind::kBackwardInput:
+      return "its forward or the gradient of its output is not there yet";
+    case ActionKind::kBackwardWeight:
+      return "its input gradient (I or B) is not there yet";
+    case ActionKind::kOverlap:
+      return "an input of its forward or of its backward is not there yet";
+    case ActionKind::kSendActivation:
+    case ActionKind::kSendGradient:
+      return "there is nothing to send yet";
+    case ActionKind::kReceiveActivation:
+    case ActionKind::kReceiveGradient:
+      return "its message is never sent";
+  }
+  return "";
+}
+
+class Validator {
+ public:
+  explicit Validator(const Schedule& schedule) : schedule_(schedule) {}
+
+  // In this order, because each check relies on those before it.
+  absl::Status Run() const {
+    RETURN_IF_ERROR(CheckTables());
+    RETURN_IF_ERROR(CheckPlaces());
+    RETURN_IF_ERROR(CheckCounts());
+    RETURN_IF_ERROR(CheckWeightOrder());
+    RETURN_IF_ERROR(CheckMessageOrder());
+    return CheckProgress();
   }
 
  private:
-  using Channel = std::tuple<int, int, ActionKind, int>;  // from, to, kind of the send, its stage
-
-  absl::Status Fault(int rank, absl::string_view what) const {
-    const int step = static_cast<int>(next_[rank]);
-    const bool inside = next_[rank] < schedule_.actions[rank].size();
-    return absl::InvalidArgumentError(
-        absl::StrCat("schedule ", schedule_.name, ", rank ", rank, ", action ", step, " ",
-                     inside ? ToText(schedule_.actions[rank][step]) : "(the end)", ": ", what, "\n",
-                     DrawGrid(schedule_, rank, step)));
+  absl::Status Fault(int rank, int step, absl::string_view what) const {
+    const auto& actions = schedule_.actions[rank];
+    const std::string place = step < static_cast<int>(actions.size())
+                                  ? absl::StrCat("action ", step, " ", ToText(actions[step]))
+                                  : "end";
+    return absl::InvalidArgumentError(absl::StrCat("schedule ", schedule_.name, ", rank ", rank,
+                                                   ", ", place, ": ", what, "\n",
+                                                   DrawGrid(schedule_, rank, step)));
   }
 
-  bool Known(int stage, int microbatch) const {
-    return stage >= 0 && stage < schedule_.num_stages && microbatch >= 0 &&
-           microbatch < schedule_.num_microbatches;
-  }
-  Cell& At(int stage, int microbatch) { return cells_[stage][microbatch]; }
-
-  // The channel that a receive reads; its sender holds the neighbouring stage.
-  Channel ReceivedFrom(int rank, const Action& action) const {
-    const bool activation = action.kind == ActionKind::kReceiveActivation;
-    const int source = activation ? action.stage - 1 : action.stage + 1;
-    return {schedule_.RankOf(source, action.microbatch), rank,
-            activation ? ActionKind::kSendActivation : ActionKind::kSendGradient, source};
-  }
-  bool HasSource(const Action& action) const {
-    const int source =
-        action.kind == ActionKind::kReceiveActivation ? action.stage - 1 : action.stage + 1;
-    return Known(action.stage, action.microbatch) && Known(source, action.microbatch);
-  }
-
-  bool MustWait(int rank, const Action& action) {
-    if (action.kind != ActionKind::kReceiveActivation &&
-        action.kind != ActionKind::kReceiveGradient)
-      return false;
-    return HasSource(action) && channels_[ReceivedFrom(rank, action)].empty();
-  }
-
-  absl::Status Do(int rank, const Action& action) {
-    if (!Known(action.stage, action.microbatch)) return Fault(rank, "no such stage or microbatch");
-    if (schedule_.RankOf(action.stage, action.microbatch) != rank)
-      return Fault(rank, "the stage lives on another rank");
-    switch (action.kind) {
-      case ActionKind::kForward:
-        return Forward(rank, action.stage, action.microbatch);
-      case ActionKind::kBackwardInput:
-        return BackwardInput(rank, action.stage, action.microbatch);
-      case ActionKind::kBackwardWeight:
-        return BackwardWeight(rank, action.stage, action.microbatch);
-      case ActionKind::kBackward:
-        RETURN_IF_ERROR(BackwardInput(rank, action.stage, action.microbatch));
-        return BackwardWeight(rank, action.stage, action.microbatch);
-      case ActionKind::kOverlap:
-        if (!Known(action.backward_stage, action.backward_microbatch) ||
-            schedule_.RankOf(action.backward_stage, action.backward_microbatch) != rank) {
-          return Fault(rank, "its backward is of no stage on this rank");
-        }
-        RETURN_IF_ERROR(Forward(rank, action.stage, action.microbatch));
-        RETURN_IF_ERROR(BackwardInput(rank, action.backward_stage, action.backward_microbatch));
-        return BackwardWeight(rank, action.backward_stage, action.backward_microbatch);
-      case ActionKind::kSendActivation:
-        return Send(rank, action, action.stage + 1);
-      case ActionKind::kSendGradient:
-        return Send(rank, action, action.stage - 1);
-      case ActionKind::kReceiveActivation:
-      case ActionKind::kReceiveGradient:
-        return Receive(rank, action);
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status Forward(int rank, int stage, int microbatch) {
-    Cell& cell = At(stage, microbatch);
-    if (cell.forward) return Fault(rank, "this forward ran before");
-    if (!cell.has_input) return Fault(rank, "its input is not here");
-    cell.forward = true;
-    if (Known(stage + 1, microbatch) && schedule_.RankOf(stage + 1, microbatch) == rank) {
-      At(stage + 1, microbatch).has_input = true;
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status BackwardInput(int rank, int stage, int microbatch) {
-    Cell& cell = At(stage, microbatch);
-    if (cell.backward_input) return Fault(rank, "this backward ran before");
-    if (!cell.forward) return Fault(rank, "its forward has not run");
-    if (!cell.has_gradient) return Fault(rank, "the gradient of its output is not here");
-    cell.backward_input = true;
-    if (Known(stage - 1, microbatch) && schedule_.RankOf(stage - 1, microbatch) == rank) {
-      At(stage - 1, microbatch).has_gradient = true;
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status BackwardWeight(int rank, int stage, int microbatch) {
-    Cell& cell = At(stage, microbatch);
-    if (cell.backward_weight) return Fault(rank, "this weight gradient was computed before");
-    if (!cell.backward_input) return Fault(rank, "its input gradient has not been computed");
-    int& last = last_weight_[stage][schedule_.replica_of_microbatch[microbatch]];
-    if (microbatch < last)
-      return Fault(rank, "weight gradients of a stage must ascend in microbatch");
-    last = microbatch;
-    cell.backward_weight = true;
-    return absl::OkStatus();
-  }
-
-  absl::Status Send(int rank, const Action& action, int to_stage) {
-    const Cell& cell = At(action.stage, action.microbatch);
-    const bool activation = action.kind == ActionKind::kSendActivation;
-    if (!Known(to_stage, action.microbatch)) return Fault(rank, "there is no stage to send to");
-    const int peer = schedule_.RankOf(to_stage, action.microbatch);
-    if (peer == rank) return Fault(rank, "the receiving stage is on the same rank");
-    if (activation ? !cell.forward : !cell.backward_input)
-      return Fault(rank, "there is nothing to send yet");
-    channels_[{rank, peer, action.kind, action.stage}].push_back(action.microbatch);
-    return absl::OkStatus();
-  }
-
-  absl::Status Receive(int rank, const Action& action) {
-    if (!HasSource(action)) return Fault(rank, "there is no stage to receive from");
-    std::deque<int>& channel = channels_[ReceivedFrom(rank, action)];
-    if (channel.front() != action.microbatch) {
-      return Fault(rank,
-                   absl::StrCat("the message that arrives is of microbatch ", channel.front()));
-    }
-    channel.pop_front();
-    Cell& cell = At(action.stage, action.microbatch);
-    bool& arrived =
-        action.kind == ActionKind::kReceiveActivation ? cell.has_input : cell.has_gradient;
-    if (arrived) return Fault(rank, "this message is already here");
-    arrived = true;
-    return absl::OkStatus();
-  }
-
-  absl::Status CheckFinished() const {
+  template <typename Visit>  // absl::Status visit(rank, step, action)
+  absl::Status ForEachAction(const Visit& visit) const {
     for (int rank = 0; rank < schedule_.num_ranks(); ++rank) {
-      if (next_[rank] < schedule_.actions[rank].size())
-        return Fault(rank, "waits for ever: its message is never sent");
-    }
-    for (int stage = 0; stage < schedule_.num_stages; ++stage) {
-      for (int m = 0; m < schedule_.num_microbatches; ++m) {
-        const Cell& cell = cells_[stage][m];
-        if (cell.forward && cell.backward_input && cell.backward_weight) continue;
-        const char* missing = !cell.forward ? "F" : !cell.backward_input ? "I" : "W";
-        return Fault(schedule_.RankOf(stage, m),
-                     absl::StrCat(missing, stage, ".", m, " is missing"));
-      }
-    }
-    for (const auto& [channel, messages] : channels_) {
-      if (!messages.empty()) {
-        return Fault(std::get<0>(channel),
-                     absl::StrCat("a message to rank ", std::get<1>(channel), " of stage ",
-                                  std::get<3>(channel), ", microbatch ", messages.front(),
-                                  " is never received"));
+      const std::vector<Action>& actions = schedule_.actions[rank];
+      for (int step = 0; step < static_cast<int>(actions.size()); ++step) {
+        RETURN_IF_ERROR(visit(rank, step, actions[step]));
       }
     }
     return absl::OkStatus();
+  }
+
+  // Without these there is no grid to draw.
+  absl::Status CheckTables() const {
+    const auto fault = [&](const auto&... what) {
+      return absl::InvalidArgumentError(absl::StrCat("schedule ", schedule_.name, ": ", what...));
+    };
+    const int num_replicas = static_cast<int>(schedule_.rank_of_stage.size());
+    if (schedule_.num_stages < 1 || schedule_.num_microbatches < 1 || schedule_.num_ranks() < 1) {
+      return fault("found ", schedule_.num_stages, " stages, ", schedule_.num_microbatches,
+                   " microbatches, ", schedule_.num_ranks(), " ranks, wanted each at least 1");
+    }
+    for (const std::vector<int>& ranks : schedule_.rank_of_stage) {
+      if (static_cast<int>(ranks.size()) != schedule_.num_stages) {
+        return fault("rank_of_stage has ", ranks.size(), " stages, wanted ", schedule_.num_stages);
+      }
+      for (const int rank : ranks) {
+        if (rank >= 0 && rank < schedule_.num_ranks()) continue;
+        return fault("rank_of_stage has rank ", rank, ", wanted below ", schedule_.num_ranks());
+      }
+    }
+    if (static_cast<int>(schedule_.replica_of_microbatch.size()) != schedule_.num_microbatches) {
+      return fault("replica_of_microbatch has ", schedule_.replica_of_microbatch.size(),
+                   " microbatches, wanted ", schedule_.num_microbatches);
+    }
+    for (const int replica : schedule_.replica_of_microbatch) {
+      if (replica >= 0 && replica < num_replicas) continue;
+      return fault("replica_of_microbatch has replica ", replica, ", wanted below ", num_replicas);
+    }
+    return absl::OkStatus();
+  }
+
+  // Each action is of this rank, each message goes to another one.
+  absl::Status CheckPlaces() const {
+    return ForEachAction([&](int rank, int step, const Action& action) {
+      for (const Action& part : PartsOf(action)) {
+        if (IsOn(schedule_, rank, part.stage, part.microbatch)) continue;
+        return Fault(rank, step,
+                     "its stage is not on this rank, or there is no such stage or microbatch");
+      }
+      if (!IsMessage(action.kind)) return absl::OkStatus();
+      if (IsRemote(rank, StageAtOtherEnd(action), action.microbatch)) return absl::OkStatus();
+      return Fault(rank, step, "there is no other rank at the other end of this message");
+    });
+  }
+
+  bool IsRemote(int rank, int stage, int microbatch) const {
+    return stage >= 0 && stage < schedule_.num_stages &&
+           schedule_.RankOf(stage, microbatch) != rank;
+  }
+
+  absl::Status CheckCounts() const {
+    const int n = schedule_.num_microbatches;
+    using Counts = std::array<bool, static_cast<size_t>(ActionKind::kReceiveGradient) + 1>;
+    std::vector<Counts> done(static_cast<size_t>(schedule_.num_stages) * n);
+    RETURN_IF_ERROR(ForEachAction([&](int rank, int step, const Action& action) {
+      for (const Action& part : PartsOf(action)) {
+        bool& is_done = done[part.stage * n + part.microbatch][static_cast<size_t>(part.kind)];
+        if (is_done) return Fault(rank, step, absl::StrCat(ToText(part), " was done before"));
+        is_done = true;
+      }
+      return absl::OkStatus();
+    }));
+    for (int stage = 0; stage < schedule_.num_stages; ++stage) {
+      for (int m = 0; m < n; ++m) {
+        const int rank = schedule_.RankOf(stage, m);
+        for (const ActionKind kind : kOnce) {
+          const Action action = MakeAction(kind, stage, m);
+          if (IsMessage(kind) && !IsRemote(rank, StageAtOtherEnd(action), m)) continue;
+          if (done[stage * n + m][static_cast<size_t>(kind)]) continue;
+          return Fault(rank, static_cast<int>(schedule_.actions[rank].size()),
+                       absl::StrCat(ToText(action), " is missing"));
+        }
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckWeightOrder() const {
+    std::map<std::pair<int, int>, int> newest;  // (rank, stage) -> microbatch
+    return ForEachAction([&](int rank, int step, const Action& action) {
+      for (const Action& part : PartsOf(action)) {
+        if (part.kind != ActionKind::kBackwardWeight) continue;
+        const auto [place, is_first] = newest.try_emplace({rank, part.stage}, part.microbatch);
+        if (!is_first && part.microbatch < place->second) {
+          return Fault(rank, step,
+                       absl::StrCat("weight gradients of a stage must ascend in microbatch, and ",
+                                    place->second, " came before"));
+        }
+        place->second = part.microbatch;
+      }
+      return absl::OkStatus();
+    });
+  }
+
+  // On every ordered pair of ranks the receives are the sends in the same order, so that a library
+  // without tags may carry them too.
+  absl::Status CheckMessageOrder() const {
+    std::map<std::pair<int, int>, std::vector<Action>> sends;  // (from, to)
+    std::map<std::pair<int, int>, size_t> num_received;
+    RETURN_IF_ERROR(ForEachAction([&](int rank, int /*step*/, const Action& action) {
+      if (!IsMessage(action.kind) || IsReceive(action.kind)) return absl::OkStatus();
+      sends[{rank, schedule_.RankOf(StageAtOtherEnd(action), action.microbatch)}].push_back(action);
+      return absl::OkStatus();
+    }));
+    return ForEachAction([&](int rank, int step, const Action& action) {
+      if (!IsReceive(action.kind)) return absl::OkStatus();
+      const int from = schedule_.RankOf(StageAtOtherEnd(action), action.microbatch);
+      // CheckCounts: as many sends as receives.
+      const Action& sent = sends[{from, rank}][num_received[{from, rank}]++];
+      if (sent == SendOf(action)) return absl::OkStatus();
+      return Fault(rank, step,
+                   absl::StrCat("the next message from rank ", from, " is ", ToText(sent)));
+    });
+  }
+
+  absl::Status CheckProgress() const {
+    const internal::Playback playback = internal::Play(schedule_);
+    const auto is_stuck = [&](int rank) {
+      return playback.num_done[rank] < static_cast<int>(schedule_.actions[rank].size());
+    };
+    const auto action_of = [&](int rank) -> const Action& {
+      return schedule_.actions[rank][playback.num_done[rank]];
+    };
+    int waiting = -1;
+    for (int rank = schedule_.num_ranks() - 1; rank >= 0; --rank) {
+      if (!is_stuck(rank)) continue;
+      if (!IsReceive(action_of(rank).kind)) {
+        return Fault(rank, playback.num_done[rank], WhatIsMissing(action_of(rank).kind));
+      }
+      waiting = rank;
+    }
+    if (waiting < 0) return absl::OkStatus();
+    // Every stuck rank waits for a message that another stuck rank has yet to send: a circle.
+    std::vector<int> path;
+    while (std::find(path.begin(), path.end(), waiting) == path.end()) {
+      path.push_back(waiting);
+      const Action& receive = action_of(waiting);
+      waiting = schedule_.RankOf(StageAtOtherEnd(receive), receive.microbatch);
+    }
+    path.erase(path.begin(), std::find(path.begin(), path.end(), waiting));
+    std::vector<std::string> circle;
+    for (const int rank : path) {
+      const Action send = SendOf(action_of(rank));
+      circle.push_back(absl::StrCat("rank ", rank, " waits for ", ToText(send), " of rank ",
+                                    schedule_.RankOf(send.stage, send.microbatch)));
+    }
+    return Fault(waiting, playback.num_done[waiting],
+                 absl::StrCat("deadlock: ", absl::StrJoin(circle, ", ")));
   }
 
   const Schedule& schedule_;
-  std::vector<std::vector<Cell>> cells_;
-  std::vector<size_t> next_;
-  std::vector<std::vector<int>> last_weight_;  // [stage][replica]
-  std::map<Channel, std::deque<int>> channels_;
 };
 
 }  // namespace
 
-absl::Status Validate(const Schedule& schedule) { return Player(schedule).Play(); }
+absl::Status Validate(const Schedule& schedule) { return Validator(schedule).Run(); }
 
 }  // namespace sluice::parallel
