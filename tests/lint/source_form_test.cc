@@ -58,7 +58,7 @@ TEST(SourceForm, SourceIsAsciiWithoutTabs) {
       {"", "kernels", "parallel", "checkpoints", "trainer", "launch", "tests", ".ci"});
   for (const SourceFile& file : CodeFiles()) files.push_back(file);  // data/ without its texts
   for (const SourceFile& file : files) {
-    if (file.has_any_suffix({".md", ".json", ".bin"}) || file.path == "LICENSE") continue;
+    if (file.has_any_suffix({".md", ".json", ".bin", ".zst"}) || file.path == "LICENSE") continue;
     const auto is_plain = [](const std::string& line) {
       return std::all_of(line.begin(), line.end(), [](char c) { return c >= ' ' && c <= '~'; });
     };
