@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <set>
+#include <tuple>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -42,12 +43,13 @@ T NumberAt(absl::string_view bytes, size_t offset) {
 // A stretch of a tensor (elements) or a file (bytes).
 struct Stretch {
   int64_t begin, end;
-  friend auto operator<=>(const Stretch&, const Stretch&) = default;
 };
 
 // Empty if the stretches, in ascending order, cover [0, total) exactly once; else what is wrong.
 std::string Untiled(std::vector<Stretch> stretches, int64_t total, absl::string_view unit) {
-  std::sort(stretches.begin(), stretches.end());
+  std::sort(stretches.begin(), stretches.end(), [](const Stretch& a, const Stretch& b) {
+    return std::tie(a.begin, a.end) < std::tie(b.begin, b.end);
+  });
   int64_t covered = 0;
   for (const Stretch& s : stretches) {
     if (s.begin > covered) break;

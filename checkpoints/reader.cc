@@ -135,6 +135,13 @@ absl::StatusOr<ReadableFile*> CheckpointReader::OpenShard(int file) {
   if (bytes != record.bytes())
     return absl::DataLossError(
         absl::StrCat(path, ": the file has ", bytes, " bytes, written were ", record.bytes()));
+  // A run of a thousand ranks has a thousand files; a process may often open just as many.
+  constexpr int kMostOpen = 64;
+  if (num_open_ == kMostOpen) {
+    for (std::unique_ptr<ReadableFile>& other : shards_) other.reset();
+    num_open_ = 0;
+  }
+  ++num_open_;
   shard = *std::move(opened);
   return shard.get();
 }

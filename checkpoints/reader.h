@@ -53,6 +53,7 @@ class CheckpointReader {  // one thread; any number of readers of the same gener
   const std::string generation_dir_;
   const Manifest manifest_;
   std::vector<std::unique_ptr<ReadableFile>> shards_;  // opened on first use
+  int num_open_ = 0;
   // The newest chunk that was only partly asked for, checked: neighbours often want its rest.
   std::vector<char> buffer_;
   const PieceRecord* buffered_piece_ = nullptr;

@@ -159,7 +159,9 @@ class BpeTokenizer : public Tokenizer {
     };
     for (const auto& [token, id] : spec.vocab) set(token, id, false);
     for (const AddedToken& token : spec.added_tokens) {
-      set(token.content, token.id, token.special);
+      // Hugging Face's library decodes to the form that it looks for.
+      set(token.normalized ? Normalize(token.content, spec.normalizers) : token.content, token.id,
+          token.special);
       added_ids_.emplace(token.content, token.id);
     }
     const auto first_of = [this](std::span<const absl::string_view> names) {

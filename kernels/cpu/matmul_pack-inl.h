@@ -66,7 +66,7 @@ SLUICE_INLINE __mmask32 WideMask(int64_t n) {
 }
 SLUICE_INLINE __mmask16 NarrowMask(int64_t n) { return static_cast<__mmask16>(WideMask(n)); }
 
-// 16 units of one stored row that runs along k, from `unit` on; k0..: zero past the end.
+// 16 units of one stored row that runs along k, from `unit` on; zero past the end.
 template <PackKind kKind>
 SLUICE_INLINE __m512i LoadUnits(const void* row, int64_t unit, int64_t k) {
   if constexpr (kKind == PackKind::kF32) {

@@ -2,7 +2,9 @@
 // shape has been seen.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 
 #include "kernels/core/check.h"
@@ -12,7 +14,7 @@ namespace sluice::kernels::cpu {
 class Scratch {
  public:
   Scratch() = default;
-  ~Scratch() { std::free(data_); }
+  ~Scratch() { Free(); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
@@ -22,16 +24,28 @@ class Scratch {
   T* Get(size_t count) {
     const size_t bytes = (count * sizeof(T) + kGranule - 1) / kGranule * kGranule;
     if (bytes > bytes_) {
-      std::free(data_);
+      Free();
       data_ = std::aligned_alloc(kAlignment, bytes);
       CHECK(data_ != nullptr) << "out of memory for " << bytes << " bytes of scratch";
       bytes_ = bytes;
+      total_bytes_.fetch_add(static_cast<int64_t>(bytes), std::memory_order_relaxed);
     }
     return static_cast<T*>(data_);
   }
 
+  // Held by all threads of this process now.
+  static int64_t total_bytes() { return total_bytes_.load(std::memory_order_relaxed); }
+
  private:
+  void Free() {
+    std::free(data_);
+    total_bytes_.fetch_sub(static_cast<int64_t>(bytes_), std::memory_order_relaxed);
+    data_ = nullptr;
+    bytes_ = 0;
+  }
+
   static constexpr size_t kAlignment = 4096, kGranule = 64 * 1024;
+  static inline std::atomic<int64_t> total_bytes_{0};
   void* data_ = nullptr;
   size_t bytes_ = 0;
 };

@@ -45,11 +45,11 @@ SLUICE_INLINE F32 Min(F32 a, F32 b) { return a < b ? a : b; }
 SLUICE_INLINE F32 Sqrt(F32 a) { return __builtin_sqrtf(a); }
 SLUICE_INLINE float ReduceAdd(F32 a) { return a; }
 SLUICE_INLINE float ReduceMax(F32 a) { return a; }
-// x * 2^n for a whole n in [-300, 300].
+SLUICE_INLINE F32 PowerOf2(int exponent) { return std::bit_cast<float>((exponent + 127) << 23); }
+// x * 2^n for a whole n in [-250, 250].
 SLUICE_INLINE F32 ScaleByPowerOf2(F32 x, F32 n) {
-  const int exponent = static_cast<int>(n), half = exponent / 2;
-  const auto power = [](int e) { return std::bit_cast<float>((e + 127) << 23); };
-  return x * power(half) * power(exponent - half);
+  const int exponent = n != n ? 0 : static_cast<int>(n), half = exponent / 2;
+  return x * PowerOf2(half) * PowerOf2(exponent - half);
 }
 
 #elif SLUICE_WIDTH == 256
@@ -132,8 +132,14 @@ SLUICE_INLINE __mmask16 LaneMask(int n) { return static_cast<__mmask16>((1u << n
 SLUICE_INLINE F32 FromBFloat16Bits(__m256i bits) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
-// Not vcvtneps2bf16: that one flushes subnormals.
 SLUICE_INLINE __m256i ToBFloat16Bits(F32 x) {
+#if SLUICE_HAS_BF16_DOT
+  // The instruction flushes subnormals: vectors that hold any go the long way.
+  constexpr int kSubnormal = 0x20;
+  if (__builtin_expect(_mm512_fpclass_ps_mask(x, kSubnormal) == 0, 1)) {
+    return (__m256i)_mm512_cvtneps_pbh(x);
+  }
+#endif
   const __m512i bits = _mm512_castps_si512(x);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);

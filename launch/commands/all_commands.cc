@@ -4,6 +4,7 @@ namespace sluice::launch {
 
 std::vector<std::unique_ptr<Command>> AllCommands() {
   std::vector<std::unique_ptr<Command>> commands;
+  commands.push_back(CreateTrainCommand());
   commands.push_back(CreateTokenizeCommand());
   commands.push_back(CreateInspectCommand());
   commands.push_back(CreateDoctorCommand());

@@ -10,6 +10,7 @@ namespace sluice::launch {
 
 std::unique_ptr<Command> CreateTokenizeCommand();
 std::unique_ptr<Command> CreateDoctorCommand();
+std::unique_ptr<Command> CreateTrainCommand();
 std::unique_ptr<Command> CreateInspectCommand();
 
 // In the order `sluice help` lists them.

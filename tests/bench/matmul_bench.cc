@@ -1,6 +1,6 @@
 // Speed of the matrix products: share of the arithmetic peak, and ratio to oneDNN, both measured in
 // turns with ours.
-//   matmul_bench [shapes] [grouped] [replay]     default: all three
+//   matmul_bench [shapes] [grouped] [replay] [1] [2]     default: all three, with 1 and 2 threads
 #include <algorithm>
 #include <cstdio>
 #include <functional>
@@ -316,23 +316,29 @@ void PrintSummary(const Results& r) {
 }
 
 int Main(const std::vector<std::string>& parts) {
-  const auto wanted = [&](const char* part) {
-    return parts.empty() || std::find(parts.begin(), parts.end(), part) != parts.end();
+  // Named, or none of its kind was named.
+  const auto wanted = [&](const std::string& part, const std::vector<std::string>& kind) {
+    const auto named = [&](const std::string& name) {
+      return std::find(parts.begin(), parts.end(), name) != parts.end();
+    };
+    return named(part) || std::none_of(kind.begin(), kind.end(), named);
   };
+  const std::vector<std::string> kinds = {"shapes", "grouped", "replay"}, counts = {"1", "2"};
   PrintEnvironment();
   std::printf("oneDNN: %s. c is f32; 100%% is the peak of registers-only multiply-adds, same run\n",
               OneDnnVersion().c_str());
   Results results;
   for (int threads : {1, 2}) {
-    if (wanted("shapes")) BenchShapes(threads, results);
-    if (wanted("grouped")) {
+    if (!wanted(std::to_string(threads), counts)) continue;
+    if (wanted("shapes", kinds)) BenchShapes(threads, results);
+    if (wanted("grouped", kinds)) {
       Bench bench(threads);
       for (DType dtype : {DType::kF32, DType::kBF16}) {
         BenchGrouped(bench, 16, 128, dtype, results);
         BenchGrouped(bench, 64, 32, dtype, results);
       }
     }
-    if (!wanted("replay")) continue;
+    if (!wanted("replay", kinds)) continue;
     for (DType dtype : {DType::kF32, DType::kBF16}) BenchReplay(threads, dtype, results);
   }
   PrintSummary(results);

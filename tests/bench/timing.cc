@@ -26,15 +26,17 @@ double ThreadSeconds() {
   return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
 }
 
+constexpr int kMinRounds = 3;
+
 struct Sample {
   double seconds = 0, busy_share = 0;
 };
 
-double LowerQuartile(std::vector<Sample> samples) {
+double LowerQuartile(std::vector<Sample> samples, int threads) {
   std::sort(samples.begin(), samples.end(),
             [](const Sample& a, const Sample& b) { return a.busy_share > b.busy_share; });
   size_t keep = samples.size();
-  while (keep > 4 && samples[keep - 1].busy_share < 0.97) --keep;
+  while (threads > 1 && keep > 4 && samples[keep - 1].busy_share < 0.97) --keep;
   std::vector<double> seconds;
   for (size_t i = 0; i < keep; ++i) seconds.push_back(samples[i].seconds);
   std::sort(seconds.begin(), seconds.end());
@@ -55,6 +57,7 @@ std::vector<double> TimeInTurns(const std::vector<std::function<void()>>& runs,
                                 const TimingOptions& options) {
   std::vector<int> repeats(runs.size(), 1);
   std::vector<std::vector<Sample>> samples(runs.size());
+  const double begin = Now();
   for (size_t i = 0; i < runs.size(); ++i) {
     runs[i]();
     const double start = Now();
@@ -63,17 +66,19 @@ std::vector<double> TimeInTurns(const std::vector<std::function<void()>>& runs,
     repeats[i] = std::clamp(static_cast<int>(options.seconds_per_sample / once), 1, 100000);
   }
   for (int round = 0; round < options.rounds; ++round) {
+    if (round >= kMinRounds && Now() - begin > options.max_seconds) break;
     for (size_t i = 0; i < runs.size(); ++i) {
       if (options.threads > 1) std::this_thread::sleep_for(std::chrono::milliseconds(3));
       runs[i]();
       const double busy_start = ThreadSeconds(), start = Now();
       for (int r = 0; r < repeats[i]; ++r) runs[i]();
       const double seconds = Now() - start, busy = ThreadSeconds() - busy_start;
-      samples[i].push_back({seconds / repeats[i], busy / seconds});
+      const double counted = options.threads == 1 ? busy : seconds;
+      samples[i].push_back({counted / repeats[i], busy / seconds});
     }
   }
   std::vector<double> seconds;
-  for (auto& s : samples) seconds.push_back(LowerQuartile(std::move(s)));
+  for (auto& s : samples) seconds.push_back(LowerQuartile(std::move(s), options.threads));
   return seconds;
 }
 

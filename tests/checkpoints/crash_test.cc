@@ -54,6 +54,17 @@ void ExpectWhole(FileSystem& files, int64_t step, bool or_the_one_before) {
   }
 }
 
+// What is there is whole or has no manifest: neither saving nor deleting leaves damage.
+void ExpectNoDamage(FileSystem& files) {
+  const auto generations = ListGenerations(files, kDir);
+  if (!generations.ok()) return;  // no directory yet
+  for (const Generation& generation : *generations) {
+    if (!generation.is_committed) continue;
+    const absl::Status verified = Verify(files, generation.path);
+    EXPECT_TRUE(verified.ok()) << verified;
+  }
+}
+
 // The next save works, and no trace of dead attempts stays.
 void ExpectNextSaveCleansUp(FileSystem& files, int64_t step, int keep) {
   ASSERT_OK(Cycle(files, step, keep));
@@ -90,6 +101,7 @@ TEST_P(Crash, AtAnyOperationLeavesTheNewStateOrTheOldOne) {
         }
         files->Crash(failure, seed * 1000 + i);
         ExpectWhole(*files, step, /*or_the_one_before=*/!committed);
+        ExpectNoDamage(*files);
         const auto newest = FindNewestGood(*files, kDir, NoLog);
         num_new += newest.ok() && newest->step == step;
         ExpectNextSaveCleansUp(*files, step + 1, keep);

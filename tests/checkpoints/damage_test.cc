@@ -142,6 +142,15 @@ TEST_F(Damage, IsNoticedOnlyByReadsThatTouchIt) {
   piece.begin = 0;
   piece.end = 60;
   EXPECT_TRUE((*reader)->Read(piece, out.data()).ok());
+
+  // Parts of chunks: what a failed read left in the buffer is not taken for the chunk before.
+  const TensorPiece good = {"weights/embed", kernels::DType::kBF16, {13, 7}, 3, 20};
+  const TensorPiece bad = {"weights/embed", kernels::DType::kBF16, {13, 7}, 63, 80};
+  std::vector<char> first(34), second(34);
+  ASSERT_OK((*reader)->Read(good, first.data()));
+  EXPECT_TRUE(absl::IsDataLoss((*reader)->Read(bad, out.data())));
+  ASSERT_OK((*reader)->Read(good, second.data()));
+  EXPECT_EQ(first, second);
 }
 
 TEST_F(Damage, OfEverythingIsNotTakenForAFreshStart) {

@@ -48,7 +48,7 @@ std::string BytesOfDump(const std::string& text, const std::string& name) {
   return bytes;
 }
 
-// Two ranks: a bf16 matrix [2, 3] cut after element 4, and an i64 scalar on rank 1.
+// Two ranks: a bf16 matrix [2, 3] cut after five elements, and an i64 scalar on rank 1.
 absl::StatusOr<std::string> SaveExample(FileSystem& files) {
   const uint16_t w[] = {0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0};  // 1 2 3 4 5 6
   const int64_t count = 1234;

@@ -28,6 +28,15 @@ INSTANTIATE_TEST_SUITE_P(Cuts, RoundTrip,
                                          Cuts{2, 3, 5, 64}, Cuts{5, 2, 3, 16}, Cuts{3, 40, 1, 8},
                                          Cuts{1, 1, 40, 1 << 20}, Cuts{7, 13, 11, 1 << 20}));
 
+// More writers than files a reader keeps open.
+TEST(RoundTripOfManyWriters, GivesBackEveryByte) {
+  MemoryFileSystem files;
+  const auto saved = Save(files, "/checkpoints", 1, "a", {.num_writers = 131, .num_pieces = 131});
+  ASSERT_TRUE(saved.ok()) << saved.status();
+  ASSERT_OK(Verify(files, *saved));
+  EXPECT_TRUE(SameBytes(Load(files, *saved, 1), MakeState(1)));
+}
+
 TEST(RoundTripOfMetadata, KeepsStepAndMetadata) {
   MemoryFileSystem files;
   const auto saved = Save(files, "/checkpoints", 10, "a", {});

@@ -30,9 +30,11 @@ struct TestTensor {
 using TestState = std::vector<TestTensor>;
 
 // The state of a run at a step: the same tensors at every step, other contents.
-inline TestState MakeState(int64_t step) {
+inline const TestState& MakeState(int64_t step) {
   using kernels::DType;
-  TestState state;
+  static std::map<int64_t, TestState> made;  // the crash tests ask thousands of times
+  TestState& state = made[step];
+  if (!state.empty()) return state;
   for (const TensorPiece& whole : {
            WholeTensor("weights/embed", DType::kBF16, {13, 7}),
            WholeTensor("weights/experts.0", DType::kBF16, {3, 5, 2}),
@@ -78,7 +80,7 @@ inline RunMetadata MakeMetadata(int64_t step) {
 // All writers of a save one after the other, then the commit; the first error ends it.
 inline absl::StatusOr<std::string> Save(FileSystem& files, const std::string& dir, int64_t step,
                                         const std::string& attempt, const SaveOptions& options) {
-  const TestState state = MakeState(step);
+  const TestState& state = MakeState(step);
   std::vector<ShardReceipt> receipts;
   for (int writer = 0; writer < options.num_writers; ++writer) {
     absl::StatusOr<std::unique_ptr<CheckpointWriter>> shard = CheckpointWriter::Begin(

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <sstream>
 
+#include "kernels/cpu/scratch.h"
 #include "kernels/reference/matmul.h"
 #include "tests/kernels/matmul_testing.h"
 #include "tests/support/near.h"
@@ -212,6 +213,47 @@ TEST(Matmul, NotANumberStaysInItsRowAndColumn) {
       }
     });
   }
+}
+
+// The pair that an odd K leaves half empty must not see what an earlier product left in scratch
+// memory.
+TEST(Matmul, OddDepthForgetsEarlierOperands) {
+  TestDevice device;
+  for (bool transpose : {false, true}) {
+    for (int64_t k : {1, 7, 1031}) {
+      const auto shape = [&](int64_t depth) {
+        return transpose ? Shape{depth, 13} : Shape{13, depth};
+      };
+      const Tensor poison(shape(k + 1), DType::kBF16),
+          a = Tensor::Random(shape(k), DType::kBF16, 11);
+      for (int64_t i = 0; i < poison.num_elements(); ++i) poison.SetAt(i, std::nan(""));
+      const Tensor b = Tensor::Random({k + 1, 40}, DType::kBF16, 12);
+      ForEachTarget([&] {
+        const Tensor c({13, 40});
+        Matmul(device.stream(), {.a = poison, .b = b, .c = c, .transpose_a = transpose});
+        EXPECT_TRUE(std::isnan(c.At(0)));
+        Matmul(device.stream(),
+               {.a = a, .b = b.view().Rows(0, k), .c = c, .transpose_a = transpose});
+        for (int64_t i = 0; i < c.num_elements(); ++i) ASSERT_TRUE(std::isfinite(c.At(i))) << k;
+      });
+    }
+  }
+}
+
+// Working memory has a high-water mark: the same shapes again need no more.
+TEST(Matmul, ScratchStopsGrowing) {
+  TestDevice device;
+  const auto run_all = [&] {
+    for (const Case& c : AllCases()) {
+      const Operands o = RandomOperands(c);
+      Matmul(device.stream(), ArgsOf(c, o, o.c));
+    }
+  };
+  run_all();
+  const int64_t held = cpu::Scratch::total_bytes();
+  run_all();
+  EXPECT_GT(held, 0);
+  EXPECT_EQ(cpu::Scratch::total_bytes(), held);
 }
 
 }  // namespace

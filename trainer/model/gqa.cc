@@ -92,8 +92,8 @@ class RotatedProjection {
     return rows.Reshape({rows.num_elements() / norm_width_, norm_width_});
   }
   void Rotate(const Context& context, const RopeTable& rope, TensorView x, bool inverse) const {
-    kernels::Rope(context.stream, {.x = x.Columns(0, head_),
-                                   .y = x.Columns(0, head_),
+    kernels::Rope(context.stream, {.x = x,
+                                   .y = x,
                                    .cos = rope.cos(),
                                    .sin = rope.sin(),
                                    .positions = context.batch.positions,

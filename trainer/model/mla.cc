@@ -172,6 +172,10 @@ class Mla : public AttentionLayer {
   TensorView Heads(const TensorView& rows, int64_t width) const {
     return rows.Reshape({rows.extent(0), heads_, width});
   }
+  // Heads of [nope | rope] from the first rotated element on.
+  TensorView FromRotary(const TensorView& heads) const {
+    return heads.Columns(nope_, heads_ * head_ - nope_);
+  }
   TensorView Values(const TensorView& kv) const {
     return kv.Columns(heads_ * nope_, heads_ * v_).Reshape({kv.extent(0), heads_, v_});
   }
@@ -209,7 +213,7 @@ class Mla : public AttentionLayer {
     } else {
       kernels::CopyHeads(context.stream, {.x = a.Columns(0, q_width_), .y = q});
     }
-    Rotate(context, q.Columns(nope_, rotary_), heads_, false);
+    Rotate(context, FromRotary(q), heads_, false);
     TensorView kv = context.NewRows(kv_, heads_ * (nope_ + v_));
     kv_up_.Forward(context, tape.Get(c_kv_), kv);
     TensorView k = context.NewRows(k_, heads_ * head_);
@@ -222,10 +226,9 @@ class Mla : public AttentionLayer {
     kernels::CopyHeads(context.stream,
                        {.x = a.Columns(q_width_ + kv_rank_, rotary_), .y = k_rope.view()});
     Rotate(context, k_rope.view(), 1, false);
-    kernels::BroadcastHeads(context.stream, {.x = k_rope.view(),
-                                             .y = k.Columns(nope_, rotary_),
-                                             .num_heads = heads_,
-                                             .head_stride = head_});
+    kernels::BroadcastHeads(
+        context.stream,
+        {.x = k_rope.view(), .y = FromRotary(k), .num_heads = heads_, .head_stride = head_});
   }
   void FreeExpanded(const Context& context) {
     for (SlotId slot : {q_, k_, kv_}) context.tape.Free(slot);
@@ -260,7 +263,7 @@ class Mla : public AttentionLayer {
                                                 .dv = Values(dkv),
                                                 .scale = scale_,
                                                 .scratch = scratch.view()});
-    Rotate(context, dq.Columns(nope_, rotary_), heads_, true);
+    Rotate(context, FromRotary(dq), heads_, true);
   }
 
   // dk of all heads to the gradients of k_nope (a part of dkv) and of the shared rotated key.
@@ -273,7 +276,7 @@ class Mla : public AttentionLayer {
                                         .y_head_stride = nope_});
     kernels::SumHeads(
         context.stream,
-        {.x = dk.Columns(nope_, rotary_), .y = dk_rope, .num_heads = heads_, .head_stride = head_});
+        {.x = FromRotary(dk), .y = dk_rope, .num_heads = heads_, .head_stride = head_});
     Rotate(context, dk_rope, 1, true);
   }
 

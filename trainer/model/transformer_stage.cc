@@ -131,13 +131,21 @@ absl::Status TransformerStage::Forward(int microbatch, int /*phase*/) {
                                  .y = context.NewRows(x_[0], hidden_)});
   }
   for (size_t i = 0; i < blocks_.size(); ++i) {
+    const int layer = spec_.first_layer + static_cast<int>(i);
     RETURN_IF_ERROR(
         blocks_[i]->Forward(context, tape.Get(x_[i]), context.NewRows(x_[i + 1], hidden_)));
+    Visit("activation", layer, context, tape.Get(x_[i + 1]));
+    if (MoeLayer* moe = blocks_[i]->moe()) Visit("routes", layer, context, moe->expert_of(context));
   }
   if (spec_.has_head) RETURN_IF_ERROR(ForwardHead(context, tape.Get(x_.back())));
   RETURN_IF_ERROR(ReadGateLosses(context));
   if (spec_.has_head && !training_) RecycleTape(microbatch);
   return absl::OkStatus();
+}
+
+void TransformerStage::Visit(const char* what, int layer, const Context& context,
+                             ConstTensorView rows) const {
+  if (row_visitor_) row_visitor_(what, layer, context.batch, rows);
 }
 
 ConstTensorView TransformerStage::MtpInput(const Context& context, ConstTensorView x,
@@ -181,6 +189,7 @@ absl::Status TransformerStage::BackwardInput(int microbatch, int /*phase*/) {
   for (size_t i = blocks_.size(); i-- > 0;) {
     RETURN_IF_ERROR(blocks_[i]->BackwardInput(context, tape.Get(x_[i]), tape.Get(d_[i + 1]),
                                               context.NewRows(d_[i], hidden_)));
+    Visit("gradient", spec_.first_layer + static_cast<int>(i), context, tape.Get(d_[i]));
   }
   return absl::OkStatus();
 }

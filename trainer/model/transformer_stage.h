@@ -69,6 +69,11 @@ class TransformerStage : public parallel::Stage {
   const StageSpec& spec() const { return spec_; }
   // Hears of every microbatch on the stage with the head, after its losses are computed
   // (generation, scoring).
+  // Hears of every row that crosses a layer: "activation" and "routes" of layer i after its
+  // forward, "gradient" of its input after its backward. For parity reports; null costs nothing.
+  using RowVisitor = std::function<void(const char* what, int layer, const MicrobatchInput&,
+                                        ConstTensorView rows)>;
+  void set_row_visitor(RowVisitor visitor) { row_visitor_ = std::move(visitor); }
   using HeadVisitor = std::function<void(const Context&, const HeadOutput&)>;
   void set_head_visitor(HeadVisitor visitor) { head_visitor_ = std::move(visitor); }
 
@@ -76,6 +81,7 @@ class TransformerStage : public parallel::Stage {
   Context MakeContext(int microbatch);
   Tape& TapeOf(int microbatch);
   void RecycleTape(int microbatch);
+  void Visit(const char* what, int layer, const Context& context, ConstTensorView rows) const;
   absl::Status ForwardHead(const Context& context, ConstTensorView x);
   absl::Status BackwardHead(const Context& context, ConstTensorView x, TensorView dx);
   void BackwardHeadWeight(const Context& context, ConstTensorView x);
@@ -110,6 +116,7 @@ class TransformerStage : public parallel::Stage {
   bool training_ = true;
   SequenceSums* sums_ = nullptr;
   HeadVisitor head_visitor_;
+  RowVisitor row_visitor_;
   std::vector<std::unique_ptr<Tape>> active_, spare_;
   std::vector<bool> weights_done_;
 };
