@@ -1,2 +1,3 @@
-#include <cstdio>
-int main() { std::puts("sluice"); }
+#include "launch/run_command_line.h"
+
+int main(int argc, char** argv) { return sluice::launch::RunCommandLine(argc, argv); }

@@ -8,6 +8,16 @@ namespace {
 OpTable MakeTable(Target target) {
   OpTable table;
   table.matmul = MatmulTableOf(target);
+  table.adamw = AdamWTableOf(target);
+  table.attention = AttentionTableOf(target);
+  table.cast = CastTableOf(target);
+  table.cross_entropy = CrossEntropyTableOf(target);
+  table.embedding = EmbeddingTableOf(target);
+  table.permute = PermuteTableOf(target);
+  table.rms_norm = RmsNormTableOf(target);
+  table.rope = RopeTableOf(target);
+  table.router = RouterTableOf(target);
+  table.swiglu = SwigluTableOf(target);
   return table;
 }
 

@@ -1,13 +1,33 @@
 // The inner loops of every op for one target. One member per op file.
 #pragma once
 
+#include "kernels/cpu/adamw.h"
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/cast.h"
+#include "kernels/cpu/cross_entropy.h"
+#include "kernels/cpu/embedding.h"
 #include "kernels/cpu/matmul_table.h"
+#include "kernels/cpu/permute.h"
+#include "kernels/cpu/rms_norm.h"
+#include "kernels/cpu/rope.h"
+#include "kernels/cpu/router.h"
+#include "kernels/cpu/swiglu.h"
 #include "kernels/cpu/target.h"
 
 namespace sluice::kernels::cpu {
 
 struct OpTable {
   MatmulTable matmul;
+  AdamWTable adamw;
+  AttentionTable attention;
+  CastTable cast;
+  CrossEntropyTable cross_entropy;
+  EmbeddingTable embedding;
+  PermuteTable permute;
+  RmsNormTable rms_norm;
+  RopeTable rope;
+  RouterTable router;
+  SwigluTable swiglu;
 };
 
 const OpTable& Table();                 // of CurrentTarget()

@@ -132,8 +132,14 @@ SLUICE_INLINE __mmask16 LaneMask(int n) { return static_cast<__mmask16>((1u << n
 SLUICE_INLINE F32 FromBFloat16Bits(__m256i bits) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
-// Not vcvtneps2bf16: that one flushes subnormals.
 SLUICE_INLINE __m256i ToBFloat16Bits(F32 x) {
+#if SLUICE_HAS_BF16_DOT
+  // The instruction flushes subnormals: vectors that hold any go the long way.
+  constexpr int kSubnormal = 0x20;
+  if (__builtin_expect(_mm512_fpclass_ps_mask(x, kSubnormal) == 0, 1)) {
+    return (__m256i)_mm512_cvtneps_pbh(x);
+  }
+#endif
   const __m512i bits = _mm512_castps_si512(x);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);

@@ -1,16 +1,18 @@
 // Messages between the ranks of one group.   P ranks in the group
 //
 // All calls of a group are made by all its ranks in the same order (Send and Receive: by the two
-// concerned), from one thread a rank at a time. Work is enqueued on the stream; on the CPU it is
-// complete when the call returns, after the stream's earlier work. Reductions add in ascending rank
-// order in the tensor's dtype, so the bits do not depend on timing. Status: UNAVAILABLE a peer is
-// gone; DEADLINE_EXCEEDED; INTERNAL the library failed; INVALID_ARGUMENT never (CHECKed).
+// concerned), from one thread a rank at a time. Work is enqueued on the stream; on the CPU the
+// calling thread first waits for the stream's earlier work, then does the call itself, so it is
+// complete when the call returns. Reductions go in ascending rank order in the tensor's dtype, so
+// the bits do not depend on timing; a NaN is never lost. Status: UNAVAILABLE a peer is gone;
+// DEADLINE_EXCEEDED; INTERNAL the library failed; INVALID_ARGUMENT never (CHECKed).
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"

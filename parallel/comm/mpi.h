@@ -1,4 +1,4 @@
-// The only place where MPI is called.
+// The only place where MPI is called is mpi.cc.
 #pragma once
 
 #include <memory>
@@ -11,10 +11,13 @@ namespace sluice::parallel {
 // Owns MPI_Init and MPI_Finalize; one per process, made first in main().
 class MpiSession {
  public:
-  // FAILED_PRECONDITION when MPI cannot give MPI_THREAD_MULTIPLE.
+  // FAILED_PRECONDITION when MPI cannot give MPI_THREAD_MULTIPLE. Where the user has not chosen,
+  // asks Open MPI to give the core away while it waits and, when all ranks are on this host, to use
+  // shared memory only.
   static absl::StatusOr<std::unique_ptr<MpiSession>> Create(int* argc, char*** argv);
   virtual ~MpiSession() = default;
-  // All ranks of the job. CPU tensors only.
+  // All ranks of the job, a group of its own at each call, which all ranks make. CPU tensors only.
+  // Communicators must go before the session does.
   virtual std::unique_ptr<Communicator> World() = 0;
   // How many ranks of the job run on this host, and this rank's number among them.
   virtual int ranks_on_host() const = 0;

@@ -26,16 +26,21 @@ struct ExchangePlan {
   int64_t num_tokens = 0, num_received = 0;      // T, R
   ConstTensorView token_of;  // [T K] i32: the token whose row is sent at this place
   ConstTensorView row_of;    // [T, K] i32: the place in the sent rows of (token, k)
-  ConstTensorView regroup;   // [R] i32: expert-order row -> place in the received rows; null when P
-                             // == 1 (identity)
-  ConstTensorView ungroup;   // [R] i32: the inverse; null when P == 1
+  ConstTensorView regroup;   // [R] i32: expert-order row -> place in the received rows; null when
+                             // that is the identity (P == 1 or L == 1)
+  ConstTensorView ungroup;   // [R] i32: the inverse; null with regroup
   ConstTensorView offsets;   // [L + 1] i32 into the expert-order rows
   kernels::Buffer storage;
 };
 
+// All calls are collective over the group: all its ranks, the same layers in the same order. Work
+// is enqueued on the stream, one stream at a time; Plan, and with P > 1 every call, waits for the
+// stream's earlier work. RESOURCE_EXHAUSTED: no memory for the buffers, which grow only and are
+// shared by all plans; otherwise the communicator's status.
 class TokenExchange {
  public:
-  // `group` may have one rank. INVALID_ARGUMENT when its size does not divide num_experts.
+  // `group` may have one rank. INVALID_ARGUMENT when its size does not divide num_experts, or
+  // experts_per_token is not in [1, num_experts].
   static absl::StatusOr<std::unique_ptr<TokenExchange>> Create(kernels::DeviceContext& device,
                                                                Communicator& group, int num_experts,
                                                                int experts_per_token);
@@ -51,7 +56,7 @@ class TokenExchange {
                                 Stream& stream) = 0;
   // returned [T K, H] = the experts' outputs `rows` [R, H] back at their source, in sent order
   // (kept for backward); y [T, H] = base [T, H] (or null) + sum over k of weights [T, K] *
-  // returned.
+  // returned. With P == 1 `returned` may be `rows`, which saves a copy; y may be base.
   virtual absl::Status Combine(const ExchangePlan& plan, ConstTensorView rows,
                                ConstTensorView weights, ConstTensorView base, TensorView returned,
                                TensorView y, Stream& stream) = 0;
@@ -61,7 +66,7 @@ class TokenExchange {
                                        TensorView returned, ConstTensorView weights,
                                        TensorView drows, TensorView dweights, Stream& stream) = 0;
   // dx [T, H] = base [T, H] (or null) + sum over k ascending of the gradients drows [R, H] of the
-  // token's copies.
+  // token's copies, in FP32, rounded once. dx may be base.
   virtual absl::Status DispatchBackward(const ExchangePlan& plan, ConstTensorView drows,
                                         ConstTensorView base, TensorView dx, Stream& stream) = 0;
 };

@@ -12,13 +12,17 @@
 namespace sluice::parallel {
 
 struct ExecuteOptions {
-  bool forward_only = false;  // evaluation: backward actions and their messages are left out
+  bool forward_only = false;             // evaluation: backward actions and their messages are left
+                                         // out, of an overlapped pair the forward is run
   std::vector<Action>* trace = nullptr;  // what really ran, appended in order
 };
 
-// Runs schedule.actions[pipe.rank()]. `stages` has one entry a stage of the schedule: null where it
-// lives on another rank. Between two stages on the same rank the activation is copied. The first
-// error ends it and is returned with the action's text.
+// Runs schedule.actions[pipe.rank()] of a schedule that Validate accepts. `stages` has one entry a
+// stage of the schedule: null where it lives on another rank. Between two stages on the same rank
+// the activation is copied. Work is enqueued on the compute stream, which is not synchronized at
+// the end; every phase must have that role (CHECKed) until overlap on two streams is built. The
+// first error ends it and is returned with the action's text; peers may then wait for ever: the
+// caller aborts them.
 absl::Status Execute(const Schedule& schedule, std::span<Stage* const> stages, Communicator& pipe,
                      kernels::DeviceContext& device, const ExecuteOptions& options = {});
 

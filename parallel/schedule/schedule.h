@@ -53,18 +53,22 @@ struct PipelineShape {
 
 // gpipe: all forwards, then all backwards (Huang et al. 2019). 1f1b: PipeDream-Flush. interleaved:
 // Narayanan et al. 2021 (arXiv 2104.04473), chunks >= 2, num_microbatches divisible by num_ranks.
+// gpipe runs its backwards in ascending order too, because weight gradients ascend everywhere.
 // All without sends and receives. INVALID_ARGUMENT names what does not fit.
 absl::StatusOr<Schedule> MakeGPipe(const PipelineShape& shape);
 absl::StatusOr<Schedule> Make1F1B(const PipelineShape& shape);
 absl::StatusOr<Schedule> MakeInterleaved(const PipelineShape& shape);
+// ZB-H1 (Qi et al. 2023, arXiv 2401.10241): 1F1B with the weight gradients put off into the drain.
+absl::StatusOr<Schedule> MakeZbH1(const PipelineShape& shape);
 
 // By name, case-insensitive, with communication inserted and validated; INVALID_ARGUMENT lists the
-// known names. Names that are known but not built yet (zb_h1, dualpipe, dualpipe_v) are
+// known names. Names that are known but not built yet (dualpipe, dualpipe_v) are
 // UNIMPLEMENTED.
 absl::StatusOr<Schedule> MakeSchedule(absl::string_view name, const PipelineShape& shape);
 
 // Adds sends and receives between stages on different ranks: a receive right before its use, a send
-// right after its product.
+// right after its product. INVALID_ARGUMENT for an action that names an unknown stage or
+// microbatch, and for one that is a send or receive already.
 absl::StatusOr<Schedule> InsertCommunication(Schedule schedule);
 
 // OK if: each (stage, microbatch) has exactly one F and exactly one B or one I and one W, on its
@@ -77,8 +81,9 @@ absl::Status Validate(const Schedule& schedule);
 std::string ToText(const Schedule& schedule);
 std::string ToText(const Action& action);
 absl::StatusOr<std::vector<std::vector<Action>>> ParseActions(absl::string_view text);
-// The schedule drawn over unit time, one line a rank; `mark_rank`/`mark_step` point at a fault (-1:
-// none).
+// The schedule drawn over unit time (F = I = W = 1, messages take none and are not shown), one line
+// a rank; `mark_rank`/`mark_step` point at a fault (-1: none; a step past the last is the end).
+// Where a rank cannot go on, the line says at what it is stuck.
 std::string DrawGrid(const Schedule& schedule, int mark_rank = -1, int mark_step = -1);
 
 }  // namespace sluice::parallel

@@ -1,0 +1,34 @@
+#include "kernels/cpu/adamw.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "kernels/cpu/op_table.h"
+
+#define SLUICE_TARGET_FILE "kernels/cpu/adamw-inl.h"
+#include "kernels/cpu/foreach_target.h"
+
+namespace sluice::kernels::cpu {
+
+AdamWTable AdamWTableOf(Target target) { return SLUICE_TABLE_OF(kAdamWTable, target); }
+
+void AdamW(ThreadPool& pool, const AdamWArgs& args) {
+  const AdamWTable& table = Table().adamw;
+  const DType moments = args.m.dtype();
+  RangeFunction<AdamWArgs> loop = table.without_value[moments];
+  if (!args.value.is_null()) {
+    loop = (args.value.dtype() == DType::kBF16 ? table.value_bf16 : table.value_f32)[moments];
+  }
+  RunRanges(pool, args.master.num_elements(), 1, loop, args);
+}
+
+void SumSquares(ThreadPool& pool, const SumSquaresArgs& args) {
+  const int64_t blocks = (args.x.num_elements() + kSumSquaresBlock - 1) / kSumSquaresBlock;
+  RunRanges(pool, blocks, kSumSquaresBlock, Table().adamw.sum_squares, args);
+  double* sum = args.sum.mutable_data<double>();
+  double total = args.accumulate ? *sum : 0.0;
+  for (int64_t i = 0; i < blocks; ++i) total += args.scratch.data<double>()[i];
+  *sum = total;
+}
+
+}  // namespace sluice::kernels::cpu

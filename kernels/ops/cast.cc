@@ -1,0 +1,33 @@
+#include "kernels/ops/cast.h"
+
+#include "kernels/core/cpu_stream.h"
+#include "kernels/cpu/cast.h"
+#include "kernels/ops/check_arguments.h"
+
+namespace sluice::kernels {
+
+void Cast(Stream& stream, const CastArgs& args) {
+  CheckTensor(stream, "Cast.from", args.from, args.to.shape(), CheckFloat("Cast.from", args.from));
+  CheckTensor(stream, "Cast.to", args.to, args.from.shape(), CheckFloat("Cast.to", args.to));
+  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::Cast(pool, args); });
+}
+
+void Fill(Stream& stream, TensorView to, double value) {
+  CHECK(to.is_contiguous()) << "Fill.to is strided";
+  CheckTensor(stream, "Fill.to", to, to.shape(), to.dtype());
+  CHECK(to.dtype() != DType::kF64) << "Fill.to is f64";
+  CpuStream::From(stream).Run([to, value](ThreadPool& pool) { cpu::Fill(pool, to, value); });
+}
+
+void Add(Stream& stream, const AddArgs& args) {
+  const DType dtype = CheckFloat("Add.a", args.a);
+  const Shape shape = args.a.shape();
+  CHECK(args.a.is_contiguous() && args.b.is_contiguous() && args.y.is_contiguous())
+      << "Add takes contiguous tensors";
+  CheckTensor(stream, "Add.a", args.a, shape, dtype);
+  CheckTensor(stream, "Add.b", args.b, shape, dtype);
+  CheckTensor(stream, "Add.y", args.y, shape, dtype);
+  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::Add(pool, args); });
+}
+
+}  // namespace sluice::kernels

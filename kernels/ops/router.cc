@@ -1,0 +1,73 @@
+#include "kernels/ops/router.h"
+
+#include "kernels/core/cpu_stream.h"
+#include "kernels/cpu/router.h"
+#include "kernels/ops/check_arguments.h"
+
+namespace sluice::kernels {
+
+namespace {
+
+void CheckConfig(const RouterConfig& config) {
+  CHECK_GE(config.num_experts, 1);
+  CHECK(config.experts_per_token >= 1 && config.experts_per_token <= config.num_experts)
+      << config.experts_per_token << " of " << config.num_experts << " experts";
+  if (config.group_score == GroupScore::kNone) return;
+  CHECK(config.n_group >= 1 && config.num_experts % config.n_group == 0)
+      << config.num_experts << " experts in " << config.n_group << " groups";
+  CHECK(config.topk_group >= 1 && config.topk_group <= config.n_group)
+      << config.topk_group << " of " << config.n_group << " groups";
+  CHECK_LE(config.experts_per_token, config.num_experts / config.n_group * config.topk_group)
+      << "the kept groups hold too few experts";
+}
+
+}  // namespace
+
+void Route(Stream& stream, const RouteArgs& args) {
+  CheckConfig(args.config);
+  const int64_t tokens = args.logits.extent(0);
+  const int64_t experts = args.config.num_experts, top = args.config.experts_per_token;
+  CheckTensor(stream, "Route.logits", args.logits, {tokens, experts}, DType::kF32);
+  if (!args.bias.is_null()) CheckTensor(stream, "Route.bias", args.bias, {experts}, DType::kF32);
+  CheckTensor(stream, "Route.scores", args.scores, {tokens, experts}, DType::kF32);
+  CheckTensor(stream, "Route.expert_of", args.expert_of, {tokens, top}, DType::kI32);
+  CheckTensor(stream, "Route.weights", args.weights, {tokens, top}, DType::kF32);
+  CheckTensor(stream, "Route.counts", args.counts, {experts}, DType::kI64);
+  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::Route(pool, args); });
+}
+
+void BalanceLoss(Stream& stream, const BalanceLossArgs& args) {
+  CheckConfig(args.config);
+  const int64_t tokens = args.logits.extent(0), experts = args.config.num_experts;
+  CHECK_GE(args.starts.extent(0), 1);
+  const int64_t sequences = args.starts.extent(0) - 1;
+  CheckTensor(stream, "BalanceLoss.logits", args.logits, {tokens, experts}, DType::kF32);
+  CheckTensor(stream, "BalanceLoss.scores", args.scores, {tokens, experts}, DType::kF32);
+  CheckTensor(stream, "BalanceLoss.starts", args.starts, {sequences + 1}, DType::kI32);
+  CheckTensor(stream, "BalanceLoss.load", args.load, {sequences, experts}, DType::kF32);
+  CheckTensor(stream, "BalanceLoss.balance", args.balance, {sequences}, DType::kF64);
+  CheckTensor(stream, "BalanceLoss.z", args.z, {sequences}, DType::kF64);
+  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::BalanceLoss(pool, args); });
+}
+
+void RouterBackward(Stream& stream, const RouterBackwardArgs& args) {
+  CheckConfig(args.config);
+  const int64_t tokens = args.logits.extent(0);
+  const int64_t experts = args.config.num_experts, top = args.config.experts_per_token;
+  CHECK_GE(args.starts.extent(0), 1);
+  const int64_t sequences = args.starts.extent(0) - 1;
+  CheckTensor(stream, "RouterBackward.logits", args.logits, {tokens, experts}, DType::kF32);
+  CheckTensor(stream, "RouterBackward.scores", args.scores, {tokens, experts}, DType::kF32);
+  CheckTensor(stream, "RouterBackward.expert_of", args.expert_of, {tokens, top}, DType::kI32);
+  CheckTensor(stream, "RouterBackward.dweights", args.dweights, {tokens, top}, DType::kF32);
+  CheckTensor(stream, "RouterBackward.starts", args.starts, {sequences + 1}, DType::kI32);
+  CheckTensor(stream, "RouterBackward.load", args.load, {sequences, experts}, DType::kF32);
+  CheckTensor(stream, "RouterBackward.dlogits", args.dlogits, {tokens, experts}, DType::kF32);
+  if (!args.global_load_scale.is_null()) {
+    CheckTensor(stream, "RouterBackward.global_load_scale", args.global_load_scale, {experts},
+                DType::kF32);
+  }
+  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::RouterBackward(pool, args); });
+}
+
+}  // namespace sluice::kernels

@@ -1,0 +1,14 @@
+#include "launch/commands/commands.h"
+
+namespace sluice::launch {
+
+std::vector<std::unique_ptr<Command>> AllCommands() {
+  std::vector<std::unique_ptr<Command>> commands;
+  commands.push_back(CreateTrainCommand());
+  commands.push_back(CreateTokenizeCommand());
+  commands.push_back(CreateInspectCommand());
+  commands.push_back(CreateDoctorCommand());
+  return commands;
+}
+
+}  // namespace sluice::launch

@@ -1,0 +1,19 @@
+// Every command of `sluice`. A new one: its file here, its function and its line in AllCommands.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "launch/command.h"
+
+namespace sluice::launch {
+
+std::unique_ptr<Command> CreateTokenizeCommand();
+std::unique_ptr<Command> CreateDoctorCommand();
+std::unique_ptr<Command> CreateTrainCommand();
+std::unique_ptr<Command> CreateInspectCommand();
+
+// In the order `sluice help` lists them.
+std::vector<std::unique_ptr<Command>> AllCommands();
+
+}  // namespace sluice::launch

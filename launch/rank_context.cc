@@ -1,0 +1,35 @@
+#include "launch/rank_context.h"
+
+#include <cstdio>
+#include <string>
+
+#include "launch/machine.h"
+#include "launch/stop_signal.h"
+
+namespace sluice::launch {
+
+absl::StatusOr<std::unique_ptr<kernels::DeviceContext>> CreateDevice(
+    const trainer::ComputeConfig& compute, int ranks_on_host) {
+  return kernels::DeviceContext::Create(
+      {.type = kernels::DeviceType::kCpu,
+       .num_threads = compute.threads() > 0 ? compute.threads() : ThreadsPerRank(ranks_on_host),
+       .stream_mode = compute.threaded_streams() ? kernels::CpuStreamMode::kThreaded
+                                                 : kernels::CpuStreamMode::kInline});
+}
+
+trainer::RankContext MakeRankContext(const CommandContext& context,
+                                     kernels::DeviceContext& device) {
+  trainer::RankContext rank = {.world = context.world,
+                               .device = &device,
+                               .ranks_on_host = context.ranks_on_host,
+                               .stop_requested = StopRequested};
+  if (context.is_first_rank()) {
+    rank.print = [](const std::string& line) {
+      std::printf("%s\n", line.c_str());
+      std::fflush(stdout);  // under mpirun stdout is a pipe
+    };
+  }
+  return rank;
+}
+
+}  // namespace sluice::launch

@@ -1,0 +1,22 @@
+// What the commands that compute stand on: this rank's device and its place among the ranks.
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/core/device.h"
+#include "launch/command.h"
+#include "trainer/loop/run_config.pb.h"
+#include "trainer/loop/trainer.h"
+
+namespace sluice::launch {
+
+// The device that `compute` (resolved) asks for; compute.threads 0 becomes this rank's share of the
+// cores.
+absl::StatusOr<std::unique_ptr<kernels::DeviceContext>> CreateDevice(
+    const trainer::ComputeConfig& compute, int ranks_on_host);
+
+// Both arguments must outlive the result. Lines for people go to stdout, from the first rank.
+trainer::RankContext MakeRankContext(const CommandContext& context, kernels::DeviceContext& device);
+
+}  // namespace sluice::launch

@@ -1,0 +1,36 @@
+#include <string>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/core/status_macros.h"
+#include "parallel/schedule/schedule.h"
+
+namespace sluice::parallel {
+namespace {
+
+constexpr char kKnownNames[] = "gpipe, 1f1b, interleaved or zb_h1";
+
+absl::StatusOr<Schedule> MakeActions(absl::string_view name, const PipelineShape& shape) {
+  const std::string lower = absl::AsciiStrToLower(name);
+  if (lower == "gpipe") return MakeGPipe(shape);
+  if (lower == "1f1b") return Make1F1B(shape);
+  if (lower == "interleaved") return MakeInterleaved(shape);
+  if (lower == "zb_h1") return MakeZbH1(shape);
+  if (lower == "dualpipe" || lower == "dualpipe_v") {
+    return absl::UnimplementedError(absl::StrCat(
+        "schedule: found \"", lower, "\", which is not built yet; wanted ", kKnownNames));
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("schedule: found \"", name, "\", wanted ", kKnownNames));
+}
+
+}  // namespace
+
+absl::StatusOr<Schedule> MakeSchedule(absl::string_view name, const PipelineShape& shape) {
+  ASSIGN_OR_RETURN(Schedule actions, MakeActions(name, shape));
+  ASSIGN_OR_RETURN(Schedule schedule, InsertCommunication(std::move(actions)));
+  RETURN_IF_ERROR(Validate(schedule));
+  return schedule;
+}
+
+}  // namespace sluice::parallel

@@ -1,0 +1,153 @@
+// The program from outside: exit codes, what goes to stdout and what to stderr.
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "launch/commands/commands.h"
+#include "tests/launch/run_program.h"
+
+namespace sluice::launch {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+TEST(CommandLine, HelpAndVersionAnswerOnStdout) {
+  for (const std::string words : {"help", "--help", "-h", "--version", "version"}) {
+    const Outcome outcome = RunSluice(words);
+    EXPECT_EQ(outcome.exit_code, 0) << words;
+    EXPECT_THAT(outcome.err, "") << words;
+    EXPECT_FALSE(outcome.out.empty()) << words;
+  }
+  EXPECT_THAT(RunSluice("--version").out, StartsWith("sluice 0."));
+}
+
+TEST(CommandLine, EveryCommandIsListedAndHasHelp) {
+  const std::string help = RunSluice("help").out;
+  for (const auto& command : AllCommands()) {
+    EXPECT_THAT(help, HasSubstr("\n  " + command->name() + " "));
+    const Outcome by_help = RunSluice("help " + command->name());
+    EXPECT_EQ(by_help.exit_code, 0);
+    EXPECT_THAT(by_help.out, HasSubstr("usage: sluice " + command->name()));
+    EXPECT_EQ(RunSluice(command->name() + " --help").out, by_help.out);
+  }
+}
+
+TEST(CommandLine, AMistakeIsOneSentenceOnStderrAndCodeTwo) {
+  const auto expect = [](const std::string& arguments, const std::string& part) {
+    const Outcome outcome = RunSluice(arguments);
+    EXPECT_EQ(outcome.exit_code, 2) << arguments;
+    EXPECT_EQ(outcome.out, "") << arguments;
+    EXPECT_THAT(outcome.err, StartsWith("sluice: "));
+    EXPECT_THAT(outcome.err, HasSubstr(part));
+    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+  };
+  expect("docter", "did you mean 'doctor'?");
+  expect("help docter", "did you mean 'doctor'?");
+  expect("doctor --jsno", "did you mean '--json'?");
+  expect("doctor now", "'now' is one argument too many");
+  expect("inspect", "ACTION");
+}
+
+TEST(CommandLine, NothingAtAllPrintsTheHelpAndFails) {
+  const Outcome outcome = RunSluice("");
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_EQ(outcome.err, RunSluice("help").out);
+}
+
+TEST(CommandLine, DoctorSpeaksJson) {
+  const Outcome outcome = RunSluice("doctor --json");
+  const auto json = nlohmann::json::parse(outcome.out, nullptr, /*allow_exceptions=*/false);
+  ASSERT_TRUE(json.is_object()) << outcome.out;
+  EXPECT_GE(json["cores"].get<int>(), 1);
+  EXPECT_GT(json["memory"]["total_bytes"].get<int64_t>(), 0);
+  EXPECT_EQ(json["ok"].get<bool>(), outcome.exit_code == 0) << outcome.err;
+}
+
+TEST(CommandLine, InspectNamesWhatItDidNotFind) {
+  const Outcome outcome = RunSluice("inspect verify /nowhere/run");
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("/nowhere/run"));
+  EXPECT_THAT(RunSluice("inspect digst x").err, HasSubstr("did you mean 'digest'?"));
+  EXPECT_THAT(RunSluice("inspect diff x").err, HasSubstr("found 1 checkpoints, wanted 2"));
+}
+
+// A vocabulary trained on a small text, in a folder of its own.
+class TokenizeCommand : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    dir_ = TestFolder();
+    std::string text;
+    for (int i = 0; i < 50; ++i) text += "It was the best of times, it was the worst of times.\n";
+    std::ofstream(dir_ + "/a.txt") << text;
+    const Outcome outcome = RunSluice("tokenize --vocab-size 280 --tokenizer " + Tokenizer() +
+                                      " --output " + dir_ + "/a.tokens --json " + dir_ + "/a.txt");
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    summary_ = nlohmann::json::parse(outcome.out, nullptr, /*allow_exceptions=*/false);
+  }
+  void TearDown() override { std::filesystem::remove_all(dir_); }
+  std::string Tokenizer() const { return dir_ + "/tokenizer.json"; }
+
+  std::string dir_;
+  nlohmann::json summary_;
+};
+
+TEST_F(TokenizeCommand, ReportsWhatItWrote) {
+  ASSERT_TRUE(summary_.is_object());
+  EXPECT_EQ(summary_["tokens"]["text_bytes"], 50 * 53);
+  EXPECT_EQ(summary_["tokens"]["documents"], 1);
+  EXPECT_LT(summary_["tokens"]["tokens"], 50 * 53);
+  EXPECT_TRUE(std::filesystem::exists(dir_ + "/a.tokens"));
+}
+
+TEST_F(TokenizeCommand, IdsAndBackGiveTheText) {
+  // One text a line, blank lines passed over, no line end needed at the end.
+  const std::string texts = R"({"text": "the worst of times"})"
+                            "\n\n"
+                            R"({"text": ""})"
+                            "\n"
+                            R"({"text": "ex\u00e9 <|endoftext|>"})";
+  const Outcome ids = RunSluice("tokenize --ids --tokenizer " + Tokenizer(), texts);
+  ASSERT_EQ(ids.exit_code, 0) << ids.err;
+  EXPECT_THAT(ids.out, HasSubstr("{\"ids\": []}\n"));
+  const Outcome back = RunSluice("tokenize --decode --tokenizer " + Tokenizer(), ids.out);
+  EXPECT_EQ(back.out,
+            "{\"text\": \"the worst of times\"}\n{\"text\": \"\"}\n"
+            "{\"text\": \"ex\xc3\xa9 <|endoftext|>\"}\n");
+  const Outcome skipped =
+      RunSluice("tokenize --decode --skip-special-tokens --tokenizer " + Tokenizer(), ids.out);
+  EXPECT_THAT(skipped.out, HasSubstr("{\"text\": \"ex\xc3\xa9 \"}\n"));
+}
+
+TEST_F(TokenizeCommand, MistakesNameFlagOrLineAndLoseNothing) {
+  const auto expect = [&](const std::string& arguments, const std::string& input,
+                          const std::string& part) {
+    const Outcome outcome =
+        RunSluice("tokenize --tokenizer " + Tokenizer() + " " + arguments, input);
+    EXPECT_EQ(outcome.exit_code, 1) << arguments;
+    EXPECT_THAT(outcome.err, HasSubstr(part));
+    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+  };
+  const std::string before = ReadAll(Tokenizer());
+  expect("--vocab-size 300 " + dir_ + "/a.txt", "", "would overwrite");
+  EXPECT_EQ(ReadAll(Tokenizer()), before);
+  expect("--output " + dir_ + "/b.tokens " + dir_ + "/none.txt", "", "none.txt");
+  EXPECT_FALSE(std::filesystem::exists(dir_ + "/b.tokens"));
+  expect("--output " + dir_ + "/b.tokens", "", "no INPUT");
+  expect(dir_ + "/a.txt", "", "wanted --output");
+  expect("--ids --decode", "", "both given");
+  expect("--ids " + dir_ + "/a.txt", "", "read stdin");
+  expect("--ids", "{\"text\": \"a\"}\n{\"text\": 3}\n", "line 2 of stdin");
+  expect("--ids", "{\"ids\": [1]}", "wanted {\"text\": ...}");
+  expect("--decode", "{\"ids\": [123456]}", "line 1 of stdin");
+  const Outcome missing = RunSluice("tokenize --ids --tokenizer /nowhere/tokenizer.json");
+  EXPECT_EQ(missing.exit_code, 1);
+  EXPECT_THAT(missing.err, HasSubstr("/nowhere/tokenizer.json"));
+}
+
+}  // namespace
+}  // namespace sluice::launch

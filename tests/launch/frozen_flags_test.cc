@@ -1,0 +1,31 @@
+// Flags do not grow by accident: what can be configured goes into RunConfig (--set), and a new flag
+// of the program is added here on purpose.
+#include <map>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "launch/commands/commands.h"
+
+namespace sluice::launch {
+namespace {
+
+TEST(FrozenFlags, TheProgramHasExactlyTheseCommandsAndFlags) {
+  const std::map<std::string, std::vector<std::string>> wanted = {
+      {"tokenize",
+       {"INPUT", "--tokenizer", "--output", "--vocab-size", "--threads", "--strict", "--json",
+        "--ids", "--decode", "--add-special-tokens", "--skip-special-tokens"}},
+      {"doctor", {"--json"}},
+      {"inspect", {"ACTION", "CHECKPOINT", "--json"}},
+  };
+  std::map<std::string, std::vector<std::string>> found;
+  for (const auto& command : AllCommands()) {
+    std::vector<std::string>& flags = found[command->name()];
+    for (const Flag& flag : command->flags()) flags.push_back(flag.name);
+  }
+  EXPECT_THAT(found, ::testing::ContainerEq(wanted));
+}
+
+}  // namespace
+}  // namespace sluice::launch

@@ -1,0 +1,213 @@
+#include "parallel/pipeline/executor.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/parallel/schedule_testing.h"
+#include "tests/parallel/toy_stage.h"
+#include "tests/support/thread_ranks.h"
+
+namespace sluice::parallel {
+namespace {
+
+using kernels::CpuStreamMode;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using testing::ToyReference;
+using testing::ToyStage;
+using testing::ToyStep;
+
+struct RunOptions {
+  int num_phases = 1;
+  bool forward_only = false;
+  int failing_rank = -1, failing_microbatch = -1;  // the first stage of the rank
+};
+
+// What one rank did.
+struct RankRun {
+  absl::Status status;
+  std::vector<Action> trace;
+  std::vector<std::string> log;
+  std::vector<int> stages;                       // those it holds, ascending
+  std::vector<testing::ToyGradients> gradients;  // of these
+  std::vector<double> losses;  // [microbatch] on the last stage's rank, otherwise empty
+};
+
+void RunRank(const Schedule& schedule, Communicator& pipe, kernels::DeviceContext& device,
+             const RunOptions& options, RankRun& run) {
+  std::vector<std::unique_ptr<ToyStage>> mine;
+  std::vector<Stage*> stages(schedule.num_stages, nullptr);
+  for (int s = 0; s < schedule.num_stages; ++s) {
+    bool is_mine = false;
+    for (const auto& ranks : schedule.rank_of_stage) is_mine |= ranks[s] == pipe.rank();
+    if (!is_mine) continue;
+    mine.push_back(std::make_unique<ToyStage>(s, schedule.num_stages, schedule.num_microbatches,
+                                              options.num_phases, device, &run.log));
+    run.stages.push_back(s);
+    stages[s] = mine.back().get();
+  }
+  if (pipe.rank() == options.failing_rank) mine.front()->FailAt(options.failing_microbatch);
+  run.status = Execute(schedule, stages, pipe, device,
+                       {.forward_only = options.forward_only, .trace = &run.trace});
+  if (!run.status.ok()) pipe.Abort(run.status);
+  ASSERT_EQ(device.stream(kernels::StreamRole::kCompute).Synchronize(), absl::OkStatus());
+  for (size_t i = 0; i < mine.size(); ++i) {
+    if (run.status.ok()) mine[i]->ExpectAllReleased(!options.forward_only);
+    run.gradients.push_back(mine[i]->gradients());
+    for (int m = 0; run.stages[i] + 1 == schedule.num_stages && m < schedule.num_microbatches;
+         ++m) {
+      run.losses.push_back(mine[i]->loss(m));
+    }
+  }
+}
+
+// Several steps, one after the other on the same communicators, each with fresh stages:
+// [step][rank].
+std::vector<std::vector<RankRun>> RunSteps(const Schedule& schedule, CpuStreamMode mode,
+                                           const std::vector<RunOptions>& steps) {
+  const int num_ranks = schedule.num_ranks();
+  std::vector runs(steps.size(), std::vector<RankRun>(num_ranks));
+  ::sluice::testing::RunThreadRanks(
+      num_ranks, mode, [&](Communicator& pipe, kernels::DeviceContext& device) {
+        for (size_t i = 0; i < steps.size(); ++i) {
+          RunRank(schedule, pipe, device, steps[i], runs[i][pipe.rank()]);
+        }
+      });
+  return runs;
+}
+
+std::vector<RankRun> RunAll(const Schedule& schedule, CpuStreamMode mode,
+                            const RunOptions& options = {}) {
+  return RunSteps(schedule, mode, {options})[0];
+}
+
+// Losses and gradients have the bits of plain loops over microbatches and stages.
+void ExpectEqualsReference(const Schedule& schedule, const std::vector<RankRun>& runs) {
+  const ToyStep wanted = ToyReference(schedule.num_stages, 0, schedule.num_microbatches);
+  for (const RankRun& run : runs) {
+    ASSERT_EQ(run.status, absl::OkStatus());
+    for (size_t i = 0; i < run.stages.size(); ++i) {
+      EXPECT_TRUE(run.gradients[i] == wanted.gradients[run.stages[i]]) << "stage " << run.stages[i];
+    }
+    if (!run.losses.empty()) {
+      EXPECT_EQ(run.losses, wanted.losses);
+    }
+  }
+}
+
+class Executor : public ::testing::TestWithParam<CpuStreamMode> {};
+
+TEST_P(Executor, EverySchedulesBitsAreThoseOfPlainLoops) {
+  for (const testing::NamedShape& made : testing::AllSmallShapes()) {
+    if (made.shape.num_ranks > 4 || made.shape.num_microbatches > 8) continue;
+    const Schedule schedule = MakeSchedule(made.name, made.shape).value();
+    SCOPED_TRACE(Describe(made));
+    ExpectEqualsReference(schedule, RunAll(schedule, GetParam()));
+  }
+}
+
+TEST_P(Executor, TheTraceIsTheSchedule) {
+  for (const char* name : {"gpipe", "1f1b", "interleaved", "zb_h1"}) {
+    const int chunks = std::string(name) == "interleaved" ? 2 : 1;
+    const Schedule schedule = MakeSchedule(name, {4, 8, chunks}).value();
+    const std::vector<RankRun> runs = RunAll(schedule, GetParam());
+    for (int rank = 0; rank < 4; ++rank)
+      EXPECT_EQ(runs[rank].trace, schedule.actions[rank]) << name;
+  }
+}
+
+TEST_P(Executor, OverlappedPairsGiveTheSameBits) {
+  for (const int num_phases : {1, 3}) {
+    for (const int n : {1, 3, 8}) {
+      const Schedule schedule = InsertCommunication(testing::MakeOverlapped1F1B(4, n)).value();
+      const auto runs = RunAll(schedule, GetParam(), {.num_phases = num_phases});
+      ExpectEqualsReference(schedule, runs);
+      for (int rank = 0; rank < 4; ++rank) EXPECT_EQ(runs[rank].trace, schedule.actions[rank]);
+    }
+  }
+}
+
+// Two replicas that run against each other equal two data-parallel runs of the halves.
+TEST_P(Executor, TwoReplicasHoldTheGradientsOfTheirHalves) {
+  for (const int ranks : {2, 4}) {
+    const Schedule schedule = InsertCommunication(testing::MakeTwoReplicas(ranks, 6)).value();
+    ASSERT_EQ(Validate(schedule), absl::OkStatus());
+    const std::vector<RankRun> runs = RunAll(schedule, GetParam());
+    const ToyStep halves[] = {ToyReference(ranks, 0, 3), ToyReference(ranks, 3, 6)};
+    for (int rank = 0; rank < ranks; ++rank) {
+      ASSERT_EQ(runs[rank].status, absl::OkStatus());
+      ASSERT_EQ(runs[rank].stages.size(), 2u);
+      for (int i = 0; i < 2; ++i) {
+        const int stage = runs[rank].stages[i];
+        const int replica = schedule.rank_of_stage[0][stage] == rank ? 0 : 1;
+        EXPECT_TRUE(runs[rank].gradients[i] == halves[replica].gradients[stage]);
+      }
+    }
+  }
+}
+
+TEST_P(Executor, EvaluationRunsForwardsAndTheirMessagesOnly) {
+  std::vector<Schedule> schedules = {
+      InsertCommunication(testing::MakeOverlapped1F1B(4, 8)).value()};
+  for (const char* name : {"gpipe", "1f1b", "zb_h1"}) {
+    schedules.push_back(MakeSchedule(name, {4, 8, 1}).value());
+  }
+  schedules.push_back(MakeSchedule("interleaved", {2, 4, 3}).value());
+  for (const Schedule& schedule : schedules) {
+    SCOPED_TRACE(schedule.name);
+    const auto steps = RunSteps(schedule, GetParam(), {{.forward_only = true}, {}});
+    const std::vector<RankRun>& runs = steps[0];
+    const ToyStep wanted = ToyReference(schedule.num_stages, 0, schedule.num_microbatches);
+    EXPECT_EQ(runs.back().losses, wanted.losses);
+    for (const RankRun& run : runs) {
+      ASSERT_EQ(run.status, absl::OkStatus());
+      for (const auto& gradients : run.gradients) EXPECT_TRUE(gradients == testing::ToyGradients());
+      for (const Action& action : run.trace) {
+        EXPECT_TRUE(action.kind == ActionKind::kForward ||
+                    action.kind == ActionKind::kSendActivation ||
+                    action.kind == ActionKind::kReceiveActivation)
+            << ToText(action);
+      }
+    }
+    // No message is left over that the next step would take for its own.
+    ExpectEqualsReference(schedule, steps[1]);
+  }
+}
+
+TEST_P(Executor, AnErrorCarriesTheAction) {
+  const Schedule schedule = MakeSchedule("1f1b", {2, 4, 1}).value();
+  const auto runs = RunAll(schedule, GetParam(), {.failing_rank = 1, .failing_microbatch = 2});
+  EXPECT_EQ(runs[1].status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(std::string(runs[1].status.message()), "in F1.2: the toy broke");
+  EXPECT_EQ(ToText(runs[1].trace.back()), "ra1.2");  // what failed is not in the trace
+  // Rank 0 was freed by rank 1's Abort, in a message.
+  EXPECT_FALSE(runs[0].status.ok());
+  EXPECT_THAT(std::string(runs[0].status.message()), HasSubstr("in "));
+}
+
+INSTANTIATE_TEST_SUITE_P(Streams, Executor,
+                         ::testing::Values(CpuStreamMode::kInline, CpuStreamMode::kThreaded),
+                         [](const auto& info) {
+                           return info.param == CpuStreamMode::kInline ? "Inline" : "Threaded";
+                         });
+
+TEST(ExecutorPhases, ForwardsAscendAndBackwardsDescend) {
+  const Schedule schedule = MakeSchedule("1f1b", {1, 1, 1}).value();
+  EXPECT_THAT(RunAll(schedule, CpuStreamMode::kInline, {.num_phases = 2})[0].log,
+              ElementsAre("F0.0:0", "F0.0:1", "I0.0:1", "I0.0:0", "W0.0:1", "W0.0:0"));
+}
+
+TEST(ExecutorPhases, AnOverlappedPairTakesTurns) {
+  const Schedule schedule = InsertCommunication(testing::MakeOverlapped1F1B(2, 2)).value();
+  EXPECT_THAT(RunAll(schedule, CpuStreamMode::kInline, {.num_phases = 2})[0].log,
+              ElementsAre("F0.0:0", "F0.0:1",                                          //
+                          "F0.1:0", "I0.0:1", "F0.1:1", "I0.0:0", "W0.0:1", "W0.0:0",  //
+                          "I0.1:1", "I0.1:0", "W0.1:1", "W0.1:0"));
+}
+
+}  // namespace
+}  // namespace sluice::parallel

@@ -1,0 +1,174 @@
+// Parameters, memory and mesh of a run that is not started: the same modules are built, nothing is
+// allocated.
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
+#include "kernels/core/status_macros.h"
+#include "kernels/ops/matmul.h"
+#include "parallel/mesh/process_mesh.h"
+#include "trainer/loop/parameter_count.h"
+#include "trainer/loop/resolve_config.h"
+#include "trainer/loop/trainer.h"
+#include "trainer/model/transformer_stage.h"
+
+namespace sluice::trainer {
+namespace {
+
+// Knows which experts are local, and nothing else.
+class LocalExperts : public parallel::TokenExchange {
+ public:
+  LocalExperts(int first, int count) : first_(first), count_(count) {}
+  int num_local_experts() const override { return count_; }
+  int first_local_expert() const override { return first_; }
+  absl::Status Plan(ConstTensorView, Stream&, parallel::ExchangePlan&) override { return Never(); }
+  absl::Status Dispatch(const parallel::ExchangePlan&, ConstTensorView, TensorView,
+                        Stream&) override {
+    return Never();
+  }
+  absl::Status Combine(const parallel::ExchangePlan&, ConstTensorView, ConstTensorView,
+                       ConstTensorView, TensorView, TensorView, Stream&) override {
+    return Never();
+  }
+  absl::Status CombineBackward(const parallel::ExchangePlan&, ConstTensorView, TensorView,
+                               ConstTensorView, TensorView, TensorView, Stream&) override {
+    return Never();
+  }
+  absl::Status DispatchBackward(const parallel::ExchangePlan&, ConstTensorView, ConstTensorView,
+                                TensorView, Stream&) override {
+    return Never();
+  }
+
+ private:
+  static absl::Status Never() { return absl::InternalError("a dry run exchanges nothing"); }
+  const int first_, count_;
+};
+
+// The modules of consecutive stages, as one rank would hold them.
+struct Built {
+  ParameterStore store;
+  RopeTable rope;
+  std::unique_ptr<kernels::DeviceContext> device;
+  std::unique_ptr<ActivationPool> pool;
+  std::unique_ptr<LocalExperts> exchange;
+  std::vector<std::unique_ptr<TapeLayout>> layouts;
+  std::vector<std::unique_ptr<TransformerStage>> stages;
+};
+
+absl::StatusOr<std::unique_ptr<Built>> Build(const ModelConfig& model,
+                                             const std::vector<StageSpec>& specs,
+                                             int num_local_experts) {
+  auto built = std::make_unique<Built>();
+  ASSIGN_OR_RETURN(built->device, kernels::DeviceContext::Create({}));
+  built->pool = std::make_unique<ActivationPool>(
+      *built->device, [](const absl::Status&) {}, nullptr);
+  built->exchange = std::make_unique<LocalExperts>(0, num_local_experts);
+  for (const StageSpec& spec : specs) {
+    built->layouts.push_back(std::make_unique<TapeLayout>());
+    const BuildContext build{model,        built->rope,           {}, built->exchange.get(),
+                             built->store, *built->layouts.back()};
+    built->stages.push_back(std::make_unique<TransformerStage>(
+        build, spec, DType::kF32, *built->device, *built->pool, *built->layouts.back()));
+  }
+  return built;
+}
+
+struct Bytes {
+  double parameters = 0, gradients = 0, optimizer = 0;
+  double total() const { return parameters + gradients + optimizer; }
+};
+
+Bytes BytesOf(const Built& built, const RunConfig& config) {
+  const bool bf16 = config.compute().precision() == "BF16";
+  const double value = bf16 ? 2 : 4, moments = config.train().moment_dtype() == "BF16" ? 4 : 8;
+  const double data = config.mesh().data(), expert_data = data / config.mesh().expert();
+  Bytes bytes;
+  for (const auto& parameter : built.store.parameters()) {
+    const double n = static_cast<double>(parameter->shape.num_elements());
+    const double shards = parameter->group == ParameterGroup::kDense ? data : expert_data;
+    const bool packed = !parameter->is_norm;
+    bytes.parameters +=
+        n * value * (packed ? 3 : 1);  // as gathered, packed for forward and for backward
+    bytes.gradients += n * 4;
+    bytes.optimizer += n * (moments + (bf16 ? 4 : 0)) / shards;
+  }
+  return bytes;
+}
+
+// Rank r of the pipeline holds stages r, r + P, ...
+std::vector<StageSpec> StagesOf(const std::vector<StageSpec>& all, int pipe_rank, int pipe) {
+  std::vector<StageSpec> mine;
+  for (size_t stage = pipe_rank; stage < all.size(); stage += pipe) mine.push_back(all[stage]);
+  return mine;
+}
+
+}  // namespace
+
+absl::StatusOr<ParameterCounts> CountParameters(const ModelConfig& model) {
+  ASSIGN_OR_RETURN(const std::vector<StageSpec> whole, SplitLayers(model, 1, 1));
+  ASSIGN_OR_RETURN(const auto built, Build(model, whole, model.n_routed_experts()));
+  ParameterCounts counts;
+  for (const auto& parameter : built->store.parameters()) {
+    const int64_t n = parameter->shape.num_elements();
+    const std::string& name = parameter->pieces[0].name;
+    int layer = -1;
+    if (absl::string_view rest = name; absl::ConsumePrefix(&rest, "model.layers.")) {
+      layer = std::atoi(std::string(rest).c_str());
+    }
+    if (layer >= model.num_hidden_layers()) {
+      counts.mtp += n;
+      continue;
+    }
+    counts.total += n;
+    const bool expert = parameter->group == ParameterGroup::kExpert;
+    counts.active += expert ? n / model.n_routed_experts() * model.num_experts_per_tok() : n;
+  }
+  for (const auto& stage : built->stages) {
+    for (const auto& gate : stage->gates()) {
+      if (!gate.layer->has_bias()) continue;
+      const bool mtp = gate.index >= model.num_hidden_layers() - model.first_k_dense_replace();
+      (mtp ? counts.mtp : counts.total) += model.n_routed_experts();
+      if (!mtp) counts.active += model.n_routed_experts();
+    }
+  }
+  return counts;
+}
+
+absl::StatusOr<std::string> DryRun(const RunConfig& config, int world_size) {
+  ASSIGN_OR_RETURN(const ParameterCounts counts, CountParameters(config.model()));
+  const parallel::MeshShape shape{config.mesh().pipe(), config.mesh().data(),
+                                  config.mesh().expert()};
+  ASSIGN_OR_RETURN(const auto mesh, parallel::ProcessMesh::Create(shape, world_size));
+  const int num_stages = shape.pipe * config.schedule_chunks();
+  ASSIGN_OR_RETURN(const std::vector<StageSpec> stages,
+                   SplitLayers(config.model(), num_stages, config.train().sequence_length()));
+  std::string text =
+      absl::StrFormat("parameters %d (active per token %d), MTP %d\nmesh %s, schedule %s\n",
+                      counts.total, counts.active, counts.mtp, mesh.ToString(), config.schedule());
+  absl::StrAppend(&text, "state of a rank, MiB (activations come on top):\n");
+  absl::StrAppendFormat(&text, "  %4s  %-20s %12s %12s %12s %12s\n", "pipe", "layers", "parameters",
+                        "gradients", "optimizer", "total");
+  const int local_experts = config.model().n_routed_experts() / shape.expert;
+  for (int rank = 0; rank < shape.pipe; ++rank) {
+    const std::vector<StageSpec> mine = StagesOf(stages, rank, shape.pipe);
+    ASSIGN_OR_RETURN(const auto built, Build(config.model(), mine, local_experts));
+    const Bytes bytes = BytesOf(*built, config);
+    std::string layers;
+    for (const StageSpec& spec : mine) {
+      absl::StrAppend(&layers, layers.empty() ? "" : " ", spec.has_embedding ? "embed+" : "",
+                      spec.first_layer, "-", spec.first_layer + spec.num_layers - 1,
+                      spec.has_head ? "+head" : "");
+    }
+    const double mib = 1048576.0;
+    absl::StrAppendFormat(&text, "  %4d  %-20s %12.1f %12.1f %12.1f %12.1f\n", rank, layers,
+                          bytes.parameters / mib, bytes.gradients / mib, bytes.optimizer / mib,
+                          bytes.total() / mib);
+  }
+  return text;
+}
+
+}  // namespace sluice::trainer

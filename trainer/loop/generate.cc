@@ -1,0 +1,108 @@
+#include "trainer/loop/generate.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/core/status_macros.h"
+#include "trainer/loop/decoder.h"
+#include "trainer/loop/device_batch.h"
+#include "trainer/loop/load_model.h"
+#include "trainer/loop/resolve_config.h"
+
+namespace sluice::trainer {
+namespace {
+
+std::vector<int32_t> EncodePrompt(const data::Tokenizer& tokenizer, const std::string& prompt) {
+  std::vector<int32_t> ids = tokenizer.Encode(prompt);
+  // Without a prompt the text begins where documents do.
+  if (ids.empty())
+    ids.push_back(std::max(0, tokenizer.bos_id() >= 0 ? tokenizer.bos_id() : tokenizer.eos_id()));
+  return ids;
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> Generate(const GenerateOptions& options, const RankContext& rank) {
+  if (rank.world->rank() != 0) return std::string();
+  const auto self = parallel::CreateSelfCommunicator();
+  RankContext alone = rank;
+  alone.world = self.get();
+  ASSIGN_OR_RETURN(LoadedModel loaded, LoadModel(options.checkpoint, alone));
+  ASSIGN_OR_RETURN(const auto tokenizer, LoadTokenizerOf(loaded.generation, options.tokenizer));
+  std::vector<int32_t> ids = EncodePrompt(*tokenizer, options.prompt);
+  const int64_t most = loaded.config.model().max_position_embeddings();
+  const int64_t total = static_cast<int64_t>(ids.size()) + options.max_tokens;
+  if (options.max_tokens < 1 || total > most) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("generation: found ", ids.size(), " tokens of prompt and ", options.max_tokens,
+                     " to generate, wanted at least 1 and at most ", most, " together"));
+  }
+  ASSIGN_OR_RETURN(const auto decoder, Decoder::Create(*loaded.model, most));
+  std::span<const float> logits;
+  for (int32_t id : ids) {
+    ASSIGN_OR_RETURN(logits, decoder->Step(id));
+  }
+  for (int64_t i = 0; i < options.max_tokens; ++i) {
+    const int32_t next = SampleToken(logits, options.sampling, decoder->position());
+    if (next == tokenizer->eos_id()) break;
+    ids.push_back(next);
+    if (i + 1 == options.max_tokens) break;
+    ASSIGN_OR_RETURN(logits, decoder->Step(next));
+  }
+  return tokenizer->Decode(ids);
+}
+
+absl::StatusOr<std::string> SampleText(RankModel& model, const data::Tokenizer& tokenizer,
+                                       const std::string& prompt, int64_t max_tokens,
+                                       const SamplingOptions& sampling) {
+  const RunConfig& config = model.config();
+  const int64_t length = config.train().sequence_length(), vocabulary = config.model().vocab_size();
+  // The shapes of training: microbatches of the usual size, as many as every schedule can run.
+  BatchOptions options;
+  options.sequence_length = length;
+  options.microbatch = config.train().microbatch();
+  options.mtp_depth = config.model().num_nextn_predict_layers();
+  DeviceBatch batch(model.device(), options);
+  const int64_t sequences = options.microbatch * config.mesh().pipe();
+  std::vector<int32_t> ids = EncodePrompt(tokenizer, prompt);
+  if (static_cast<int64_t>(ids.size()) > length) ids.resize(length);
+  const int last_rank = (config.mesh().pipe() - 1) * config.mesh().data();
+  std::vector<float> logits(vocabulary);
+  TransformerStage* last = model.has_last_stage() ? model.stages().back().get() : nullptr;
+  if (last != nullptr) {
+    last->set_head_visitor([&](const Context& context, const HeadOutput& out) {
+      if (context.batch.first_sequence != 0) return;
+      const int64_t row = static_cast<int64_t>(ids.size()) - 1;
+      out.head->Logits(context, out.hidden.Rows(row, 1),
+                       TensorView(logits.data(), DType::kF32, {1, vocabulary}));
+    });
+  }
+  absl::Status status;
+  for (int64_t i = 0; i < max_tokens && static_cast<int64_t>(ids.size()) < length && status.ok();
+       ++i) {
+    HostBatch host;
+    host.tokens.assign(sequences * (length + 1), 0);
+    std::copy(ids.begin(), ids.end(), host.tokens.begin());
+    host.document_starts.resize(sequences);
+    host.num_targets.assign(sequences, length);
+    SequenceSums sums;
+    sums.Reset(sequences, model.num_gates());
+    status = batch.Load(host, 0);
+    if (status.ok()) status = model.Run(batch.inputs(), LossScales(), false, &sums);
+    if (!status.ok()) break;
+    int64_t next =
+        last != nullptr ? SampleToken(logits, sampling, static_cast<int64_t>(ids.size())) : 0;
+    status =
+        model.world().Broadcast(TensorView(&next, DType::kI64, {1}), last_rank, model.stream());
+    if (next == tokenizer.eos_id()) break;
+    ids.push_back(static_cast<int32_t>(next));
+  }
+  if (last != nullptr) last->set_head_visitor(nullptr);
+  RETURN_IF_ERROR(status);
+  return tokenizer.Decode(ids);
+}
+
+}  // namespace sluice::trainer

@@ -1,0 +1,72 @@
+#include "trainer/loop/load_model.h"
+
+#include <filesystem>
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "checkpoints/reader.h"
+#include "google/protobuf/text_format.h"
+#include "kernels/core/status_macros.h"
+#include "trainer/loop/resume.h"
+#include "trainer/loop/run_state.h"
+
+namespace sluice::trainer {
+
+absl::StatusOr<LoadedModel> LoadModel(const std::string& checkpoint, const RankContext& rank) {
+  const auto files = checkpoints::CreatePosixFileSystem();
+  LoadedModel loaded;
+  ASSIGN_OR_RETURN(loaded.generation, FindCheckpoint(checkpoint, rank, *files));
+  RunConfig stored;
+  const auto read = [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(auto reader, checkpoints::CheckpointReader::Open(*files, loaded.generation));
+    if (!google::protobuf::TextFormat::ParseFromString(reader->metadata().config_textproto(),
+                                                       &stored)) {
+      return absl::DataLossError(
+          absl::StrCat(loaded.generation, ": its configuration is not readable"));
+    }
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(AgreeOnStatus(*rank.world, read()));
+  const int ranks = rank.world->size();
+  stored.mutable_mesh()->set_pipe(1);
+  stored.mutable_mesh()->set_data(ranks);
+  stored.mutable_mesh()->set_expert(stored.model().n_routed_experts() > 0
+                                        ? std::gcd(ranks, stored.model().n_routed_experts())
+                                        : 1);
+  stored.set_schedule("1f1b");
+  stored.set_schedule_chunks(1);
+  stored.mutable_train()->set_microbatch(1);
+  stored.mutable_train()->set_global_batch(ranks);
+  stored.mutable_train()->set_batch_ramp_start(0);
+  ASSIGN_OR_RETURN(loaded.config, Resolve(stored, ranks));
+  ASSIGN_OR_RETURN(loaded.model, RankModel::Create(loaded.config, rank));
+  LoadOptions options;
+  options.weights_only = true;
+  ASSIGN_OR_RETURN(const RunState state,
+                   LoadState(*loaded.model, loaded.generation, options, *files));
+  loaded.step = state.step;
+  return loaded;
+}
+
+absl::StatusOr<std::unique_ptr<data::Tokenizer>> LoadTokenizerOf(const std::string& generation,
+                                                                 const std::string& path) {
+  const auto files = checkpoints::CreatePosixFileSystem();
+  ASSIGN_OR_RETURN(auto reader, checkpoints::CheckpointReader::Open(*files, generation));
+  std::string found = path;
+  if (found.empty()) {
+    // RUN/checkpoints/GENERATION
+    const std::filesystem::path absolute = std::filesystem::absolute(generation).lexically_normal();
+    std::filesystem::path folder = absolute.has_filename() ? absolute : absolute.parent_path();
+    found = (folder.parent_path().parent_path() / "tokenizer.json").string();
+  }
+  ASSIGN_OR_RETURN(auto tokenizer, data::LoadTokenizer(found));
+  if (tokenizer->hash() != reader->metadata().tokenizer_hash()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        found, ": found a tokenizer with hash ", tokenizer->hash(), ", wanted the one of ",
+        generation, ", ", reader->metadata().tokenizer_hash()));
+  }
+  return tokenizer;
+}
+
+}  // namespace sluice::trainer

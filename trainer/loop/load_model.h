@@ -1,0 +1,30 @@
+// A model from a checkpoint, for evaluation, scoring and generation.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "data/tokenizer.h"
+#include "trainer/loop/rank_model.h"
+
+namespace sluice::trainer {
+
+struct LoadedModel {
+  std::string generation;  // the checkpoint's folder
+  int64_t step = 0;
+  RunConfig config;  // as stored, on the mesh at hand
+  std::unique_ptr<RankModel> model;
+};
+
+// `checkpoint` is a generation or a run folder. The model is laid out over all ranks of rank.world
+// as data replicas that share experts where their number allows; microbatch and global batch are
+// set to one sequence a rank. Collective.
+absl::StatusOr<LoadedModel> LoadModel(const std::string& checkpoint, const RankContext& rank);
+
+// The tokenizer that belongs to a checkpoint: `path` if not empty, else tokenizer.json in the run's
+// folder. FAILED_PRECONDITION when its hash is not the one that the checkpoint was trained with.
+absl::StatusOr<std::unique_ptr<data::Tokenizer>> LoadTokenizerOf(const std::string& generation,
+                                                                 const std::string& path);
+
+}  // namespace sluice::trainer

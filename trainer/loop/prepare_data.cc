@@ -1,0 +1,131 @@
+#include "trainer/loop/prepare_data.h"
+
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "data/bpe_train.h"
+#include "data/token_file.h"
+#include "data/tokenize_corpus.h"
+#include "data/tokenizer.h"
+#include "kernels/core/status_macros.h"
+
+namespace sluice::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool IsTokenFile(const std::string& path) { return data::TokenFile::Open(path).ok(); }
+
+int64_t BytesBelow(const std::string& path) {
+  std::error_code error;
+  if (!fs::is_directory(path, error)) return static_cast<int64_t>(fs::file_size(path, error));
+  int64_t bytes = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(path, error)) {
+    if (entry.is_regular_file(error)) bytes += static_cast<int64_t>(entry.file_size(error));
+  }
+  return bytes;
+}
+
+// A name that changes with the text and with the tokenizer.
+std::string CacheName(const std::string& path, const std::string& tokenizer_hash) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (unsigned char c : absl::StrCat(path, "|", BytesBelow(path), "|", tokenizer_hash)) {
+    hash = (hash ^ c) * 0x100000001b3u;
+  }
+  return absl::StrFormat("%s-%016x.tokens", fs::path(path).stem().string(), hash);
+}
+
+class Preparer {
+ public:
+  Preparer(const data::DataConfig& config, int num_threads,
+           const std::function<void(const std::string&)>& print)
+      : config_(config), num_threads_(num_threads), print_(print) {}
+
+  absl::StatusOr<PreparedData> Run() {
+    if (config_.train().empty()) {
+      return absl::InvalidArgumentError(
+          "data.train: found nothing, wanted text or token files (or data.bundled_sample)");
+    }
+    std::error_code error;
+    fs::create_directories(config_.cache_dir(), error);
+    if (error)
+      return absl::UnavailableError(
+          absl::StrCat("data.cache_dir ", config_.cache_dir(), ": ", error.message()));
+    PreparedData prepared;
+    ASSIGN_OR_RETURN(prepared.tokenizer, Tokenizer());
+    ASSIGN_OR_RETURN(tokenizer_, data::LoadTokenizer(prepared.tokenizer));
+    for (const auto& source : config_.train()) {
+      ASSIGN_OR_RETURN(std::string path, TokensOf(source.path()));
+      prepared.train.push_back(std::move(path));
+    }
+    for (const auto& source : config_.validation()) {
+      ASSIGN_OR_RETURN(std::string path, TokensOf(source.path()));
+      prepared.validation.push_back(std::move(path));
+    }
+    return prepared;
+  }
+
+ private:
+  void Print(const std::string& text) const {
+    if (print_) print_(text);
+  }
+
+  // The tokenizer.json given, or one trained on the training text.
+  absl::StatusOr<std::string> Tokenizer() {
+    if (!config_.tokenizer().empty()) return config_.tokenizer();
+    const std::string path = config_.cache_dir() + "/tokenizer.json";
+    std::error_code error;
+    if (fs::exists(path, error)) return path;
+    data::CorpusOptions corpus;
+    corpus.num_threads = num_threads_;
+    for (const auto& source : config_.train()) {
+      if (IsTokenFile(source.path())) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "data.tokenizer: found nothing, wanted the tokenizer.json of the token file ",
+            source.path()));
+      }
+      corpus.inputs.push_back(source.path());
+    }
+    data::BpeTrainOptions train;
+    train.vocab_size = config_.train_vocab_size();
+    if (train.vocab_size == 256) train.special_tokens.clear();  // the bytes alone: documents end without a token
+    ASSIGN_OR_RETURN(const data::CorpusResult result, data::TrainVocabulary(corpus, train, path));
+    Print(absl::StrFormat("vocabulary of %d tokens from %.1f MB of text in %.1f s: %s",
+                          train.vocab_size, result.text_bytes / 1e6, result.seconds, path));
+    return path;
+  }
+
+  absl::StatusOr<std::string> TokensOf(const std::string& path) {
+    if (IsTokenFile(path)) return path;
+    std::error_code error;
+    if (!fs::exists(path, error)) {
+      return absl::NotFoundError(absl::StrCat("data: found no file or folder ", path));
+    }
+    const std::string output = config_.cache_dir() + "/" + CacheName(path, tokenizer_->hash());
+    if (IsTokenFile(output)) return output;
+    data::CorpusOptions corpus;
+    corpus.num_threads = num_threads_;
+    corpus.inputs = {path};
+    ASSIGN_OR_RETURN(const data::CorpusResult result,
+                     data::TokenizeCorpus(corpus, *tokenizer_, output));
+    Print(absl::StrFormat("%s: %.2f MB of text to %d tokens (%.1f MB/s)", path,
+                          result.text_bytes / 1e6, result.tokens,
+                          result.seconds > 0 ? result.text_bytes / 1e6 / result.seconds : 0.0));
+    return output;
+  }
+
+  const data::DataConfig& config_;
+  const int num_threads_;
+  const std::function<void(const std::string&)>& print_;
+  std::unique_ptr<data::Tokenizer> tokenizer_;
+};
+
+}  // namespace
+
+absl::StatusOr<PreparedData> PrepareData(const data::DataConfig& config, int num_threads,
+                                         const std::function<void(const std::string&)>& print) {
+  return Preparer(config, num_threads, print).Run();
+}
+
+}  // namespace sluice::trainer

@@ -1,0 +1,23 @@
+// Vocabulary and token files of a run, made on first use from its text.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "data/data.pb.h"
+
+namespace sluice::trainer {
+
+struct PreparedData {
+  std::string tokenizer;                       // path of a tokenizer.json
+  std::vector<std::string> train, validation;  // token files, in the order of the configuration
+};
+
+// Makes what is missing under config.cache_dir and says so through `print` (may be null). Token
+// files are made once for a text's path and size and the tokenizer. Errors as data's.
+absl::StatusOr<PreparedData> PrepareData(const data::DataConfig& config, int num_threads,
+                                         const std::function<void(const std::string&)>& print);
+
+}  // namespace sluice::trainer

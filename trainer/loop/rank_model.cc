@@ -1,0 +1,201 @@
+#include "trainer/loop/rank_model.h"
+
+#include <cstdlib>
+#include <utility>
+
+#include "kernels/core/status_macros.h"
+#include "kernels/ops/cast.h"
+#include "parallel/pipeline/executor.h"
+#include "trainer/loop/resolve_config.h"
+
+namespace sluice::trainer {
+namespace {
+
+DType ComputeDType(const RunConfig& config) {
+  return config.compute().precision() == "BF16" ? DType::kBF16 : DType::kF32;
+}
+
+int NumGates(const ModelConfig& config) {
+  if (config.n_routed_experts() == 0) return 0;
+  return std::max(0, config.num_hidden_layers() - config.first_k_dense_replace()) +
+         config.num_nextn_predict_layers();
+}
+
+}  // namespace
+
+RankModel::RankModel(const RunConfig& config, const RankContext& rank,
+                     const parallel::ProcessMesh& mesh)
+    : config_(config),
+      rank_(rank),
+      mesh_(mesh),
+      world_(rank.world),
+      device_(*rank.device),
+      num_gates_(NumGates(config.model())) {
+  pool_ = std::make_unique<ActivationPool>(
+      device_, [world = world_](const absl::Status& why) { world->Abort(why); }, nullptr);
+}
+
+RankModel::~RankModel() = default;
+
+absl::StatusOr<std::unique_ptr<RankModel>> RankModel::Create(const RunConfig& config,
+                                                             const RankContext& rank) {
+  const parallel::MeshShape shape{config.mesh().pipe(), config.mesh().data(),
+                                  config.mesh().expert()};
+  ASSIGN_OR_RETURN(const parallel::ProcessMesh mesh,
+                   parallel::ProcessMesh::Create(shape, rank.world->size()));
+  std::unique_ptr<RankModel> model(new RankModel(config, rank, mesh));
+  RETURN_IF_ERROR(model->SplitCommunicators());
+  RETURN_IF_ERROR(model->BuildStages());
+  RETURN_IF_ERROR(model->Allocate());
+  RETURN_IF_ERROR(model->CreateOptimizers());
+  return model;
+}
+
+absl::Status RankModel::SplitCommunicators() {
+  using parallel::Axis;
+  const int me = world_->rank();
+  const auto split = [&](Axis axis) { return world_->Split(mesh_.ColorOf(axis, me), me); };
+  ASSIGN_OR_RETURN(pipe_, split(Axis::kPipe));
+  ASSIGN_OR_RETURN(data_, split(Axis::kData));
+  ASSIGN_OR_RETURN(expert_, split(Axis::kExpert));
+  ASSIGN_OR_RETURN(expert_data_, split(Axis::kExpertData));
+  return absl::OkStatus();
+}
+
+absl::Status RankModel::BuildStages() {
+  const ModelConfig& model = config_.model();
+  const int num_stages = mesh_.size(parallel::Axis::kPipe) * config_.schedule_chunks();
+  ASSIGN_OR_RETURN(const std::vector<StageSpec> specs,
+                   SplitLayers(model, num_stages, config_.train().sequence_length()));
+  ASSIGN_OR_RETURN(const Recompute recompute, ParseRecompute(config_.compute().recompute()));
+  if (model.n_routed_experts() > 0) {
+    ASSIGN_OR_RETURN(exchange_,
+                     parallel::TokenExchange::Create(device_, *expert_, model.n_routed_experts(),
+                                                     model.num_experts_per_tok()));
+  }
+  ASSIGN_OR_RETURN(const parallel::Schedule* schedule,
+                   ScheduleFor(mesh_.size(parallel::Axis::kPipe)));
+  stage_by_index_.assign(num_stages, nullptr);
+  for (int stage = 0; stage < num_stages; ++stage) {
+    if (schedule->rank_of_stage[0][stage] != pipe_->rank()) continue;
+    layouts_.push_back(std::make_unique<TapeLayout>());
+    const BuildContext build{config_.model(), rope_,  recompute,
+                             exchange_.get(), store_, *layouts_.back()};
+    stages_.push_back(std::make_unique<TransformerStage>(build, specs[stage], ComputeDType(config_),
+                                                         device_, *pool_, *layouts_.back()));
+    stage_by_index_[stage] = stages_.back().get();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RankModel::Allocate() {
+  const ModelConfig& model = config_.model();
+  const int64_t multiple_of[kNumParameterGroups] = {data_->size(), expert_data_->size()};
+  RETURN_IF_ERROR(store_.Allocate(device_, ComputeDType(config_), multiple_of));
+  const int rotated = model.kv_lora_rank() > 0 ? model.qk_rope_head_dim() : model.head_dim();
+  RETURN_IF_ERROR(rope_.Allocate(device_, model, rotated, config_.train().sequence_length()));
+  for (auto& stage : stages_) RETURN_IF_ERROR(stage->Allocate());
+  return absl::OkStatus();
+}
+
+absl::Status RankModel::CreateOptimizers() {
+  for (int g = 0; g < kNumParameterGroups; ++g) {
+    const auto group = static_cast<ParameterGroup>(g);
+    if (store_.flat_size(group) == 0) continue;
+    std::vector<parallel::FlatSegment> segments;
+    for (const auto& parameter : store_.parameters()) {
+      if (parameter->group != group) continue;
+      segments.push_back({.begin = parameter->offset,
+                          .end = parameter->offset + parameter->shape.num_elements(),
+                          .decay = parameter->decay,
+                          .counted_in_norm = !parameter->tied_copy});
+    }
+    parallel::Communicator& ranks = group == ParameterGroup::kDense ? *data_ : *expert_data_;
+    parallel::ShardedAdamWOptions options;
+    options.moment_dtype = config_.train().moment_dtype() == "BF16" ? DType::kBF16 : DType::kF32;
+    ASSIGN_OR_RETURN(optimizers_[g],
+                     parallel::ShardedAdamW::Create(device_, ranks, store_.values(group),
+                                                    store_.gradients(group), segments, options));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RankModel::InitializeWeights() {
+  const double deviation = config_.model().initializer_range();
+  for (int g = 0; g < kNumParameterGroups; ++g) {
+    parallel::ShardedAdamW* optimizer = optimizers_[g].get();
+    if (optimizer == nullptr) continue;
+    const int64_t begin = optimizer->shard_begin();
+    std::vector<float> host(optimizer->shard_end() - begin, 0.0f);
+    store_.ForEachRun(static_cast<ParameterGroup>(g), begin, optimizer->shard_end(),
+                      [&](const Parameter& parameter, const NamedPiece& piece, int64_t named_begin,
+                          int64_t flat_begin, int64_t count) {
+                        InitialValues(config_.train().seed(), piece.name, parameter.is_norm,
+                                      deviation, named_begin, count,
+                                      host.data() + (flat_begin - begin));
+                      });
+    const TensorView master = optimizer->master();
+    device_.Copy(ConstTensorView(host.data(), DType::kF32, master.shape()), master, stream());
+    RETURN_IF_ERROR(stream().Synchronize());
+  }
+  return PublishWeights();
+}
+
+absl::Status RankModel::PublishWeights() {
+  for (auto& optimizer : optimizers_) {
+    if (optimizer != nullptr) RETURN_IF_ERROR(optimizer->PublishMasters(stream()));
+  }
+  for (auto& stage : stages_) stage->Repack();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<const parallel::Schedule*> RankModel::ScheduleFor(int num_microbatches) {
+  for (const parallel::Schedule& schedule : schedules_) {
+    if (schedule.num_microbatches == num_microbatches) return &schedule;
+  }
+  parallel::PipelineShape shape;
+  shape.num_ranks = mesh_.size(parallel::Axis::kPipe);
+  shape.num_microbatches = num_microbatches;
+  shape.chunks = config_.schedule_chunks();
+  ASSIGN_OR_RETURN(parallel::Schedule schedule, parallel::MakeSchedule(config_.schedule(), shape));
+  schedules_.reserve(64);  // pointers stay valid; more than 64 batch sizes in one run do not happen
+  CHECK_LT(schedules_.size(), 64u);
+  schedules_.push_back(std::move(schedule));
+  return &schedules_.back();
+}
+
+absl::Status RankModel::Run(const std::vector<MicrobatchInput>& inputs, const LossScales& scales,
+                            bool training, SequenceSums* sums) {
+  ASSIGN_OR_RETURN(const parallel::Schedule* schedule,
+                   ScheduleFor(static_cast<int>(inputs.size())));
+  for (auto& stage : stages_) stage->BeginStep(&inputs, scales, training, sums);
+  parallel::ExecuteOptions options;
+  options.forward_only = !training;
+  RETURN_IF_ERROR(parallel::Execute(*schedule, stage_by_index_, *pipe_, device_, options));
+  return stream().Synchronize();
+}
+
+bool RankModel::has_last_stage() const {
+  return !stages_.empty() && stages_.back()->spec().has_head;
+}
+
+absl::Status RankModel::SumTiedGradients() {
+  const ModelConfig& model = config_.model();
+  const int last = pipe_->size() - 1;
+  const bool tied = model.tie_word_embeddings() || model.num_nextn_predict_layers() > 0;
+  if (!tied || last == 0 || (pipe_->rank() != 0 && pipe_->rank() != last)) return absl::OkStatus();
+  constexpr int kTag = 1 << 14;  // outside the pipeline's own tags
+  Parameter* parameter = store_.Find("model.embed_tokens.weight");
+  CHECK(parameter != nullptr) << "rank " << pipe_->rank() << " has no embedding";
+  const TensorView gradient = parameter->gradient;
+  if (pipe_->rank() == last) {
+    RETURN_IF_ERROR(pipe_->Send(gradient, 0, kTag, stream()));
+    return pipe_->Receive(gradient, 0, kTag, stream());
+  }
+  Temporary other(*pool_, DType::kF32, gradient.shape());
+  RETURN_IF_ERROR(pipe_->Receive(other.view(), last, kTag, stream()));
+  kernels::Add(stream(), {.a = gradient, .b = other.view(), .y = gradient});
+  return pipe_->Send(gradient, last, kTag, stream());
+}
+
+}  // namespace sluice::trainer

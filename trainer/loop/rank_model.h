@@ -1,0 +1,85 @@
+// What one rank holds of a run: its place in the mesh, its communicators, its stages with their
+// parameters, its optimizers.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "parallel/expert/token_exchange.h"
+#include "parallel/mesh/process_mesh.h"
+#include "parallel/schedule/schedule.h"
+#include "parallel/shard/sharded_adamw.h"
+#include "trainer/loop/trainer.h"
+#include "trainer/model/transformer_stage.h"
+
+namespace sluice::trainer {
+
+class RankModel {
+ public:
+  // Builds the mesh, allocates everything; weights are zero until InitializeWeights or a
+  // checkpoint. Collective. `world_size` ranks; with `world` null (dry run) nothing is allocated
+  // and `rank` is the one described.
+  static absl::StatusOr<std::unique_ptr<RankModel>> Create(const RunConfig& config,
+                                                           const RankContext& rank);
+  ~RankModel();
+
+  // Masters from (seed, name, index), then everything derived from them.
+  absl::Status InitializeWeights();
+  // After masters were written: values on all ranks, packed weights.
+  absl::Status PublishWeights();
+
+  // Runs the schedule for `inputs` (one a microbatch). Collective over the pipe and, through the
+  // experts, over data.
+  absl::Status Run(const std::vector<MicrobatchInput>& inputs, const LossScales& scales,
+                   bool training, SequenceSums* sums);
+  // Makes both copies of a tied embedding's gradient their sum: first stage's, then last stage's.
+  absl::Status SumTiedGradients();
+
+  const RunConfig& config() const { return config_; }
+  const parallel::ProcessMesh& mesh() const { return mesh_; }
+  int data_rank() const { return data_->rank(); }
+  parallel::Communicator& world() { return *world_; }
+  parallel::Communicator& data_group() { return *data_; }
+  parallel::Communicator& pipe_group() { return *pipe_; }
+  kernels::DeviceContext& device() { return device_; }
+  Stream& stream() { return device_.stream(kernels::StreamRole::kCompute); }
+  ParameterStore& store() { return store_; }
+  ActivationPool& pool() { return *pool_; }
+  // Null for a group without parameters.
+  parallel::ShardedAdamW* optimizer(ParameterGroup group) {
+    return optimizers_[static_cast<int>(group)].get();
+  }
+  const std::vector<std::unique_ptr<TransformerStage>>& stages() const { return stages_; }
+  int num_gates() const { return num_gates_; }  // of the whole model
+  bool has_last_stage() const;
+
+ private:
+  RankModel(const RunConfig& config, const RankContext& rank, const parallel::ProcessMesh& mesh);
+  absl::Status SplitCommunicators();
+  absl::Status BuildStages();
+  absl::Status Allocate();
+  absl::Status CreateOptimizers();
+  absl::StatusOr<const parallel::Schedule*> ScheduleFor(int num_microbatches);
+
+  const RunConfig config_;
+  const RankContext rank_;
+  const parallel::ProcessMesh mesh_;
+  parallel::Communicator* world_;
+  kernels::DeviceContext& device_;
+  std::unique_ptr<parallel::Communicator> pipe_, data_, expert_, expert_data_;
+  std::unique_ptr<ActivationPool> pool_;
+  RopeTable rope_;
+  std::unique_ptr<parallel::TokenExchange> exchange_;
+  ParameterStore store_;
+  std::vector<std::unique_ptr<TapeLayout>> layouts_;
+  std::vector<std::unique_ptr<TransformerStage>> stages_;  // of this rank, ascending
+  std::vector<parallel::Stage*> stage_by_index_;  // [stages of the pipeline], null elsewhere
+  std::unique_ptr<parallel::ShardedAdamW> optimizers_[kNumParameterGroups];
+  std::vector<parallel::Schedule> schedules_;  // one a number of microbatches seen
+  int num_gates_ = 0;
+};
+
+}  // namespace sluice::trainer

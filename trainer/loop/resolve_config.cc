@@ -1,0 +1,230 @@
+#include "trainer/loop/resolve_config.h"
+
+#include <algorithm>
+#include <initializer_list>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "kernels/core/status_macros.h"
+#include "parallel/mesh/process_mesh.h"
+#include "trainer/model/model_config.h"
+
+namespace sluice::trainer {
+namespace {
+
+#define SLUICE_DEFAULT(message, field, value) \
+  if (!(message).has_##field()) (message).set_##field(value)
+
+absl::Status Wanted(absl::string_view field, absl::string_view found, absl::string_view wanted) {
+  return absl::InvalidArgumentError(absl::StrCat(field, ": found ", found, ", wanted ", wanted));
+}
+
+absl::Status AtLeast(absl::string_view field, int64_t found, int64_t least) {
+  return found >= least ? absl::OkStatus()
+                        : Wanted(field, absl::StrCat(found), absl::StrCat("at least ", least));
+}
+
+// Finds `value` among `known` without regard to case and writes it as it stands there.
+absl::Status Canonical(absl::string_view field, std::initializer_list<absl::string_view> known,
+                       std::string* value) {
+  std::string list;
+  for (absl::string_view name : known) {
+    if (absl::AsciiStrToLower(*value) == absl::AsciiStrToLower(name)) {
+      *value = std::string(name);
+      return absl::OkStatus();
+    }
+    absl::StrAppend(&list, list.empty() ? "" : ", ", name);
+  }
+  return Wanted(field, absl::StrCat("\"", *value, "\""), absl::StrCat("one of ", list));
+}
+
+void ResolveTrain(TrainConfig& t) {
+  SLUICE_DEFAULT(t, steps, 1000);
+  SLUICE_DEFAULT(t, seed, 1);
+  SLUICE_DEFAULT(t, global_batch, 16);
+  SLUICE_DEFAULT(t, microbatch, 1);
+  SLUICE_DEFAULT(t, sequence_length, 256);
+  LearningRateConfig& lr = *t.mutable_lr();
+  SLUICE_DEFAULT(lr, schedule, "cosine");
+  SLUICE_DEFAULT(lr, peak, 1e-3);
+  SLUICE_DEFAULT(lr, warmup_steps, std::min<int64_t>(t.steps() / 10, 2000));
+  SLUICE_DEFAULT(lr, final_ratio, 0.1);
+  SLUICE_DEFAULT(lr, decay_steps, t.steps() / 5);
+  SLUICE_DEFAULT(lr, constant_steps, 0);
+  SLUICE_DEFAULT(lr, tail_steps, 0);
+  SLUICE_DEFAULT(lr, tail_ratio, lr.final_ratio());
+  SLUICE_DEFAULT(t, adam_beta1, 0.9);
+  SLUICE_DEFAULT(t, adam_beta2, 0.95);
+  SLUICE_DEFAULT(t, adam_eps, 1e-8);
+  SLUICE_DEFAULT(t, weight_decay, 0.1);
+  SLUICE_DEFAULT(t, moment_dtype, "FP32");
+  SLUICE_DEFAULT(t, clip_norm, 1.0);
+  SLUICE_DEFAULT(t, mtp_loss_weight, 0.3);
+  SLUICE_DEFAULT(t, bias_update_speed, 0.001);
+  SLUICE_DEFAULT(t, batch_ramp_start, 0);
+  SLUICE_DEFAULT(t, batch_ramp_steps, 0);
+  SLUICE_DEFAULT(t, max_skipped_in_a_row, 5);
+}
+
+void ResolveRest(RunConfig& c, int world_size) {
+  data::DataConfig& d = *c.mutable_data();
+  SLUICE_DEFAULT(d, train_vocab_size, c.model().vocab_size());
+  SLUICE_DEFAULT(d, bundled_sample, false);
+  SLUICE_DEFAULT(d, document_mask, false);
+  SLUICE_DEFAULT(d, fim_rate, 0.0);
+  SLUICE_DEFAULT(d, shuffle, true);
+  MeshConfig& m = *c.mutable_mesh();
+  SLUICE_DEFAULT(m, pipe, 1);
+  SLUICE_DEFAULT(m, expert, 1);
+  SLUICE_DEFAULT(m, data, std::max(1, world_size / std::max(1, m.pipe())));
+  SLUICE_DEFAULT(c, schedule, "1f1b");
+  SLUICE_DEFAULT(c, schedule_chunks, absl::AsciiStrToLower(c.schedule()) == "interleaved" ? 2 : 1);
+  ComputeConfig& p = *c.mutable_compute();
+  SLUICE_DEFAULT(p, device, "cpu");
+  SLUICE_DEFAULT(p, precision, "BF16");
+  SLUICE_DEFAULT(p, threads, 0);
+  SLUICE_DEFAULT(p, recompute, "none");
+  SLUICE_DEFAULT(p, threaded_streams, false);
+  EvalConfig& e = *c.mutable_eval();
+  SLUICE_DEFAULT(e, every, 0);
+  SLUICE_DEFAULT(e, batches, 0);
+  SLUICE_DEFAULT(e, sample_every, 0);
+  SLUICE_DEFAULT(e, sample_prompt, "The ");
+  SLUICE_DEFAULT(e, sample_tokens, 64);
+  CheckpointConfig& k = *c.mutable_checkpoint();
+  SLUICE_DEFAULT(k, every, 0);
+  SLUICE_DEFAULT(k, keep, 3);
+  SLUICE_DEFAULT(*c.mutable_run(), dir, "runs/default");
+  SLUICE_DEFAULT(d, cache_dir, c.run().dir() + "/data");
+}
+
+absl::Status ValidateTrain(const TrainConfig& t) {
+  RETURN_IF_ERROR(AtLeast("train.steps", t.steps(), 1));
+  RETURN_IF_ERROR(AtLeast("train.global_batch", t.global_batch(), 1));
+  RETURN_IF_ERROR(AtLeast("train.microbatch", t.microbatch(), 1));
+  RETURN_IF_ERROR(AtLeast("train.sequence_length", t.sequence_length(), 2));
+  RETURN_IF_ERROR(AtLeast("train.lr.warmup_steps", t.lr().warmup_steps(), 0));
+  RETURN_IF_ERROR(AtLeast("train.max_skipped_in_a_row", t.max_skipped_in_a_row(), 1));
+  if (!(t.lr().peak() >= 0))
+    return Wanted("train.lr.peak", absl::StrCat(t.lr().peak()), "0 or more");
+  if (!(t.clip_norm() >= 0))
+    return Wanted("train.clip_norm", absl::StrCat(t.clip_norm()), "0 (none) or more");
+  if (!(t.adam_beta1() >= 0 && t.adam_beta1() < 1)) {
+    return Wanted("train.adam_beta1", absl::StrCat(t.adam_beta1()), "0 <= beta < 1");
+  }
+  if (!(t.adam_beta2() >= 0 && t.adam_beta2() < 1)) {
+    return Wanted("train.adam_beta2", absl::StrCat(t.adam_beta2()), "0 <= beta < 1");
+  }
+  return absl::OkStatus();
+}
+
+// The batch must be cut evenly: ranks, then microbatches.
+absl::Status ValidateBatch(const RunConfig& c) {
+  const int64_t unit = int64_t{c.mesh().data()} * c.train().microbatch();
+  if (c.train().global_batch() % unit != 0) {
+    return Wanted("train.global_batch", absl::StrCat(c.train().global_batch()),
+                  absl::StrCat("a multiple of mesh.data * train.microbatch = ", c.mesh().data(),
+                               " * ", c.train().microbatch()));
+  }
+  if (c.train().batch_ramp_start() < 0 || c.train().batch_ramp_start() > c.train().global_batch()) {
+    return Wanted("train.batch_ramp_start", absl::StrCat(c.train().batch_ramp_start()),
+                  "0 to train.global_batch");
+  }
+  if (c.train().sequence_length() > c.model().max_position_embeddings()) {
+    return Wanted("train.sequence_length", absl::StrCat(c.train().sequence_length()),
+                  absl::StrCat("at most model.max_position_embeddings = ",
+                               c.model().max_position_embeddings()));
+  }
+  if (c.model().num_nextn_predict_layers() >= c.train().sequence_length()) {
+    return Wanted("model.num_nextn_predict_layers",
+                  absl::StrCat(c.model().num_nextn_predict_layers()),
+                  "less than train.sequence_length");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateNames(RunConfig& c) {
+  RETURN_IF_ERROR(Canonical("schedule",
+                            {"gpipe", "1f1b", "interleaved", "zb_h1", "dualpipe", "dualpipe_v"},
+                            c.mutable_schedule()));
+  RETURN_IF_ERROR(
+      Canonical("compute.precision", {"FP32", "BF16"}, c.mutable_compute()->mutable_precision()));
+  RETURN_IF_ERROR(Canonical("compute.device", {"cpu"}, c.mutable_compute()->mutable_device()));
+  RETURN_IF_ERROR(
+      Canonical("train.moment_dtype", {"FP32", "BF16"}, c.mutable_train()->mutable_moment_dtype()));
+  RETURN_IF_ERROR(Canonical("train.lr.schedule", {"constant", "cosine", "wsd", "deepseek_v3"},
+                            c.mutable_train()->mutable_lr()->mutable_schedule()));
+  RETURN_IF_ERROR(ParseRecompute(c.compute().recompute()).status());
+  RETURN_IF_ERROR(AtLeast("compute.threads", c.compute().threads(), 0));
+  RETURN_IF_ERROR(AtLeast("schedule_chunks", c.schedule_chunks(), 1));
+  RETURN_IF_ERROR(AtLeast("checkpoint.keep", c.checkpoint().keep(), 1));
+  return AtLeast("checkpoint.every", c.checkpoint().every(), 0);
+}
+
+}  // namespace
+
+absl::StatusOr<Recompute> ParseRecompute(absl::string_view text) {
+  Recompute recompute;
+  for (absl::string_view name : absl::StrSplit(text, ',', absl::SkipWhitespace())) {
+    const std::string word(absl::StripAsciiWhitespace(name));
+    if (word == "norm") {
+      recompute.norm = true;
+    } else if (word == "mla_up") {
+      recompute.mla_up = true;
+    } else if (word == "swiglu") {
+      recompute.swiglu = true;
+    } else if (word != "none") {
+      return Wanted("compute.recompute", absl::StrCat("\"", word, "\""),
+                    "none, norm, mla_up or swiglu");
+    }
+  }
+  return recompute;
+}
+
+LrSchedule MakeLrSchedule(const TrainConfig& t) {
+  LrSchedule s;
+  const std::string& name = t.lr().schedule();
+  s.shape = name == "constant"      ? LrShape::kConstant
+            : name == "wsd"         ? LrShape::kWsd
+            : name == "deepseek_v3" ? LrShape::kDeepSeekV3
+                                    : LrShape::kCosine;
+  s.peak = t.lr().peak();
+  s.steps = t.steps();
+  s.warmup_steps = t.lr().warmup_steps();
+  s.final_ratio = t.lr().final_ratio();
+  s.decay_steps = t.lr().decay_steps();
+  s.constant_steps = t.lr().constant_steps();
+  s.tail_steps = t.lr().tail_steps();
+  s.tail_ratio = t.lr().tail_ratio();
+  return s;
+}
+
+BatchRamp MakeBatchRamp(const RunConfig& c) {
+  return {c.train().batch_ramp_start(), c.train().global_batch(), c.train().batch_ramp_steps(),
+          int64_t{c.mesh().data()} * c.train().microbatch()};
+}
+
+absl::StatusOr<RunConfig> Resolve(const RunConfig& config, int world_size) {
+  RunConfig c = config;
+  ResolveModel(*c.mutable_model());
+  ResolveTrain(*c.mutable_train());
+  ResolveRest(c, world_size);
+  RETURN_IF_ERROR(ValidateModel(c.model()));
+  RETURN_IF_ERROR(ValidateTrain(c.train()));
+  RETURN_IF_ERROR(ValidateNames(c));
+  const parallel::MeshShape shape{c.mesh().pipe(), c.mesh().data(), c.mesh().expert()};
+  RETURN_IF_ERROR(parallel::ProcessMesh::Create(shape, world_size).status());
+  if (c.model().n_routed_experts() > 0 && c.model().n_routed_experts() % shape.expert != 0) {
+    return Wanted(
+        "mesh.expert", absl::StrCat(shape.expert),
+        absl::StrCat("a divisor of model.n_routed_experts = ", c.model().n_routed_experts()));
+  }
+  RETURN_IF_ERROR(ValidateBatch(c));
+  RETURN_IF_ERROR(
+      SplitLayers(c.model(), shape.pipe * c.schedule_chunks(), c.train().sequence_length())
+          .status());
+  return c;
+}
+
+}  // namespace sluice::trainer

@@ -1,0 +1,16 @@
+// From a resolved RunConfig to the plain values that the rest uses.
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "trainer/loop/trainer.h"
+#include "trainer/model/attention.h"
+#include "trainer/optim/lr_schedule.h"
+
+namespace sluice::trainer {
+
+absl::StatusOr<Recompute> ParseRecompute(absl::string_view text);  // "none" or "norm,mla_up,swiglu"
+LrSchedule MakeLrSchedule(const TrainConfig& train);
+BatchRamp MakeBatchRamp(const RunConfig& config);
+
+}  // namespace sluice::trainer

@@ -1,0 +1,238 @@
+#include "trainer/loop/run_state.h"
+
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "checkpoints/commit.h"
+#include "checkpoints/retention.h"
+#include "checkpoints/writer.h"
+#include "google/protobuf/text_format.h"
+#include "kernels/core/status_macros.h"
+
+namespace sluice::trainer {
+namespace {
+
+using checkpoints::TensorPiece;
+
+// One of the optimizer's arrays: what it is called and this rank's shard of it.
+struct StateArray {
+  const char* name;
+  TensorView shard;
+};
+
+std::vector<StateArray> ArraysOf(parallel::ShardedAdamW& optimizer, bool weights_only) {
+  std::vector<StateArray> arrays = {{"master/", optimizer.master()}};
+  if (!weights_only) {
+    arrays.push_back({"adam_m/", optimizer.first_moment()});
+    arrays.push_back({"adam_v/", optimizer.second_moment()});
+  }
+  return arrays;
+}
+
+using PieceVisitor =
+    std::function<absl::Status(const TensorPiece& piece, const TensorView& elements)>;
+
+// Every run of named elements in this rank's shards. Tied copies are visited only with
+// `with_copies` (loading).
+absl::Status ForEachPiece(RankModel& model, bool weights_only, bool with_copies,
+                          const PieceVisitor& visit) {
+  absl::Status status;
+  for (int g = 0; g < kNumParameterGroups; ++g) {
+    const auto group = static_cast<ParameterGroup>(g);
+    parallel::ShardedAdamW* optimizer = model.optimizer(group);
+    if (optimizer == nullptr) continue;
+    const int64_t begin = optimizer->shard_begin();
+    for (const StateArray& array : ArraysOf(*optimizer, weights_only)) {
+      model.store().ForEachRun(
+          group, begin, optimizer->shard_end(),
+          [&](const Parameter& parameter, const NamedPiece& piece, int64_t named_begin,
+              int64_t flat_begin, int64_t count) {
+            if (!status.ok() || (parameter.tied_copy && !with_copies)) return;
+            const TensorPiece described{array.name + piece.name, array.shard.dtype(), piece.shape,
+                                        named_begin, named_begin + count};
+            status = visit(described, array.shard.Rows(flat_begin - begin, count));
+          });
+    }
+  }
+  return status;
+}
+
+std::string GateName(const MoeLayer& layer, absl::string_view what) {
+  return absl::StrCat("gate/", layer.prefix(), what);
+}
+
+// The gates' state is equal on all data ranks; the first of them writes it.
+absl::Status WriteGates(RankModel& model, const RunState& state,
+                        checkpoints::CheckpointWriter& writer) {
+  if (model.data_rank() != 0) return absl::OkStatus();
+  const int64_t experts = model.config().model().n_routed_experts();
+  std::vector<float> bias(experts);
+  for (const auto& stage : model.stages()) {
+    for (const auto& gate : stage->gates()) {
+      model.device().Copy(gate.layer->bias(), TensorView(bias.data(), DType::kF32, {experts}),
+                          model.stream());
+      RETURN_IF_ERROR(model.stream().Synchronize());
+      RETURN_IF_ERROR(writer.Add(
+          {GateName(*gate.layer, "e_score_correction_bias"), DType::kF32, {experts}, 0, experts},
+          bias.data()));
+      const std::vector<int64_t> none(experts, 0);
+      const int64_t* load =
+          state.load.empty() ? none.data() : state.load.data() + gate.index * experts;
+      RETURN_IF_ERROR(
+          writer.Add({GateName(*gate.layer, "load"), DType::kI64, {experts}, 0, experts}, load));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> WriteShard(RankModel& model, const RunState& state,
+                                       const std::string& dir, const std::string& attempt,
+                                       checkpoints::FileSystem& files) {
+  checkpoints::WriterOptions options;
+  options.num_writers = model.world().size();
+  ASSIGN_OR_RETURN(auto writer,
+                   checkpoints::CheckpointWriter::Begin(files, dir, state.step, attempt,
+                                                        model.world().rank(), options));
+  RETURN_IF_ERROR(
+      ForEachPiece(model, false, false, [&](const TensorPiece& piece, const TensorView& elements) {
+        return writer->Add(piece, elements.raw_data());
+      }));
+  RETURN_IF_ERROR(WriteGates(model, state, *writer));
+  ASSIGN_OR_RETURN(const checkpoints::ShardReceipt receipt, writer->Finish());
+  return receipt.SerializeAsString();
+}
+
+checkpoints::RunMetadata MakeMetadata(RankModel& model, const RunState& state) {
+  checkpoints::RunMetadata metadata;
+  auto& counters = *metadata.mutable_state();
+  counters["updates"] = absl::StrCat(state.updates);
+  counters["next_sample"] = absl::StrCat(state.next_sample);
+  counters["skipped_in_a_row"] = absl::StrCat(state.skipped_in_a_row);
+  google::protobuf::TextFormat::PrintToString(model.config(), metadata.mutable_config_textproto());
+  metadata.set_tokenizer_hash(state.tokenizer_hash);
+  metadata.set_mesh(model.mesh().ToString());
+  return metadata;
+}
+
+absl::StatusOr<std::string> CommitReceipts(RankModel& model, const RunState& state,
+                                           const SaveOptions& options, const std::string& attempt,
+                                           const std::vector<std::string>& serialized,
+                                           checkpoints::FileSystem& files) {
+  std::vector<checkpoints::ShardReceipt> receipts(serialized.size());
+  for (size_t rank = 0; rank < serialized.size(); ++rank) {
+    if (!receipts[rank].ParseFromString(serialized[rank])) {
+      return absl::InternalError(absl::StrCat("receipt of rank ", rank, " arrived damaged"));
+    }
+  }
+  ASSIGN_OR_RETURN(const std::string path,
+                   checkpoints::Commit(files, options.dir, state.step, attempt, receipts,
+                                       MakeMetadata(model, state)));
+  RETURN_IF_ERROR(checkpoints::ApplyRetention(files, options.dir, path, options.keep, options.log));
+  return path;
+}
+
+int64_t Counter(const checkpoints::RunMetadata& metadata, const std::string& name) {
+  int64_t value = 0;
+  const auto found = metadata.state().find(name);
+  if (found == metadata.state().end() || !absl::SimpleAtoi(found->second, &value)) return 0;
+  return value;
+}
+
+absl::Status ReadGates(RankModel& model, checkpoints::CheckpointReader& reader, RunState& state) {
+  const int64_t experts = model.config().model().n_routed_experts();
+  state.load.assign(model.num_gates() * experts, 0);
+  std::vector<float> bias(experts);
+  for (const auto& stage : model.stages()) {
+    for (const auto& gate : stage->gates()) {
+      RETURN_IF_ERROR(reader.Read(
+          {GateName(*gate.layer, "e_score_correction_bias"), DType::kF32, {experts}, 0, experts},
+          bias.data()));
+      model.device().Copy(ConstTensorView(bias.data(), DType::kF32, {experts}), gate.layer->bias(),
+                          model.stream());
+      RETURN_IF_ERROR(model.stream().Synchronize());
+      RETURN_IF_ERROR(
+          reader.Read({GateName(*gate.layer, "load"), DType::kI64, {experts}, 0, experts},
+                      state.load.data() + gate.index * experts));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status AgreeOnStatus(parallel::Communicator& world, const absl::Status& mine) {
+  const std::string text =
+      mine.ok() ? "" : absl::StrCat(static_cast<int>(mine.code()), ":", mine.message());
+  ASSIGN_OR_RETURN(const std::vector<std::string> all, world.GatherBytes(text));
+  std::string verdict;
+  for (size_t rank = 0; rank < all.size(); ++rank) {
+    if (all[rank].empty()) continue;
+    const size_t colon = all[rank].find(':');
+    verdict = absl::StrCat(all[rank].substr(0, colon), ":",
+                           all.size() > 1 ? absl::StrCat("rank ", rank, ": ") : "",
+                           all[rank].substr(colon + 1));
+    break;
+  }
+  ASSIGN_OR_RETURN(verdict, world.BroadcastBytes(verdict, 0));
+  if (verdict.empty()) return absl::OkStatus();
+  int code = 0;
+  const size_t colon = verdict.find(':');
+  CHECK(absl::SimpleAtoi(verdict.substr(0, colon), &code)) << verdict;
+  return absl::Status(static_cast<absl::StatusCode>(code), verdict.substr(colon + 1));
+}
+
+absl::StatusOr<std::string> SaveState(RankModel& model, const RunState& state,
+                                      const SaveOptions& options, checkpoints::FileSystem& files) {
+  parallel::Communicator& world = model.world();
+  absl::Status prepared;
+  if (world.rank() == 0) prepared = checkpoints::RemoveUnfinished(files, options.dir, options.log);
+  RETURN_IF_ERROR(AgreeOnStatus(world, prepared));
+  ASSIGN_OR_RETURN(const std::string attempt,
+                   world.BroadcastBytes(checkpoints::MakeAttemptId(), 0));
+  const absl::StatusOr<std::string> receipt = WriteShard(model, state, options.dir, attempt, files);
+  RETURN_IF_ERROR(AgreeOnStatus(world, receipt.status()));
+  ASSIGN_OR_RETURN(const std::vector<std::string> receipts, world.GatherBytes(*receipt));
+  absl::StatusOr<std::string> path = std::string();
+  if (world.rank() == 0) path = CommitReceipts(model, state, options, attempt, receipts, files);
+  RETURN_IF_ERROR(AgreeOnStatus(world, path.status()));
+  return world.BroadcastBytes(*path, 0);
+}
+
+absl::StatusOr<RunState> LoadState(RankModel& model, const std::string& generation_dir,
+                                   const LoadOptions& options, checkpoints::FileSystem& files) {
+  RunState state;
+  const auto read = [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(auto reader, checkpoints::CheckpointReader::Open(files, generation_dir));
+    RETURN_IF_ERROR(ForEachPiece(model, options.weights_only, true,
+                                 [&](const TensorPiece& piece, const TensorView& elements) {
+                                   return reader->Read(piece, elements.raw_mutable_data());
+                                 }));
+    RETURN_IF_ERROR(ReadGates(model, *reader, state));
+    state.step = reader->step();
+    state.updates = Counter(reader->metadata(), "updates");
+    state.next_sample = Counter(reader->metadata(), "next_sample");
+    state.skipped_in_a_row = Counter(reader->metadata(), "skipped_in_a_row");
+    state.tokenizer_hash = reader->metadata().tokenizer_hash();
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(AgreeOnStatus(model.world(), read()));
+  RETURN_IF_ERROR(model.PublishWeights());
+  return state;
+}
+
+absl::StatusOr<int64_t> StateBytes(RankModel& model) {
+  std::vector<TensorPiece> pieces;
+  RETURN_IF_ERROR(
+      ForEachPiece(model, false, false, [&](const TensorPiece& piece, const TensorView&) {
+        pieces.push_back(piece);
+        return absl::OkStatus();
+      }));
+  int64_t bytes = checkpoints::RequiredBytes(pieces);
+  RETURN_IF_ERROR(model.world().AllReduce(TensorView(&bytes, DType::kI64, {1}),
+                                          parallel::ReduceOp::kSum, model.stream()));
+  return bytes;
+}
+
+}  // namespace sluice::trainer

@@ -1,0 +1,198 @@
+#include "trainer/loop/train_step.h"
+
+#include <cmath>
+
+#include "kernels/core/status_macros.h"
+#include "kernels/ops/cast.h"
+
+namespace sluice::trainer {
+namespace {
+
+using parallel::ReduceOp;
+
+absl::Status AllReduce(parallel::Communicator& ranks, std::vector<double>& values, Stream& stream) {
+  if (values.empty()) return absl::OkStatus();
+  return ranks.AllReduce(
+      TensorView(values.data(), DType::kF64, {static_cast<int64_t>(values.size())}), ReduceOp::kSum,
+      stream);
+}
+
+absl::Status AllReduce(parallel::Communicator& ranks, std::vector<int64_t>& values,
+                       Stream& stream) {
+  if (values.empty()) return absl::OkStatus();
+  return ranks.AllReduce(
+      TensorView(values.data(), DType::kI64, {static_cast<int64_t>(values.size())}), ReduceOp::kSum,
+      stream);
+}
+
+double SumInOrder(const std::vector<double>& values) {
+  double sum = 0;
+  for (double value : values) sum += value;
+  return sum;
+}
+
+struct TargetCounts {
+  int64_t main = 0, mtp = 0;
+};
+
+// Integer counts over the global batch, known before any gradient is computed.
+absl::StatusOr<TargetCounts> CountTargets(RankModel& model, const DeviceBatch& batch) {
+  std::vector<int64_t> counts = {batch.num_targets(), batch.num_mtp_targets()};
+  RETURN_IF_ERROR(AllReduce(model.data_group(), counts, model.stream()));
+  return TargetCounts{counts[0], counts[1]};
+}
+
+LossScales MakeScales(const RunConfig& config, const TargetCounts& targets, int64_t sequences) {
+  const double n = static_cast<double>(targets.main);
+  const int depth = config.model().num_nextn_predict_layers();
+  LossScales scales;
+  // L_MTP = lambda / D * sum over depths of the mean; the depths together have targets.mtp tokens.
+  if (depth > 0 && targets.mtp > 0) {
+    scales.mtp =
+        static_cast<float>(config.train().mtp_loss_weight() * n / static_cast<double>(targets.mtp));
+  }
+  scales.balance =
+      static_cast<float>(config.model().aux_loss_alpha() * n / static_cast<double>(sequences));
+  scales.z = static_cast<float>(config.model().router_z_loss_coef());
+  return scales;
+}
+
+// Every rank gets every sequence's sums, then all add them up in the same order.
+absl::Status ReduceLosses(RankModel& model, const TargetCounts& targets, int64_t sequences,
+                          SequenceSums& sums, StepResult& result) {
+  for (std::vector<double>* part : {&sums.loss, &sums.mtp_loss, &sums.balance, &sums.z}) {
+    RETURN_IF_ERROR(AllReduce(model.world(), *part, model.stream()));
+  }
+  const ModelConfig& config = model.config().model();
+  result.num_targets = targets.main;
+  result.loss = SumInOrder(sums.loss) / static_cast<double>(targets.main);
+  result.mtp_loss =
+      targets.mtp > 0 ? SumInOrder(sums.mtp_loss) / static_cast<double>(targets.mtp) : 0;
+  result.balance_loss =
+      config.aux_loss_alpha() * SumInOrder(sums.balance) / static_cast<double>(sequences);
+  result.z_loss =
+      config.router_z_loss_coef() * SumInOrder(sums.z) / static_cast<double>(targets.main);
+  return absl::OkStatus();
+}
+
+void ClearGradients(RankModel& model) {
+  for (int group = 0; group < kNumParameterGroups; ++group) {
+    const TensorView gradients = model.store().gradients(static_cast<ParameterGroup>(group));
+    if (gradients.num_elements() > 0) kernels::Fill(model.stream(), gradients, 0);
+  }
+  for (const auto& stage : model.stages()) {
+    for (const auto& gate : stage->gates()) kernels::Fill(model.stream(), gate.layer->counts(), 0);
+  }
+}
+
+// Sum of squares of the whole gradient, each parameter once.
+absl::StatusOr<double> ReduceGradients(RankModel& model) {
+  RETURN_IF_ERROR(model.SumTiedGradients());
+  std::vector<double> total = {0};
+  for (int group = 0; group < kNumParameterGroups; ++group) {
+    parallel::ShardedAdamW* optimizer = model.optimizer(static_cast<ParameterGroup>(group));
+    if (optimizer == nullptr) continue;
+    RETURN_IF_ERROR(optimizer->ReduceGradients(model.stream()));
+    double squares = 0;
+    RETURN_IF_ERROR(optimizer->SumSquares(model.stream(), &squares));
+    total[0] += squares;
+  }
+  RETURN_IF_ERROR(AllReduce(model.world(), total, model.stream()));
+  return total[0];
+}
+
+absl::Status ReduceLoads(RankModel& model, std::vector<int64_t>& load) {
+  const int64_t experts = model.config().model().n_routed_experts();
+  load.assign(model.num_gates() * experts, 0);
+  for (const auto& stage : model.stages()) {
+    for (const auto& gate : stage->gates()) {
+      const Shape shape = {experts};
+      model.device().Copy(gate.layer->counts(),
+                          TensorView(load.data() + gate.index * experts, DType::kI64, shape),
+                          model.stream());
+    }
+  }
+  RETURN_IF_ERROR(model.stream().Synchronize());
+  return AllReduce(model.world(), load, model.stream());
+}
+
+// bias_i += speed * sign(mean load - load_i), in exact integers (DeepSeek-V3 report section 2.1.2).
+absl::Status UpdateBias(RankModel& model, const std::vector<int64_t>& load) {
+  const int64_t experts = model.config().model().n_routed_experts();
+  const auto speed = static_cast<float>(model.config().train().bias_update_speed());
+  std::vector<float> bias(experts);
+  for (const auto& stage : model.stages()) {
+    for (const auto& gate : stage->gates()) {
+      if (!gate.layer->has_bias() || speed == 0) continue;
+      const int64_t* counts = load.data() + gate.index * experts;
+      int64_t total = 0;
+      for (int64_t e = 0; e < experts; ++e) total += counts[e];
+      const TensorView host(bias.data(), DType::kF32, {experts});
+      model.device().Copy(gate.layer->bias(), host, model.stream());
+      RETURN_IF_ERROR(model.stream().Synchronize());
+      for (int64_t e = 0; e < experts; ++e) {
+        const int64_t missing = total - counts[e] * experts;
+        bias[e] += missing > 0 ? speed : missing < 0 ? -speed : 0.0f;
+      }
+      model.device().Copy(host, gate.layer->bias(), model.stream());
+      RETURN_IF_ERROR(model.stream().Synchronize());
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Update(RankModel& model, const StepOptions& options, const StepResult& result) {
+  const TrainConfig& train = model.config().train();
+  parallel::AdamWHyperparameters adam;
+  double scale = 1.0 / static_cast<double>(result.num_targets);
+  if (train.clip_norm() > 0 && result.grad_norm > train.clip_norm())
+    scale *= train.clip_norm() / result.grad_norm;
+  adam.gradient_scale = static_cast<float>(scale);
+  adam.learning_rate = static_cast<float>(options.learning_rate);
+  adam.beta1 = static_cast<float>(train.adam_beta1());
+  adam.beta2 = static_cast<float>(train.adam_beta2());
+  adam.eps = static_cast<float>(train.adam_eps());
+  adam.weight_decay = static_cast<float>(train.weight_decay());
+  adam.step = options.update;
+  for (int group = 0; group < kNumParameterGroups; ++group) {
+    parallel::ShardedAdamW* optimizer = model.optimizer(static_cast<ParameterGroup>(group));
+    if (optimizer != nullptr) RETURN_IF_ERROR(optimizer->Step(adam, model.stream()));
+  }
+  for (const auto& stage : model.stages()) stage->Repack();
+  return UpdateBias(model, result.load);
+}
+
+}  // namespace
+
+absl::StatusOr<StepResult> TrainStep(RankModel& model, const DeviceBatch& batch,
+                                     const StepOptions& options) {
+  StepResult result;
+  SequenceSums sums;
+  sums.Reset(options.global_sequences, model.num_gates());
+  ASSIGN_OR_RETURN(const TargetCounts targets, CountTargets(model, batch));
+  ClearGradients(model);
+  RETURN_IF_ERROR(model.Run(
+      batch.inputs(), MakeScales(model.config(), targets, options.global_sequences), true, &sums));
+  RETURN_IF_ERROR(ReduceLosses(model, targets, options.global_sequences, sums, result));
+  RETURN_IF_ERROR(ReduceLoads(model, result.load));
+  ASSIGN_OR_RETURN(const double squares, ReduceGradients(model));
+  result.grad_norm = std::sqrt(squares) / static_cast<double>(targets.main);
+  result.skipped =
+      !std::isfinite(result.loss) || !std::isfinite(result.mtp_loss) || !std::isfinite(squares);
+  if (!result.skipped) RETURN_IF_ERROR(Update(model, options, result));
+  RETURN_IF_ERROR(model.stream().Synchronize());
+  return result;
+}
+
+absl::StatusOr<StepResult> EvaluateStep(RankModel& model, const DeviceBatch& batch,
+                                        int64_t global_sequences) {
+  StepResult result;
+  SequenceSums sums;
+  sums.Reset(global_sequences, model.num_gates());
+  ASSIGN_OR_RETURN(const TargetCounts targets, CountTargets(model, batch));
+  RETURN_IF_ERROR(model.Run(batch.inputs(), LossScales(), false, &sums));
+  RETURN_IF_ERROR(ReduceLosses(model, targets, global_sequences, sums, result));
+  return result;
+}
+
+}  // namespace sluice::trainer

@@ -1,0 +1,40 @@
+// One optimizer step.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "trainer/loop/device_batch.h"
+#include "trainer/loop/rank_model.h"
+
+namespace sluice::trainer {
+
+struct StepOptions {
+  int64_t global_sequences = 0;  // of this step
+  double learning_rate = 0;
+  int64_t update = 1;  // counts applied updates from 1: AdamW's bias correction
+};
+
+// The same on every rank.
+struct StepResult {
+  double loss = 0;          // main cross-entropy, mean over all target tokens of the global batch
+  double mtp_loss = 0;      // mean over MTP's target tokens
+  double balance_loss = 0;  // alpha times the mean over sequences, summed over gates
+  double z_loss = 0;        // coefficient times the mean over tokens, summed over gates
+  double grad_norm = 0;     // of the mean loss's gradient, before clipping
+  bool skipped = false;     // loss or gradient not finite: nothing was changed
+  int64_t num_targets = 0;
+  std::vector<int64_t> load;  // [gates * experts] tokens routed, whole global batch
+};
+
+// Forward and backward by the schedule, gradient reduction, norm, clip, AdamW, bias update.
+// Collective over all ranks.
+absl::StatusOr<StepResult> TrainStep(RankModel& model, const DeviceBatch& batch,
+                                     const StepOptions& options);
+
+// Losses of a forward-only pass; grad_norm, skipped and load stay empty.
+absl::StatusOr<StepResult> EvaluateStep(RankModel& model, const DeviceBatch& batch,
+                                        int64_t global_sequences);
+
+}  // namespace sluice::trainer

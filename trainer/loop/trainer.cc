@@ -1,0 +1,275 @@
+#include "trainer/loop/trainer.h"
+
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "checkpoints/retention.h"
+#include "google/protobuf/text_format.h"
+#include "kernels/core/status_macros.h"
+#include "trainer/loop/device_batch.h"
+#include "trainer/loop/evaluate.h"
+#include "trainer/loop/generate.h"
+#include "trainer/loop/rank_model.h"
+#include "trainer/loop/resolve_config.h"
+#include "trainer/loop/resume.h"
+#include "trainer/loop/run_data.h"
+#include "trainer/loop/run_state.h"
+#include "trainer/loop/step_line.h"
+#include "trainer/loop/train_step.h"
+
+namespace sluice::trainer {
+namespace {
+
+double Now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+class TrainingRun {
+ public:
+  TrainingRun(const RunConfig& config, const RankContext& rank)
+      : config_(config),
+        rank_(rank),
+        files_(checkpoints::CreatePosixFileSystem()),
+        lr_(MakeLrSchedule(config.train())),
+        ramp_(MakeBatchRamp(config)) {}
+
+  absl::Status Prepare();
+  absl::Status Loop();
+
+ private:
+  bool is_first() const { return rank_.world->rank() == 0; }
+  void Print(const std::string& text) const {
+    if (rank_.print && is_first()) rank_.print(text);
+  }
+  absl::Status WriteConfig();
+  absl::Status KeepTokenizer();
+  absl::Status CheckDisk();
+  absl::Status LoadBatch(int64_t step);
+  absl::Status Step(int64_t step);
+  absl::Status Report(int64_t step, const StepResult& result, double seconds);
+  absl::Status AfterStep(int64_t step);
+  absl::Status Save();
+  absl::Status Evaluate();
+  absl::Status Sample();
+  absl::StatusOr<bool> AnyStopRequest();
+  absl::Status CheckSkips(const StepResult& result);
+
+  const RunConfig config_;
+  const RankContext rank_;
+  std::unique_ptr<checkpoints::FileSystem> files_;
+  const LrSchedule lr_;
+  const BatchRamp ramp_;
+  std::unique_ptr<RunData> data_;
+  std::unique_ptr<RankModel> model_;
+  std::unique_ptr<DeviceBatch> batch_;
+  std::unique_ptr<MetricsFile> metrics_;
+  RunState state_;
+  double flops_per_token_ = 0, smoothed_seconds_ = 0;
+  int64_t last_saved_ = -1, last_evaluated_ = -1;
+};
+
+absl::Status TrainingRun::WriteConfig() {
+  if (!is_first()) return absl::OkStatus();
+  std::error_code error;
+  std::filesystem::create_directories(CheckpointDir(config_), error);
+  if (error)
+    return absl::UnavailableError(
+        absl::StrCat("run.dir ", config_.run().dir(), ": ", error.message()));
+  std::string text;
+  google::protobuf::TextFormat::PrintToString(config_, &text);
+  std::ofstream out(config_.run().dir() + "/config.textproto", std::ios::trunc);
+  out << text;
+  out.close();
+  if (!out)
+    return absl::UnavailableError(
+        absl::StrCat(config_.run().dir(), "/config.textproto: cannot be written"));
+  return absl::OkStatus();
+}
+
+// The run's folder is all that scoring and generation need.
+absl::Status TrainingRun::KeepTokenizer() {
+  if (!is_first()) return absl::OkStatus();
+  std::error_code error;
+  const std::string kept = config_.run().dir() + "/tokenizer.json";
+  std::filesystem::copy_file(data_->tokenizer_path(), kept,
+                             std::filesystem::copy_options::overwrite_existing, error);
+  if (!error || std::filesystem::equivalent(data_->tokenizer_path(), kept, error))
+    return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat(kept, ": cannot be written"));
+}
+
+// A run that could not save anything is refused before its first step.
+absl::Status TrainingRun::CheckDisk() {
+  ASSIGN_OR_RETURN(const int64_t bytes, StateBytes(*model_));
+  absl::Status enough;
+  if (is_first()) enough = checkpoints::CheckFreeSpace(*files_, CheckpointDir(config_), bytes);
+  return AgreeOnStatus(*rank_.world, enough);
+}
+
+absl::Status TrainingRun::Prepare() {
+  RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, WriteConfig()));
+  ASSIGN_OR_RETURN(data_, RunData::Open(config_, rank_));
+  RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, KeepTokenizer()));
+  ASSIGN_OR_RETURN(model_, RankModel::Create(config_, rank_));
+  Print(absl::StrFormat("mesh %s, schedule %s, %s", model_->mesh().ToString(), config_.schedule(),
+                        config_.compute().precision()));
+  Print(
+      absl::StrCat("memory of rank 0 before the first step:\n", rank_.device->memory().ToString()));
+  RETURN_IF_ERROR(CheckDisk());
+  ASSIGN_OR_RETURN(state_, StartState(*model_, rank_, data_->tokenizer().hash(), *files_));
+  last_saved_ = state_.step;
+  BatchOptions options;
+  options.sequence_length = config_.train().sequence_length();
+  options.microbatch = config_.train().microbatch();
+  options.mtp_depth = config_.model().num_nextn_predict_layers();
+  options.document_mask = config_.data().document_mask();
+  batch_ = std::make_unique<DeviceBatch>(*rank_.device, options);
+  // A backward costs twice its forward.
+  flops_per_token_ = 3 * ForwardFlops(config_.model(), config_.train().sequence_length()).total;
+  absl::StatusOr<MetricsFile> metrics = absl::NotFoundError("");
+  if (is_first()) {
+    metrics = MetricsFile::Open(config_.run().dir() + "/metrics.jsonl", state_.step);
+    if (metrics.ok()) metrics_ = std::make_unique<MetricsFile>(*std::move(metrics));
+  }
+  return AgreeOnStatus(*rank_.world, is_first() ? metrics.status() : absl::OkStatus());
+}
+
+absl::Status TrainingRun::LoadBatch(int64_t step) {
+  const int64_t sequences = BatchSize(ramp_, step), per_rank = sequences / config_.mesh().data();
+  const int64_t mine = per_rank * model_->data_rank();
+  HostBatch host;
+  RETURN_IF_ERROR(data_->ReadTrain(FirstSample(ramp_, step) + mine, per_rank, &host));
+  return batch_->Load(host, mine);
+}
+
+absl::Status TrainingRun::Report(int64_t step, const StepResult& result, double seconds) {
+  if (!is_first()) return absl::OkStatus();
+  // The mean of recent steps, for the time that is left.
+  smoothed_seconds_ = smoothed_seconds_ == 0 ? seconds : 0.9 * smoothed_seconds_ + 0.1 * seconds;
+  StepReport report;
+  report.step = step;
+  report.steps = config_.train().steps();
+  report.result = result;
+  report.learning_rate = LearningRate(lr_, step);
+  report.seconds = seconds;
+  report.flops_per_token = flops_per_token_;
+  report.peak_flops = rank_.peak_flops;
+  report.num_experts = config_.model().n_routed_experts();
+  report.eta_seconds = smoothed_seconds_ * static_cast<double>(report.steps - step);
+  Print(StepLine(report));
+  return metrics_->Append(StepJson(report));
+}
+
+// A few steps that are not finite happen; many in a row mean that the run is broken.
+absl::Status TrainingRun::CheckSkips(const StepResult& result) {
+  state_.skipped_in_a_row = result.skipped ? state_.skipped_in_a_row + 1 : 0;
+  if (state_.skipped_in_a_row < config_.train().max_skipped_in_a_row()) return absl::OkStatus();
+  RETURN_IF_ERROR(Save());
+  return absl::FailedPreconditionError(absl::StrCat(
+      "loss or gradient was not finite in ", state_.skipped_in_a_row, " steps in a row (step ",
+      state_.step, "), wanted fewer than train.max_skipped_in_a_row; the state is saved in ",
+      CheckpointDir(config_)));
+}
+
+absl::Status TrainingRun::Step(int64_t step) {
+  const double start = Now();
+  RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, LoadBatch(step)));
+  StepOptions options;
+  options.global_sequences = BatchSize(ramp_, step);
+  options.learning_rate = LearningRate(lr_, step);
+  options.update = state_.updates + 1;
+  ASSIGN_OR_RETURN(const StepResult result, TrainStep(*model_, *batch_, options));
+  state_.step = step;
+  state_.updates += result.skipped ? 0 : 1;
+  state_.next_sample = FirstSample(ramp_, step + 1);
+  state_.load = result.load;
+  RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, Report(step, result, Now() - start)));
+  return CheckSkips(result);
+}
+
+absl::Status TrainingRun::Save() {
+  if (last_saved_ == state_.step) return absl::OkStatus();
+  SaveOptions options;
+  options.dir = CheckpointDir(config_);
+  options.keep = config_.checkpoint().keep();
+  options.log = [this](absl::string_view message) { Print(std::string(message)); };
+  const double start = Now();
+  ASSIGN_OR_RETURN(const std::string path, SaveState(*model_, state_, options, *files_));
+  last_saved_ = state_.step;
+  Print(absl::StrFormat("saved %s in %.2f s", path, Now() - start));
+  return absl::OkStatus();
+}
+
+absl::Status TrainingRun::Evaluate() {
+  if (last_evaluated_ == state_.step || data_->num_validation_sequences() == 0)
+    return absl::OkStatus();
+  ASSIGN_OR_RETURN(const EvaluationResult result,
+                   EvaluateText(*model_, *data_, config_.eval().batches()));
+  last_evaluated_ = state_.step;
+  Print(EvaluationLine(result, state_.step));
+  if (!is_first()) return absl::OkStatus();
+  std::ofstream out(config_.run().dir() + "/eval.jsonl", std::ios::app);
+  out << EvaluationJson(result, state_.step) << "\n";
+  return absl::OkStatus();
+}
+
+absl::Status TrainingRun::Sample() {
+  SamplingOptions sampling;
+  sampling.seed = config_.train().seed();
+  ASSIGN_OR_RETURN(const std::string text,
+                   SampleText(*model_, data_->tokenizer(), config_.eval().sample_prompt(),
+                              config_.eval().sample_tokens(), sampling));
+  Print(absl::StrCat("sample after step ", state_.step, ": ", text));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> TrainingRun::AnyStopRequest() {
+  int64_t stop = rank_.stop_requested && rank_.stop_requested() ? 1 : 0;
+  RETURN_IF_ERROR(rank_.world->AllReduce(TensorView(&stop, DType::kI64, {1}),
+                                         parallel::ReduceOp::kMax, model_->stream()));
+  return stop != 0;
+}
+
+absl::Status TrainingRun::AfterStep(int64_t step) {
+  const auto due = [&](int64_t every) { return every > 0 && step % every == 0; };
+  if (due(config_.checkpoint().every())) RETURN_IF_ERROR(Save());
+  if (due(config_.eval().every())) RETURN_IF_ERROR(Evaluate());
+  if (due(config_.eval().sample_every())) RETURN_IF_ERROR(Sample());
+  return absl::OkStatus();
+}
+
+absl::Status TrainingRun::Loop() {
+  if (state_.step >= config_.train().steps()) {
+    Print(absl::StrCat("this run is finished: step ", state_.step,
+                       " of train.steps = ", config_.train().steps()));
+    return absl::OkStatus();
+  }
+  for (int64_t step = state_.step + 1; step <= config_.train().steps(); ++step) {
+    RETURN_IF_ERROR(Step(step));
+    RETURN_IF_ERROR(AfterStep(step));
+    ASSIGN_OR_RETURN(const bool stop, AnyStopRequest());
+    if (stop) {
+      Print(absl::StrCat("asked to stop: saving after step ", step));
+      return Save();
+    }
+  }
+  RETURN_IF_ERROR(Save());
+  RETURN_IF_ERROR(Evaluate());
+  Print(absl::StrCat("memory of rank 0 at the end:\n", rank_.device->memory().ToString()));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status Train(const RunConfig& config, const RankContext& rank) {
+  TrainingRun run(config, rank);
+  RETURN_IF_ERROR(run.Prepare());
+  return run.Loop();
+}
+
+}  // namespace sluice::trainer

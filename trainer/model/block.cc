@@ -1,0 +1,131 @@
+#include "trainer/model/block.h"
+
+#include "kernels/core/status_macros.h"
+#include "kernels/ops/cast.h"
+#include "kernels/ops/rms_norm.h"
+
+namespace sluice::trainer {
+
+Block::Block(const BuildContext& build, int index, bool is_moe)
+    : hidden_(build.config.hidden_size()),
+      eps_(static_cast<float>(build.config.rms_norm_eps())),
+      recompute_norm_(build.recompute.norm) {
+  const std::string prefix = "model.layers." + std::to_string(index) + ".";
+  attention_norm_ = &build.store.AddNorm(prefix + "input_layernorm.weight", hidden_);
+  attention_ = MakeAttention(build.config, prefix + "self_attn.", build.rope, build.recompute,
+                             build.store, build.layout);
+  mlp_norm_ = &build.store.AddNorm(prefix + "post_attention_layernorm.weight", hidden_);
+  if (is_moe) {
+    moe_ = std::make_unique<MoeLayer>(build.config, prefix + "mlp.", *build.exchange,
+                                      build.recompute, build.store, build.layout);
+  } else {
+    mlp_ = std::make_unique<Mlp>(prefix + "mlp.", hidden_, build.config.intermediate_size(),
+                                 build.recompute, build.store, build.layout);
+  }
+  for (SlotId* slot : {&rms1_, &h1_, &middle_, &rms2_, &h2_, &d_h1_, &d_middle_, &d_h2_}) {
+    *slot = build.layout.NewSlot();
+  }
+}
+
+absl::Status Block::Forward(const Context& context, ConstTensorView x, TensorView y) {
+  Tape& tape = context.tape;
+  const int64_t tokens = context.batch.num_tokens();
+  TensorView h1 = context.NewRows(h1_, hidden_);
+  kernels::RmsNorm(context.stream, {.x = x,
+                                    .w = attention_norm_->value,
+                                    .y = h1,
+                                    .inverse_rms = tape.New(rms1_, DType::kF32, {tokens}),
+                                    .eps = eps_});
+  TensorView middle = context.NewRows(middle_, hidden_), h2 = context.NewRows(h2_, hidden_);
+  attention_->Forward(context, h1, middle);
+  kernels::RmsNorm(context.stream, {.x = middle,
+                                    .w = mlp_norm_->value,
+                                    .y = h2,
+                                    .inverse_rms = tape.New(rms2_, DType::kF32, {tokens}),
+                                    .eps = eps_,
+                                    .residual = x,
+                                    .residual_out = middle});
+  if (moe_ != nullptr) {
+    RETURN_IF_ERROR(moe_->Forward(context, h2, y));
+  } else {
+    mlp_->Forward(context, h2, y);
+  }
+  kernels::Add(context.stream, {.a = middle, .b = y, .y = y});
+  if (recompute_norm_) {
+    tape.Free(h1_);
+    tape.Free(h2_);
+  }
+  return absl::OkStatus();
+}
+
+// Normalises again: the same bits as in forward.
+void Block::RestoreNormed(const Context& context, ConstTensorView x) {
+  Tape& tape = context.tape;
+  kernels::RmsNorm(context.stream, {.x = x,
+                                    .w = attention_norm_->value,
+                                    .y = context.NewRows(h1_, hidden_),
+                                    .inverse_rms = tape.Get(rms1_),
+                                    .eps = eps_});
+  kernels::RmsNorm(context.stream, {.x = tape.Get(middle_),
+                                    .w = mlp_norm_->value,
+                                    .y = context.NewRows(h2_, hidden_),
+                                    .inverse_rms = tape.Get(rms2_),
+                                    .eps = eps_});
+}
+
+absl::Status Block::BackwardInput(const Context& context, ConstTensorView x, ConstTensorView dy,
+                                  TensorView dx) {
+  Tape& tape = context.tape;
+  if (recompute_norm_) RestoreNormed(context, x);
+  TensorView d_h2 = context.NewRows(d_h2_, hidden_), d_middle = context.NewRows(d_middle_, hidden_);
+  if (moe_ != nullptr) {
+    RETURN_IF_ERROR(moe_->BackwardInput(context, dy, d_h2));
+  } else {
+    mlp_->BackwardInput(context, dy, d_h2);
+  }
+  kernels::RmsNormBackwardInput(context.stream, {.dy = d_h2,
+                                                 .x = tape.Get(middle_),
+                                                 .w = mlp_norm_->value,
+                                                 .inverse_rms = tape.Get(rms2_),
+                                                 .dx = d_middle,
+                                                 .dx_add = dy});
+  TensorView d_h1 = context.NewRows(d_h1_, hidden_);
+  attention_->BackwardInput(context, d_middle, d_h1);
+  kernels::RmsNormBackwardInput(context.stream, {.dy = d_h1,
+                                                 .x = x,
+                                                 .w = attention_norm_->value,
+                                                 .inverse_rms = tape.Get(rms1_),
+                                                 .dx = dx,
+                                                 .dx_add = d_middle});
+  return absl::OkStatus();
+}
+
+void Block::BackwardWeight(const Context& context, ConstTensorView x, ConstTensorView dy) {
+  Tape& tape = context.tape;
+  if (moe_ != nullptr) {
+    moe_->BackwardWeight(context, tape.Get(h2_), dy);
+  } else {
+    mlp_->BackwardWeight(context, tape.Get(h2_), dy);
+  }
+  kernels::RmsNormBackwardWeight(context.stream, {.dy = tape.Get(d_h2_),
+                                                  .x = tape.Get(middle_),
+                                                  .inverse_rms = tape.Get(rms2_),
+                                                  .dw = mlp_norm_->gradient});
+  attention_->BackwardWeight(context, tape.Get(h1_), tape.Get(d_middle_));
+  kernels::RmsNormBackwardWeight(context.stream, {.dy = tape.Get(d_h1_),
+                                                  .x = x,
+                                                  .inverse_rms = tape.Get(rms1_),
+                                                  .dw = attention_norm_->gradient});
+  for (SlotId slot : {rms1_, h1_, middle_, rms2_, h2_, d_h1_, d_middle_, d_h2_}) tape.Free(slot);
+}
+
+void Block::ForEachLinear(const LinearVisitor& visit) {
+  attention_->ForEachLinear(visit);
+  if (moe_ != nullptr) {
+    moe_->ForEachLinear(visit);
+  } else {
+    mlp_->ForEachLinear(visit);
+  }
+}
+
+}  // namespace sluice::trainer

@@ -1,0 +1,61 @@
+#include "trainer/model/linear.h"
+
+#include "kernels/core/status_macros.h"
+
+namespace sluice::trainer {
+
+absl::Status Linear::Allocate(kernels::DeviceContext& device, DType dtype) {
+  const Shape& shape = weight_->shape;
+  const bool grouped = shape.rank() == 3;
+  const int64_t experts = grouped ? shape[0] : 1;
+  const int64_t out = shape[grouped ? 1 : 0], in = shape[grouped ? 2 : 1];
+  const size_t forward_bytes = kernels::PackedBytes(experts, in, out, dtype);
+  const size_t backward_bytes = kernels::PackedBytes(experts, out, in, dtype);
+  ASSIGN_OR_RETURN(forward_storage_,
+                   device.Allocate(forward_bytes, kernels::MemoryTag::kParameters));
+  ASSIGN_OR_RETURN(backward_storage_,
+                   device.Allocate(backward_bytes, kernels::MemoryTag::kParameters));
+  const auto flat = [](const kernels::Buffer& storage, size_t bytes) {
+    return storage.View(DType::kU8, {static_cast<int64_t>(bytes)});
+  };
+  forward_ = {experts, in, out, dtype, flat(forward_storage_, forward_bytes)};
+  backward_ = {experts, out, in, dtype, flat(backward_storage_, backward_bytes)};
+  return absl::OkStatus();
+}
+
+void Linear::Repack(Stream& stream) {
+  kernels::PackMatrix(stream, {.b = weight_->value, .transpose = true, .packed = forward_});
+  kernels::PackMatrix(stream, {.b = weight_->value, .transpose = false, .packed = backward_});
+}
+
+void Linear::Forward(const Context& context, ConstTensorView x, TensorView y) const {
+  kernels::PackedMatmul(context.stream, {.a = x, .b = forward_, .c = y});
+}
+
+void Linear::BackwardInput(const Context& context, ConstTensorView dy, TensorView dx) const {
+  kernels::PackedMatmul(context.stream, {.a = dy, .b = backward_, .c = dx});
+}
+
+void Linear::BackwardWeight(const Context& context, ConstTensorView dy, ConstTensorView x) const {
+  kernels::Matmul(
+      context.stream,
+      {.a = dy, .b = x, .c = weight_->gradient, .transpose_a = true, .accumulate = true});
+}
+
+void Linear::GroupedForward(const Context& context, ConstTensorView x, ConstTensorView offsets,
+                            TensorView y) const {
+  kernels::GroupedMatmul(context.stream, {.x = x, .w = forward_, .offsets = offsets, .y = y});
+}
+
+void Linear::GroupedBackwardInput(const Context& context, ConstTensorView dy,
+                                  ConstTensorView offsets, TensorView dx) const {
+  kernels::GroupedMatmul(context.stream, {.x = dy, .w = backward_, .offsets = offsets, .y = dx});
+}
+
+void Linear::GroupedBackwardWeight(const Context& context, ConstTensorView dy, ConstTensorView x,
+                                   ConstTensorView offsets) const {
+  kernels::GroupedWeightGradient(context.stream,
+                                 {.dy = dy, .x = x, .offsets = offsets, .dw = weight_->gradient});
+}
+
+}  // namespace sluice::trainer

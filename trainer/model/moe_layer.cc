@@ -1,0 +1,221 @@
+#include "trainer/model/moe_layer.h"
+
+#include <utility>
+
+#include "kernels/core/status_macros.h"
+#include "kernels/ops/cast.h"
+#include "kernels/ops/swiglu.h"
+
+namespace sluice::trainer {
+namespace {
+
+kernels::RouterConfig MakeRouterConfig(const ModelConfig& config) {
+  kernels::RouterConfig router;
+  router.num_experts = config.n_routed_experts();
+  router.experts_per_token = config.num_experts_per_tok();
+  router.n_group = config.n_group();
+  router.topk_group = config.topk_group();
+  router.scoring_func = config.scoring_func() == "softmax" ? kernels::ScoringFunc::kSoftmax
+                                                           : kernels::ScoringFunc::kSigmoid;
+  if (config.topk_method() == "noaux_tc" && config.n_group() > 1) {
+    router.group_score = kernels::GroupScore::kTopTwoSum;
+  } else if (config.topk_method() == "group_limited_greedy") {
+    router.group_score = kernels::GroupScore::kMax;
+  }
+  router.norm_topk_prob = config.norm_topk_prob();
+  router.routed_scaling_factor = static_cast<float>(config.routed_scaling_factor());
+  return router;
+}
+
+Parameter ExpertGateUp(const std::string& prefix, int first, int count, int64_t hidden,
+                       int64_t width) {
+  Parameter all;
+  all.shape = {count, 2 * width, hidden};
+  all.group = ParameterGroup::kExpert;
+  for (int e = 0; e < count; ++e) {
+    Parameter one =
+        FusedGateUp(prefix + "experts." + std::to_string(first + e) + ".", hidden, width);
+    for (NamedPiece& piece : one.pieces) {
+      piece.offset += e * 2 * width * hidden;
+      all.pieces.push_back(std::move(piece));
+    }
+  }
+  return all;
+}
+
+Parameter ExpertDown(const std::string& prefix, int first, int count, int64_t hidden,
+                     int64_t width) {
+  Parameter all;
+  all.shape = {count, hidden, width};
+  all.group = ParameterGroup::kExpert;
+  for (int e = 0; e < count; ++e) {
+    all.pieces.push_back({prefix + "experts." + std::to_string(first + e) + ".down_proj.weight",
+                          {hidden, width},
+                          0,
+                          e * hidden * width,
+                          hidden * width});
+  }
+  return all;
+}
+
+}  // namespace
+
+MoeLayer::MoeLayer(const ModelConfig& config, const std::string& prefix,
+                   parallel::TokenExchange& exchange, const Recompute& recompute,
+                   ParameterStore& store, TapeLayout& layout)
+    : prefix_(prefix),
+      hidden_(config.hidden_size()),
+      width_(config.moe_intermediate_size()),
+      has_bias_(config.topk_method() == "noaux_tc"),
+      recompute_(recompute.swiglu),
+      router_(MakeRouterConfig(config)),
+      exchange_(exchange),
+      gate_(store.AddTensor(prefix + "gate.weight", {config.n_routed_experts(), hidden_})),
+      gate_up_(store.Add(ExpertGateUp(prefix, exchange.first_local_expert(),
+                                      exchange.num_local_experts(), hidden_, width_))),
+      down_(store.Add(ExpertDown(prefix, exchange.first_local_expert(),
+                                 exchange.num_local_experts(), hidden_, width_))),
+      plan_(layout.NewPlan()) {
+  if (config.n_shared_experts() > 0) {
+    shared_ = std::make_unique<Mlp>(prefix + "shared_experts.", hidden_,
+                                    config.n_shared_experts() * width_, recompute, store, layout);
+  }
+  for (SlotId* slot : {&logits_, &scores_, &expert_of_, &weights_, &load_, &balance_, &z_, &rows_,
+                       &gate_up_slot_, &activated_, &returned_, &d_out_, &d_gate_up_, &d_logits_}) {
+    *slot = layout.NewSlot();
+  }
+}
+
+absl::Status MoeLayer::Allocate(kernels::DeviceContext& device) {
+  const int64_t experts = router_.num_experts;
+  ASSIGN_OR_RETURN(state_, device.Allocate(static_cast<size_t>(experts) * (8 + 8 + 4),
+                                           kernels::MemoryTag::kParameters));
+  counts_ = state_.View(DType::kI64, {experts});
+  eval_counts_ = state_.View(DType::kI64, {experts}, experts * 8);
+  bias_ = state_.View(DType::kF32, {experts}, experts * 16);
+  return absl::OkStatus();
+}
+
+void MoeLayer::Route(const Context& context, ConstTensorView x) {
+  const int64_t tokens = context.batch.num_tokens(), experts = router_.num_experts,
+                k = router_.experts_per_token;
+  const int64_t sequences = context.batch.num_sequences;
+  Tape& tape = context.tape;
+  TensorView logits = tape.New(logits_, DType::kF32, {tokens, experts});
+  TensorView scores = tape.New(scores_, DType::kF32, {tokens, experts});
+  gate_.Forward(context, x, logits);
+  kernels::Route(context.stream, {.config = router_,
+                                  .logits = logits,
+                                  .bias = has_bias_ ? bias_ : TensorView(),
+                                  .scores = scores,
+                                  .expert_of = tape.New(expert_of_, DType::kI32, {tokens, k}),
+                                  .weights = tape.New(weights_, DType::kF32, {tokens, k}),
+                                  .counts = context.training ? counts_ : eval_counts_});
+  kernels::BalanceLoss(context.stream, {.config = router_,
+                                        .logits = logits,
+                                        .scores = scores,
+                                        .starts = context.batch.sequence_starts,
+                                        .load = tape.New(load_, DType::kF32, {sequences, experts}),
+                                        .balance = tape.New(balance_, DType::kF64, {sequences}),
+                                        .z = tape.New(z_, DType::kF64, {sequences})});
+}
+
+TensorView MoeLayer::NewExpertRows(const Context& context, SlotId slot, int64_t width) const {
+  return context.tape.New(slot, context.dtype, {context.tape.plan(plan_).num_received, width});
+}
+
+absl::Status MoeLayer::Forward(const Context& context, ConstTensorView x, TensorView y) {
+  Tape& tape = context.tape;
+  Stream& stream = context.stream;
+  Route(context, x);
+  parallel::ExchangePlan& plan = tape.plan(plan_);
+  RETURN_IF_ERROR(exchange_.Plan(tape.Get(expert_of_), stream, plan));
+  TensorView rows = NewExpertRows(context, rows_, hidden_);
+  RETURN_IF_ERROR(exchange_.Dispatch(plan, x, rows, stream));
+  TensorView gate_up = NewExpertRows(context, gate_up_slot_, 2 * width_);
+  TensorView activated = NewExpertRows(context, activated_, width_);
+  gate_up_.GroupedForward(context, rows, plan.offsets, gate_up);
+  kernels::Swiglu(stream, {.gate_up = gate_up, .y = activated});
+  Temporary out(context.pool, context.dtype, {plan.num_received, hidden_});
+  down_.GroupedForward(context, activated, plan.offsets, out.view());
+  if (recompute_) tape.Free(activated_);
+  if (shared_ != nullptr) shared_->Forward(context, x, y);
+  const int64_t sent = context.batch.num_tokens() * router_.experts_per_token;
+  TensorView returned = tape.New(returned_, context.dtype, {sent, hidden_});
+  return exchange_.Combine(plan, out.view(), tape.Get(weights_),
+                           shared_ != nullptr ? y : TensorView(), returned, y, stream);
+}
+
+absl::Status MoeLayer::BackwardInput(const Context& context, ConstTensorView dy, TensorView dx) {
+  Tape& tape = context.tape;
+  Stream& stream = context.stream;
+  const parallel::ExchangePlan& plan = tape.plan(plan_);
+  TensorView d_out = NewExpertRows(context, d_out_, hidden_);
+  Temporary dweights(context.pool, DType::kF32, tape.Get(weights_).shape());
+  RETURN_IF_ERROR(exchange_.CombineBackward(plan, dy, tape.Get(returned_), tape.Get(weights_),
+                                            d_out, dweights.view(), stream));
+  tape.Free(returned_);
+  if (recompute_) {
+    kernels::Swiglu(stream, {.gate_up = tape.Get(gate_up_slot_),
+                             .y = NewExpertRows(context, activated_, width_)});
+  }
+  TensorView d_gate_up = NewExpertRows(context, d_gate_up_, 2 * width_);
+  {
+    Temporary d_activated(context.pool, context.dtype, {plan.num_received, width_});
+    down_.GroupedBackwardInput(context, d_out, plan.offsets, d_activated.view());
+    kernels::SwigluBackward(
+        stream,
+        {.dy = d_activated.view(), .gate_up = tape.Get(gate_up_slot_), .dgate_up = d_gate_up});
+  }
+  tape.Free(gate_up_slot_);
+  Temporary d_rows(context.pool, context.dtype, {plan.num_received, hidden_});
+  gate_up_.GroupedBackwardInput(context, d_gate_up, plan.offsets, d_rows.view());
+  RETURN_IF_ERROR(BackwardRouter(context, dweights.view(), dx));
+  if (shared_ != nullptr) {
+    Temporary d_shared(context.pool, context.dtype, dx.shape());
+    shared_->BackwardInput(context, dy, d_shared.view());
+    kernels::Add(stream, {.a = d_shared.view(), .b = dx, .y = dx});
+  }
+  return exchange_.DispatchBackward(plan, d_rows.view(), dx, dx, stream);
+}
+
+absl::Status MoeLayer::BackwardRouter(const Context& context, ConstTensorView dweights,
+                                      TensorView dx) {
+  Tape& tape = context.tape;
+  const Shape shape = tape.Get(logits_).shape();
+  Temporary d_logits(context.pool, DType::kF32, shape);
+  kernels::RouterBackward(context.stream, {.config = router_,
+                                           .logits = tape.Get(logits_),
+                                           .scores = tape.Get(scores_),
+                                           .expert_of = tape.Get(expert_of_),
+                                           .dweights = dweights,
+                                           .starts = context.batch.sequence_starts,
+                                           .load = tape.Get(load_),
+                                           .dlogits = d_logits.view(),
+                                           .balance_scale = context.scales.balance,
+                                           .z_scale = context.scales.z});
+  TensorView rounded = tape.New(d_logits_, context.dtype, shape);
+  kernels::Cast(context.stream, {.from = d_logits.view(), .to = rounded});
+  gate_.BackwardInput(context, rounded, dx);
+  for (SlotId slot : {logits_, scores_, expert_of_, weights_, load_, balance_, z_}) tape.Free(slot);
+  return absl::OkStatus();
+}
+
+void MoeLayer::BackwardWeight(const Context& context, ConstTensorView x, ConstTensorView dy) {
+  Tape& tape = context.tape;
+  const ConstTensorView offsets = tape.plan(plan_).offsets;
+  down_.GroupedBackwardWeight(context, tape.Get(d_out_), tape.Get(activated_), offsets);
+  gate_up_.GroupedBackwardWeight(context, tape.Get(d_gate_up_), tape.Get(rows_), offsets);
+  if (shared_ != nullptr) shared_->BackwardWeight(context, x, dy);
+  gate_.BackwardWeight(context, tape.Get(d_logits_), x);
+  for (SlotId slot : {d_out_, activated_, d_gate_up_, rows_, d_logits_}) tape.Free(slot);
+}
+
+void MoeLayer::ForEachLinear(const LinearVisitor& visit) {
+  visit(gate_);
+  visit(gate_up_);
+  visit(down_);
+  if (shared_ != nullptr) shared_->ForEachLinear(visit);
+}
+
+}  // namespace sluice::trainer

@@ -1,0 +1,71 @@
+// A Mixture-of-Experts layer (DeepSeekMoE, arXiv 2401.06066; DeepSeek-V3 report section 2.1.2):
+//   y = shared(x) + sum over the chosen experts, ascending, of weight * expert(x)
+// T tokens, H hidden, E experts, K per token, I expert width, R rows received by this rank's L
+// experts
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "kernels/ops/router.h"
+#include "parallel/expert/token_exchange.h"
+#include "trainer/model/attention.h"
+#include "trainer/model/context.h"
+#include "trainer/model/linear.h"
+#include "trainer/model/mlp.h"
+
+namespace sluice::trainer {
+
+class MoeLayer {
+ public:
+  // `prefix` is "model.layers.N.mlp."; `exchange` outlives the layer.
+  MoeLayer(const ModelConfig& config, const std::string& prefix, parallel::TokenExchange& exchange,
+           const Recompute& recompute, ParameterStore& store, TapeLayout& layout);
+
+  // The gate's state: selection bias and token counts.
+  absl::Status Allocate(kernels::DeviceContext& device);
+
+  absl::Status Forward(const Context& context, ConstTensorView x, TensorView y);
+  absl::Status BackwardInput(const Context& context, ConstTensorView dy, TensorView dx);
+  void BackwardWeight(const Context& context, ConstTensorView x, ConstTensorView dy);
+  void ForEachLinear(const LinearVisitor& visit);
+
+  const std::string& prefix() const { return prefix_; }
+  const kernels::RouterConfig& router() const { return router_; }
+  bool has_bias() const { return has_bias_; }
+  TensorView bias() const {
+    return bias_;
+  }  // [E] f32, e_score_correction_bias; not trained by gradients
+  TensorView counts() const {
+    return counts_;
+  }  // [E] i64, tokens routed since it was last cleared, of this rank
+  // Of the last Forward of a microbatch: losses of the gate by sequence, without their factors.
+  ConstTensorView balance(const Context& context) const {
+    return context.tape.Get(balance_);
+  }                                                                                 // [S] f64
+  ConstTensorView z(const Context& context) const { return context.tape.Get(z_); }  // [S] f64
+  // What the gate chose, for parity reports; valid until the end of BackwardInput.
+  ConstTensorView expert_of(const Context& context) const { return context.tape.Get(expert_of_); }
+
+ private:
+  void Route(const Context& context, ConstTensorView x);
+  absl::Status BackwardRouter(const Context& context, ConstTensorView dweights, TensorView dx);
+  TensorView NewExpertRows(const Context& context, SlotId slot, int64_t width) const;
+
+  const std::string prefix_;
+  const int64_t hidden_, width_;
+  const bool has_bias_, recompute_;
+  kernels::RouterConfig router_;
+  parallel::TokenExchange& exchange_;
+  Linear gate_;
+  Linear gate_up_, down_;        // [L, 2 I, H], [L, H, I]
+  std::unique_ptr<Mlp> shared_;  // null without shared experts
+  kernels::Buffer state_;
+  TensorView bias_, counts_, eval_counts_;
+  int plan_;
+  SlotId logits_, scores_, expert_of_, weights_, load_, balance_, z_, rows_, gate_up_slot_,
+      activated_, returned_, d_out_, d_gate_up_, d_logits_;
+};
+
+}  // namespace sluice::trainer
