@@ -36,7 +36,8 @@ TEST_F(DeviceBatchTest, MtpShiftIsThePublishedOne) {
   const MicrobatchInput& input = batch.inputs()[0];
   EXPECT_EQ(Values(input.tokens), vector["main"]["input"].get<std::vector<int32_t>>());
   EXPECT_EQ(Values(input.targets), vector["main"]["target"].get<std::vector<int32_t>>());
-  const std::vector<int32_t> embedded = vector["mtp1"]["embedded_tokens"], target = vector["mtp1"]["target"];
+  const std::vector<int32_t> embedded = vector["mtp1"]["embedded_tokens"],
+                             target = vector["mtp1"]["target"];
   // The last position has no target; what it embeds does not matter.
   std::vector<int32_t> found = Values(input.mtp_tokens[0]);
   found.resize(4);
@@ -51,7 +52,8 @@ TEST_F(DeviceBatchTest, MtpShiftIsThePublishedOne) {
 
 TEST_F(DeviceBatchTest, DocumentsSeparateAttentionAndMtpTargets) {
   // Tokens 0..2 are one document, 3..5 the next.
-  DeviceBatch batch(*device_, {.sequence_length = 5, .microbatch = 1, .mtp_depth = 1, .document_mask = true});
+  DeviceBatch batch(*device_,
+                    {.sequence_length = 5, .microbatch = 1, .mtp_depth = 1, .document_mask = true});
   ASSERT_TRUE(batch.Load(OneSequence({10, 11, 12, 20, 21, 22}, {0, 3}), 0).ok());
   const MicrobatchInput& input = batch.inputs()[0];
   EXPECT_EQ(Values(input.starts), (std::vector<int32_t>{0, 3, 5}));

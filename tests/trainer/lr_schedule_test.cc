@@ -44,7 +44,8 @@ TEST(LrSchedule, WsdIsStableThenLinear) {
 
 // The published points are in tokens; a step of constant size makes them steps.
 TEST(LrSchedule, DeepSeekV3Points) {
-  std::ifstream file(std::string(SLUICE_SOURCE_DIR) + "/tests/golden/vectors/v3_train_schedule.json");
+  std::ifstream file(std::string(SLUICE_SOURCE_DIR) +
+                     "/tests/golden/vectors/v3_train_schedule.json");
   const nlohmann::json vectors = nlohmann::json::parse(file);
   constexpr double kTokensPerStep = 1e9;
   const auto steps = [&](const nlohmann::json& tokens) {
@@ -77,7 +78,9 @@ TEST(BatchRamp, GrowsInMultiplesAndSamplesAddUp) {
     const int64_t size = BatchSize(ramp, step);
     EXPECT_EQ(size % 4, 0);
     EXPECT_GE(size, 4);
-    if (step > 1) EXPECT_GE(size, BatchSize(ramp, step - 1));
+    if (step > 1) {
+      EXPECT_GE(size, BatchSize(ramp, step - 1));
+    }
     first += size;
   }
   EXPECT_EQ(BatchSize(ramp, 1), 4);

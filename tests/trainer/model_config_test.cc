@@ -35,7 +35,9 @@ TEST_P(PresetParameters, EqualThePublishedCounts) {
   ASSERT_TRUE(counts.ok()) << counts.status();
   EXPECT_EQ(counts->total, wanted["total"].get<int64_t>());
   EXPECT_EQ(counts->active, wanted["active_with_embed_and_head"].get<int64_t>());
-  if (wanted.contains("mtp_unique")) EXPECT_EQ(counts->mtp, wanted["mtp_unique"].get<int64_t>());
+  if (wanted.contains("mtp_unique")) {
+    EXPECT_EQ(counts->mtp, wanted["mtp_unique"].get<int64_t>());
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, PresetParameters,
@@ -47,7 +49,8 @@ INSTANTIATE_TEST_SUITE_P(All, PresetParameters,
                                            std::make_pair("olmoe_1b_7b", "olmoe_1b_7b")),
                          [](const auto& info) { return std::string(info.param.first); });
 
-// bench_cpu is the model of the CPU benchmarks: 15.74 M parameters, 41.4 MFLOP a token counted causally, forward and backward.
+// bench_cpu is the model of the CPU benchmarks: 15.74 M parameters, 41.4 MFLOP a token counted
+// causally, forward and backward.
 TEST(ModelConfig, BenchCpuHasTheSizeOfTheBenchmarks) {
   const auto counts = CountParameters(Preset("bench_cpu"));
   ASSERT_TRUE(counts.ok());
@@ -98,7 +101,8 @@ TEST(ModelConfig, BadValuesAreNamed) {
             "model.qk_rope_head_dim: found 15, wanted an even number");
   EXPECT_EQ(message([](ModelConfig& c) { c.set_scoring_func("relu"); }),
             "model.scoring_func: found \"relu\", wanted one of sigmoid, softmax");
-  EXPECT_EQ(message([](ModelConfig& c) { c.clear_vocab_size(); }), "model.vocab_size: found 0, wanted at least 2");
+  EXPECT_EQ(message([](ModelConfig& c) { c.clear_vocab_size(); }),
+            "model.vocab_size: found 0, wanted at least 2");
 }
 
 }  // namespace

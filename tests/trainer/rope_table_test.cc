@@ -43,7 +43,8 @@ TEST(RopeTable, YarnFrequenciesAreThePublishedOnes) {
       // The file may also hold plain frequencies; the stretched ones end lower.
       if (node[31].get<double>() > 1e-5) return;
       ++lists;
-      for (int i = 0; i < 32; ++i) EXPECT_NEAR(found[i], node[i].get<double>(), 1e-6 * found[i]) << i;
+      for (int i = 0; i < 32; ++i)
+        EXPECT_NEAR(found[i], node[i].get<double>(), 1e-6 * found[i]) << i;
     } else if (node.is_structured()) {
       for (const nlohmann::json& child : node) visit(child);
     }

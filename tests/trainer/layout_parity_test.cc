@@ -1,0 +1,252 @@
+// The same step in every layout: losses, routes, activations and activation gradients to the bit,
+// weight gradients within a bound; and twenty steps that stay together. Planted bugs of the kinds
+// that other systems shipped are caught by name.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <set>
+
+#include "tests/trainer/small_run.h"
+
+namespace sluice::trainer {
+namespace {
+
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+const Layout kLayouts[] = {
+    {.threads = 2},
+    {.data = 2},
+    {.data = 2, .expert = 2},
+    {.pipe = 2},
+    {.pipe = 2, .schedule = "gpipe"},
+    {.pipe = 2, .schedule = "zb_h1"},
+    {.pipe = 2, .schedule = "interleaved", .chunks = 2},
+    {.pipe = 2, .data = 2, .expert = 2},
+    {.pipe = 4},
+    {.data = 4, .expert = 2},
+    {.pipe = 2, .data = 4, .expert = 2},
+    {.pipe = 2, .data = 4, .expert = 4},
+};
+
+const RunRecord& OneRank(const std::string& precision) {
+  static auto* records = new std::map<std::string, RunRecord>;
+  if (records->find(precision) == records->end())
+    (*records)[precision] = RunLayout(SmallConfig(precision), {}, 20);
+  return (*records)[precision];
+}
+
+class LayoutParity : public ::testing::TestWithParam<std::tuple<const char*, Layout>> {};
+
+int DifferingRoutes(const RunRecord& a, const RunRecord& b) {
+  int differing = 0;
+  for (size_t i = 0; i < a.steps.back().load.size(); ++i)
+    differing += a.steps.back().load[i] != b.steps.back().load[i];
+  return differing;
+}
+
+TEST_P(LayoutParity, FirstStepAgreesToTheBitAndTwentyStayTogether) {
+  const auto& [precision, layout] = GetParam();
+  const RunRecord& one = OneRank(precision);
+  const RunRecord other = RunLayout(SmallConfig(precision), layout, 20);
+  EXPECT_THAT(CompareFirstStep(one, other), IsEmpty());
+  const double bound = std::string(precision) == "FP32" ? 1e-4 : 1e-3;
+  const double a = one.steps.back().loss, b = other.steps.back().loss;
+  EXPECT_LE(std::abs(a - b), bound * a) << a << " and " << b;
+  RecordProperty("loss_difference", std::to_string(std::abs(a - b) / a));
+  std::printf(
+      "%s %s: loss after 20 steps differs by %.2e relative, %d of %zu expert loads differ\n",
+      precision, layout.Name().c_str(), std::abs(a - b) / a, DifferingRoutes(one, other),
+      one.steps.back().load.size());
+}
+
+INSTANTIATE_TEST_SUITE_P(All, LayoutParity,
+                         ::testing::Combine(::testing::Values("FP32", "BF16"),
+                                            ::testing::ValuesIn(kLayouts)),
+                         [](const auto& info) {
+                           return std::string(std::get<0>(info.param)) + "_" +
+                                  std::get<1>(info.param).Name();
+                         });
+
+TEST(LayoutParity, LossFallsInTwentySteps) {
+  const RunRecord& one = OneRank("FP32");
+  EXPECT_LT(one.steps.back().loss, one.steps.front().loss - 0.05);
+  EXPECT_FALSE(one.steps.back().skipped);
+}
+
+TEST(LayoutParity, TheSameLayoutGivesTheSameBits) {
+  const Layout layout{.pipe = 2, .data = 2, .expert = 2};
+  const RunRecord a = RunLayout(SmallConfig("BF16"), layout, 3),
+                  b = RunLayout(SmallConfig("BF16"), layout, 3);
+  EXPECT_EQ(a.masters, b.masters);
+  EXPECT_EQ(a.steps.back().grad_norm, b.steps.back().grad_norm);
+}
+
+TEST(LayoutParity, RecomputeChangesNoBit) {
+  RunConfig config = SmallConfig("BF16");
+  config.mutable_compute()->set_recompute("norm,mla_up,swiglu");
+  const RunRecord recomputed = RunLayout(config, {}, 2),
+                  kept = RunLayout(SmallConfig("BF16"), {}, 2);
+  EXPECT_EQ(recomputed.masters, kept.masters);
+}
+
+// Schedules that keep the order of weight gradients give equal bits.
+TEST(LayoutParity, SchedulesOfOneStageCountGiveTheSameMasters) {
+  const RunRecord base = RunLayout(SmallConfig("FP32"), {.pipe = 2, .schedule = "1f1b"}, 3);
+  for (const char* schedule : {"gpipe", "zb_h1"}) {
+    EXPECT_EQ(RunLayout(SmallConfig("FP32"), {.pipe = 2, .schedule = schedule}, 3).masters,
+              base.masters)
+        << schedule;
+  }
+}
+
+// ---- planted bugs
+
+// Passes everything on; a derived class breaks one call. Splits are wrapped as well.
+class Broken : public parallel::Communicator {
+ public:
+  explicit Broken(std::unique_ptr<parallel::Communicator> base) : base_(std::move(base)) {}
+  int rank() const override { return base_->rank(); }
+  int size() const override { return base_->size(); }
+  absl::Status AllReduce(TensorView data, parallel::ReduceOp op, Stream& stream) override {
+    return base_->AllReduce(data, op, stream);
+  }
+  absl::Status AllGather(ConstTensorView in, TensorView out, Stream& stream) override {
+    return base_->AllGather(in, out, stream);
+  }
+  absl::Status ReduceScatter(ConstTensorView in, TensorView out, parallel::ReduceOp op,
+                             Stream& stream) override {
+    return base_->ReduceScatter(in, out, op, stream);
+  }
+  absl::Status AllToAll(ConstTensorView in, std::span<const int64_t> send, TensorView out,
+                        std::span<const int64_t> receive, Stream& stream) override {
+    return base_->AllToAll(in, send, out, receive, stream);
+  }
+  absl::Status Broadcast(TensorView data, int root, Stream& stream) override {
+    return base_->Broadcast(data, root, stream);
+  }
+  absl::Status Send(ConstTensorView data, int peer, int tag, Stream& stream) override {
+    return base_->Send(data, peer, tag, stream);
+  }
+  absl::Status Receive(TensorView data, int peer, int tag, Stream& stream) override {
+    return base_->Receive(data, peer, tag, stream);
+  }
+  absl::Status Barrier() override { return base_->Barrier(); }
+  absl::StatusOr<std::vector<std::string>> GatherBytes(const std::string& bytes) override {
+    return base_->GatherBytes(bytes);
+  }
+  absl::StatusOr<std::string> BroadcastBytes(const std::string& bytes, int root) override {
+    return base_->BroadcastBytes(bytes, root);
+  }
+  absl::StatusOr<std::unique_ptr<parallel::Communicator>> Split(int color, int key) override {
+    auto split = base_->Split(color, key);
+    ++splits_;
+    if (!split.ok()) return split;
+    return WrapSplit(splits_, *std::move(split));
+  }
+  void Abort(const absl::Status& why) override { base_->Abort(why); }
+
+ protected:
+  // The model splits pipe, data, expert, expert_data, in this order.
+  virtual std::unique_ptr<parallel::Communicator> WrapSplit(
+      int /*number*/, std::unique_ptr<parallel::Communicator> split) {
+    return split;
+  }
+  std::unique_ptr<parallel::Communicator> base_;
+  int splits_ = 0;
+};
+
+class DoublesReduceScatter : public Broken {
+ public:
+  using Broken::Broken;
+  absl::Status ReduceScatter(ConstTensorView in, TensorView out, parallel::ReduceOp op,
+                             Stream& stream) override {
+    const absl::Status status = base_->ReduceScatter(in, out, op, stream);
+    for (int64_t i = 0; i < out.num_elements(); ++i) out.mutable_data<float>()[i] *= 2;
+    return status;
+  }
+};
+
+// Megatron-style: expert gradients summed once too often.
+class ExpertGradientsTwice : public Broken {
+ public:
+  using Broken::Broken;
+
+ protected:
+  std::unique_ptr<parallel::Communicator> WrapSplit(
+      int number, std::unique_ptr<parallel::Communicator> split) override {
+    if (number != 4) return split;
+    return std::make_unique<DoublesReduceScatter>(std::move(split));
+  }
+};
+
+// The norm forgets what every rank but the first adds.
+class NormOfOneRank : public Broken {
+ public:
+  using Broken::Broken;
+  absl::Status AllReduce(TensorView data, parallel::ReduceOp op, Stream& stream) override {
+    const bool is_norm = data.dtype() == DType::kF64 && data.num_elements() == 1;
+    if (is_norm && rank() != 0) *data.mutable_data<double>() = 0;
+    return base_->AllReduce(data, op, stream);
+  }
+};
+
+// Token counts that went through BF16.
+class CountsInBf16 : public Broken {
+ public:
+  using Broken::Broken;
+  absl::Status AllReduce(TensorView data, parallel::ReduceOp op, Stream& stream) override {
+    const absl::Status status = base_->AllReduce(data, op, stream);
+    if (data.dtype() != DType::kI64) return status;
+    for (int64_t i = 0; i < data.num_elements(); ++i) {
+      int64_t& count = data.mutable_data<int64_t>()[i];
+      count =
+          static_cast<int64_t>(kernels::ToFloat(kernels::ToBFloat16(static_cast<float>(count))));
+    }
+    return status;
+  }
+
+ protected:
+  std::unique_ptr<parallel::Communicator> WrapSplit(
+      int number, std::unique_ptr<parallel::Communicator> split) override {
+    if (number != 2) return split;
+    return std::make_unique<CountsInBf16>(std::move(split));
+  }
+};
+
+template <typename Bug>
+std::vector<std::string> WithBug(const RunConfig& config = SmallConfig("FP32")) {
+  const auto plant =
+      [](std::unique_ptr<parallel::Communicator> world) -> std::unique_ptr<parallel::Communicator> {
+    return std::make_unique<Bug>(std::move(world));
+  };
+  return CompareFirstStep(RunLayout(config, {}, 1),
+                          RunLayout(config, {.data = 4, .expert = 2}, 1, plant));
+}
+
+TEST(PlantedBug, DoubledExpertGradientsAreNamed) {
+  EXPECT_THAT(
+      WithBug<ExpertGradientsTwice>(),
+      Contains(HasSubstr("gradient model.layers.1.mlp.experts.0.down_proj.weight: off by")));
+}
+
+TEST(PlantedBug, AMissingTermOfTheNormIsNamed) {
+  const auto found = WithBug<NormOfOneRank>();
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_THAT(found[0], HasSubstr("grad_norm: 1 rank"));
+}
+
+// 68 * 17 targets need nine bits, one more than BF16 has.
+TEST(PlantedBug, CountsInBf16AreNamed) {
+  RunConfig config = SmallConfig("FP32");
+  config.mutable_train()->set_global_batch(68);
+  const auto found = WithBug<CountsInBf16>(config);
+  EXPECT_THAT(found, Contains(HasSubstr("target count: 1 rank 1156")));
+}
+
+TEST(PlantedBug, NoneIsFoundWhereThereIsNone) { EXPECT_THAT(WithBug<Broken>(), IsEmpty()); }
+
+}  // namespace
+}  // namespace sluice::trainer
