@@ -10,6 +10,7 @@
 #include "absl/strings/strip.h"
 #include "data/json_lines.h"
 #include "data/mapped_file.h"
+#include "data/token_file.h"
 #include "data/utf8.h"
 #include "kernels/core/status_macros.h"
 
@@ -68,6 +69,16 @@ absl::Status AddFolder(const fs::path& folder, std::vector<TextFile>* files) {
   return absl::OkStatus();
 }
 
+// A token file, most of all a damaged one that nobody recognised, must not be read as text.
+absl::Status RefuseTokenFile(const std::string& path) {
+  std::error_code error;
+  if (fs::file_size(path, error) < 8 || error) return absl::OkStatus();  // too short to tell
+  const auto file = TokenFile::Open(path);
+  if (file.ok())
+    return absl::InvalidArgumentError(absl::StrCat("'", path, "' is a token file, wanted text"));
+  return absl::IsDataLoss(file.status()) ? file.status() : absl::OkStatus();
+}
+
 std::string PlaceOf(const RawDocument& raw, const TextFile& file) {
   return raw.line == 0 ? absl::StrCat("'", file.path, "'")
                        : absl::StrCat("'", file.path, "' line ", raw.line);
@@ -93,6 +104,7 @@ absl::StatusOr<std::vector<TextFile>> FindTextFiles(const std::vector<std::strin
         return absl::InvalidArgumentError(absl::StrCat("'", input, "': ", other,
                                                        " files are not supported, only plain, .gz "
                                                        "and .zst"));
+    RETURN_IF_ERROR(RefuseTokenFile(input));
     bool is_known = false;
     TextFile file = ByName(path, &is_known);
     RETURN_IF_ERROR(AddFile(path, std::move(file), &files));

@@ -112,6 +112,7 @@ class Writer : public TokenFileWriter {
   }
 
   absl::Status Write(const void* data, size_t bytes) {
+    if (bytes == 0) return absl::OkStatus();  // then `data` may be null, which fwrite forbids
     return std::fwrite(data, 1, bytes, file_) == bytes ? absl::OkStatus() : Failed();
   }
   absl::Status Failed() const { return ErrnoStatus("cannot write", path_, errno); }

@@ -17,16 +17,16 @@ absl::StatusOr<std::unique_ptr<kernels::DeviceContext>> CreateDevice(
                                                  : kernels::CpuStreamMode::kInline});
 }
 
-trainer::RankContext MakeRankContext(const CommandContext& context,
-                                     kernels::DeviceContext& device) {
+trainer::RankContext MakeRankContext(const CommandContext& context, kernels::DeviceContext& device,
+                                     std::FILE* lines) {
   trainer::RankContext rank = {.world = context.world,
                                .device = &device,
                                .ranks_on_host = context.ranks_on_host,
                                .stop_requested = StopRequested};
   if (context.is_first_rank()) {
-    rank.print = [](const std::string& line) {
-      std::printf("%s\n", line.c_str());
-      std::fflush(stdout);  // under mpirun stdout is a pipe
+    rank.print = [lines](const std::string& line) {
+      std::fprintf(lines, "%s\n", line.c_str());
+      std::fflush(lines);  // under mpirun stdout is a pipe
     };
   }
   return rank;

@@ -1,6 +1,7 @@
 // What the commands that compute stand on: this rank's device and its place among the ranks.
 #pragma once
 
+#include <cstdio>
 #include <memory>
 
 #include "absl/status/statusor.h"
@@ -16,7 +17,9 @@ namespace sluice::launch {
 absl::StatusOr<std::unique_ptr<kernels::DeviceContext>> CreateDevice(
     const trainer::ComputeConfig& compute, int ranks_on_host);
 
-// Both arguments must outlive the result. Lines for people go to stdout, from the first rank.
-trainer::RankContext MakeRankContext(const CommandContext& context, kernels::DeviceContext& device);
+// The first two arguments must outlive the result. Lines for people go to `lines` from the first
+// rank: stdout, or stderr for a command whose stdout is its result.
+trainer::RankContext MakeRankContext(const CommandContext& context, kernels::DeviceContext& device,
+                                     std::FILE* lines);
 
 }  // namespace sluice::launch

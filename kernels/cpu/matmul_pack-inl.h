@@ -210,7 +210,11 @@ inline void PackPanels(const PackSource& source, const PackPart& part, uint32_t*
 //                           apart in the sets of the first-level cache
 //   a stored [K, rows]:     [word of k][kTileRows]
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr int kTileRows = 3;  // instrumented, the full set takes minutes to compile
+#else
 inline constexpr int kTileRows = SLUICE_WIDTH == 512 ? 12 : SLUICE_WIDTH == 256 ? 6 : 4;
+#endif
 inline constexpr int kTileSlack = 16;  // a store of a whole vector may reach past the last word
 
 template <Operand kOperand>

@@ -6,6 +6,9 @@ std::vector<std::unique_ptr<Command>> AllCommands() {
   std::vector<std::unique_ptr<Command>> commands;
   commands.push_back(CreateTrainCommand());
   commands.push_back(CreateTokenizeCommand());
+  commands.push_back(CreateEvalCommand());
+  commands.push_back(CreateScoreCommand());
+  commands.push_back(CreateGenerateCommand());
   commands.push_back(CreateInspectCommand());
   commands.push_back(CreateDoctorCommand());
   return commands;

@@ -8,10 +8,13 @@
 
 namespace sluice::launch {
 
-std::unique_ptr<Command> CreateTokenizeCommand();
-std::unique_ptr<Command> CreateDoctorCommand();
 std::unique_ptr<Command> CreateTrainCommand();
+std::unique_ptr<Command> CreateTokenizeCommand();
+std::unique_ptr<Command> CreateEvalCommand();
+std::unique_ptr<Command> CreateScoreCommand();
+std::unique_ptr<Command> CreateGenerateCommand();
 std::unique_ptr<Command> CreateInspectCommand();
+std::unique_ptr<Command> CreateDoctorCommand();
 
 // In the order `sluice help` lists them.
 std::vector<std::unique_ptr<Command>> AllCommands();

@@ -53,7 +53,7 @@ class Train : public Command {
     ASSIGN_OR_RETURN(const trainer::RunConfig config,
                      trainer::Resolve(written, context.world->size()));
     ASSIGN_OR_RETURN(const auto device, CreateDevice(config.compute(), context.ranks_on_host));
-    return trainer::Train(config, MakeRankContext(context, *device));
+    return trainer::Train(config, MakeRankContext(context, *device, stdout));
   }
 
  private:

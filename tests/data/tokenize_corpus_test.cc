@@ -164,6 +164,16 @@ TEST(TokenizeCorpus, BadInputIsOneClearSentence) {
       Code::kNotFound, {dir.File("no/out")});
 }
 
+TEST(TokenizeCorpus, TokenFilesAreNotReadAsText) {
+  Corpus corpus;
+  const std::string path = WriteTokens(corpus.dir.File("t.tokens"), {500});
+  ExpectStatus(corpus.Fail({.inputs = {path}}), Code::kInvalidArgument, {path, "is a token file"});
+  FlipByte(path, 20);
+  ExpectStatus(corpus.Fail({.inputs = {path}}), Code::kDataLoss, {path, "damaged"});
+  std::filesystem::resize_file(path, 300);
+  ExpectStatus(corpus.Fail({.inputs = {path}}), Code::kDataLoss, {path});
+}
+
 TEST(TokenizeCorpus, DamagedCompressionIsFound) {
   Corpus corpus;
   const TempDir& dir = corpus.dir;

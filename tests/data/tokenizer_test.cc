@@ -67,7 +67,7 @@ TEST(Tokenizer, EqualsHuggingFaceOnDeepSeekV3) {
   EXPECT_EQ((*tokenizer)->eos_id(), 1);
   EXPECT_EQ((*tokenizer)->hash(),
             "621ac2e32d0dba658404412318818aaa8ce8cda492e59830109d8da6b517fb41");
-  std::istringstream lines(Slurp(GoldenPath("deepseek_v3.golden.jsonl")));
+  std::istringstream lines(ZstdDecompress(Slurp(GoldenPath("deepseek_v3.golden.jsonl.zst"))));
   std::string line;
   int count = 0;
   for (; std::getline(lines, line); ++count) {

@@ -76,6 +76,52 @@ TEST(CommandLine, InspectNamesWhatItDidNotFind) {
   EXPECT_THAT(RunSluice("inspect diff x").err, HasSubstr("found 1 checkpoints, wanted 2"));
 }
 
+TEST(CommandLine, AWrongConfigurationIsOneSentenceHoweverManyRanks) {
+  const auto expect = [](const std::string& arguments, const std::string& part) {
+    const Outcome alone = RunSluice("train " + arguments);
+    EXPECT_EQ(alone.exit_code, 1) << arguments;
+    EXPECT_EQ(alone.out, "") << arguments;
+    EXPECT_THAT(alone.err, HasSubstr(part));
+    EXPECT_EQ(std::count(alone.err.begin(), alone.err.end(), '\n'), 1) << alone.err;
+  };
+  expect("", "wanted one of --preset");
+  expect("--preset lapotp", "did you mean 'laptop'?");
+  expect("--config /nowhere/x.textproto", "/nowhere/x.textproto");
+  expect("--preset tiny --set train.stesp=3", "did you mean 'train.steps'?");
+  expect("--preset tiny --set train.steps=three", "a whole number");
+  expect("--preset tiny --set mesh.pipe=2 --set mesh.data=3", "mesh");
+  expect("--preset tiny --set compute.precision=FP9", "compute.precision");
+
+  const Outcome three =
+      RunShell(SLUICE_SOURCE_DIR "/launch/run -np 3 " SLUICE_BINARY " train --preset lapotp");
+  EXPECT_NE(three.exit_code, 0);
+  const size_t first = three.err.find("sluice: ");
+  ASSERT_NE(first, std::string::npos) << three.err;
+  EXPECT_EQ(three.err.find("sluice: ", first + 1), std::string::npos) << three.err;
+}
+
+TEST(CommandLine, DryRunDescribesAMeshThisMachineHasNot) {
+  const Outcome outcome = RunSluice(
+      "train --preset deepseek_v3 --dry-run --set mesh.pipe=16 --set mesh.data=128 "
+      "--set mesh.expert=64");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr("671026419200"));
+}
+
+TEST(CommandLine, ACheckpointThatIsNotThereIsNamed) {
+  const std::string where = " --checkpoint /nowhere/run";
+  for (const std::string command : {"eval", "generate", "score --json"}) {
+    const Outcome outcome = RunSluice(command + where, "{\"ids\": [1, 2]}\n");
+    EXPECT_EQ(outcome.exit_code, 1) << command;
+    EXPECT_EQ(outcome.out, "") << command;
+    EXPECT_THAT(outcome.err, HasSubstr("/nowhere/run"));
+  }
+  EXPECT_THAT(RunSluice("score" + where, "{\"ids\": [1, 2]}\n{}\n").err,
+              HasSubstr("line 2 of stdin"));
+  EXPECT_THAT(RunSluice("score" + where).err, HasSubstr("nothing on stdin"));
+  EXPECT_THAT(RunSluice("generate --top-p 0" + where).err, HasSubstr("--top-p"));
+}
+
 // A vocabulary trained on a small text, in a folder of its own.
 class TokenizeCommand : public ::testing::Test {
  protected:

@@ -13,9 +13,15 @@ namespace {
 
 TEST(FrozenFlags, TheProgramHasExactlyTheseCommandsAndFlags) {
   const std::map<std::string, std::vector<std::string>> wanted = {
+      {"train", {"--preset", "--config", "--set", "--dry-run"}},
       {"tokenize",
        {"INPUT", "--tokenizer", "--output", "--vocab-size", "--threads", "--strict", "--json",
         "--ids", "--decode", "--add-special-tokens", "--skip-special-tokens"}},
+      {"eval", {"--checkpoint", "--text", "--batches", "--json"}},
+      {"score", {"--checkpoint", "--tokenizer", "--logits", "--gradients", "--json"}},
+      {"generate",
+       {"--checkpoint", "--prompt", "--tokens", "--temperature", "--top-p", "--seed", "--tokenizer",
+        "--json"}},
       {"doctor", {"--json"}},
       {"inspect", {"ACTION", "CHECKPOINT", "--json"}},
   };

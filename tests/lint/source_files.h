@@ -33,7 +33,8 @@ inline SourceFile ReadSourceFile(const std::string& path) {
   return file;
 }
 
-// All files below `folders` (with "" only those of the root itself), in order of their paths.
+// All files below `folders` (with "" only those of the root itself), in order of their paths, but
+// for tests/golden: data that tests compare with.
 inline std::vector<SourceFile> ReadSourceFiles(const std::vector<std::string>& folders) {
   namespace fs = std::filesystem;
   const fs::path root = SLUICE_SOURCE_DIR;
@@ -46,7 +47,9 @@ inline std::vector<SourceFile> ReadSourceFiles(const std::vector<std::string>& f
       }
     } else if (fs::is_directory(root / folder)) {
       for (const auto& entry : fs::recursive_directory_iterator(root / folder)) {
-        if (entry.is_regular_file()) paths.push_back(fs::relative(entry.path(), root).string());
+        if (!entry.is_regular_file()) continue;
+        const std::string path = fs::relative(entry.path(), root).string();
+        if (path.rfind("tests/golden/", 0) != 0) paths.push_back(path);
       }
     }
   }

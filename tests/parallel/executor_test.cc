@@ -131,6 +131,14 @@ TEST_P(Executor, OverlappedPairsGiveTheSameBits) {
   }
 }
 
+// One rank holds both stages, so both halves of a pair hand over to a stage beside them.
+TEST_P(Executor, OverlappedPairsHandOverOnTheSameRank) {
+  Schedule schedule = MakeInterleaved({1, 2, 2}).value();
+  schedule.actions = ParseActions("F0.0 F1.0 (F0.1|B1.0) (F1.1|B0.0) B1.1 B0.1").value();
+  ASSERT_EQ(Validate(schedule), absl::OkStatus());
+  ExpectEqualsReference(schedule, RunAll(schedule, GetParam(), {.num_phases = 2}));
+}
+
 // Two replicas that run against each other equal two data-parallel runs of the halves.
 TEST_P(Executor, TwoReplicasHoldTheGradientsOfTheirHalves) {
   for (const int ranks : {2, 4}) {

@@ -1,0 +1,96 @@
+// `sluice eval`: loss, perplexity and bits per byte of a checkpoint.
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/core/status_macros.h"
+#include "launch/commands/commands.h"
+#include "launch/rank_context.h"
+#include "trainer/loop/evaluate.h"
+#include "trainer/loop/load_model.h"
+#include "trainer/loop/run_data.h"
+
+namespace sluice::launch {
+namespace {
+
+class Eval : public Command {
+ public:
+  std::string name() const override { return "eval"; }
+  std::string summary() const override {
+    return "loss, perplexity and bits per byte of a checkpoint";
+  }
+  std::string description() const override {
+    return "Reads the run's validation text, or --text, in order.\n\n"
+           "  sluice eval --checkpoint runs/first\n"
+           "  sluice eval --checkpoint runs/first --text mine.txt --json";
+  }
+  bool runs_on_ranks() const override { return true; }
+  FlagSet flags() override {
+    return {{.name = "--checkpoint",
+             .value = "DIR",
+             .help = "a generation's folder, or a run's: its newest good one",
+             .target = &checkpoint_,
+             .required = true},
+            {.name = "--text",
+             .value = "PATH",
+             .help = "other text than the run's validation text; may be repeated",
+             .target = &texts_},
+            {.name = "--batches",
+             .value = "N",
+             .help = "read only N batches of one sequence a rank",
+             .target = &batches_},
+            {.name = "--json", .help = "one JSON object instead of a line", .target = &json_}};
+  }
+
+  absl::Status Run(const CommandContext& context) override {
+    if (batches_ < 0) return absl::InvalidArgumentError("eval: --batches cannot be negative");
+    ASSIGN_OR_RETURN(const auto device,
+                     CreateDevice(trainer::ComputeConfig(), context.ranks_on_host));
+    const trainer::RankContext rank = MakeRankContext(context, *device, stderr);
+    ASSIGN_OR_RETURN(const trainer::LoadedModel loaded, trainer::LoadModel(checkpoint_, rank));
+    ASSIGN_OR_RETURN(const auto data, trainer::RunData::Open(DataOf(loaded), rank));
+    ASSIGN_OR_RETURN(const trainer::EvaluationResult result,
+                     trainer::EvaluateText(*loaded.model, *data, batches_));
+    if (!context.is_first_rank()) return absl::OkStatus();
+    const std::string text = json_ ? trainer::EvaluationJson(result, loaded.step)
+                                   : trainer::EvaluationLine(result, loaded.step);
+    std::puts(text.c_str());
+    return absl::OkStatus();
+  }
+
+ private:
+  // The run's configuration with the text to read, and with the vocabulary that the run keeps
+  // beside its checkpoints: RUN/checkpoints/GENERATION.
+  trainer::RunConfig DataOf(const trainer::LoadedModel& loaded) const {
+    namespace fs = std::filesystem;
+    trainer::RunConfig config = loaded.config;
+    data::DataConfig& data = *config.mutable_data();
+    std::error_code error;
+    const fs::path tokenizer =
+        fs::absolute(loaded.generation, error).lexically_normal() / "../../tokenizer.json";
+    if (fs::exists(tokenizer, error)) data.set_tokenizer(tokenizer.lexically_normal().string());
+    if (texts_.empty()) return config;
+    data.clear_train();
+    data.clear_validation();
+    for (const std::string& text : texts_) {
+      data.add_train()->set_path(text);  // never read, but a run has some
+      data.add_validation()->set_path(text);
+    }
+    return config;
+  }
+
+  std::string checkpoint_;
+  std::vector<std::string> texts_;
+  int64_t batches_ = 0;
+  bool json_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> CreateEvalCommand() { return std::make_unique<Eval>(); }
+
+}  // namespace sluice::launch
