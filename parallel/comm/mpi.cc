@@ -22,7 +22,7 @@ namespace sluice::parallel {
 namespace {
 
 constexpr int64_t kMaxMessageBytes = int64_t{1} << 30;  // MPI counts are ints
-constexpr int64_t kScratchBytes = int64_t{8} << 20;     // what a reduction receives at a time
+constexpr int64_t kScratchBytes = int64_t{1} << 20;  // what a reduction receives at a time: fits L2
 // Up to here AllReduce sends everything to everybody: one round of messages instead of two.
 constexpr int64_t kSmallReduceBytes = int64_t{16} << 10;
 constexpr int kCollectiveTag = 0;  // a caller's tag t travels as t + 1

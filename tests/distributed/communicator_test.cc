@@ -59,9 +59,9 @@ TEST_F(MpiCommunicator, PartsOfASplitHaveEveryProperty) {
   CheckCommunicator(**half, stream);
 }
 
-// Larger than the scratch of a reduction (8 MiB), with a remainder: the work is done in pieces.
+// Larger than the scratch of a reduction (1 MiB), with a remainder: the work is done in pieces.
 TEST_F(MpiCommunicator, LargeReductionsAreDoneInPieces) {
-  const int64_t n = (int64_t{9} << 20) / static_cast<int64_t>(sizeof(float)) + 13;
+  const int64_t n = (int64_t{3} << 20) / static_cast<int64_t>(sizeof(float)) + 13;
   std::vector<float> data = ValuesOf<float>(World().rank(), n, 7), want(n);
   for (int64_t i = 0; i < n; ++i) {
     want[i] = static_cast<float>(Reduced(World().size(), i, 7, ReduceOp::kSum));
