@@ -58,7 +58,7 @@ StepResult OneRank::Evaluate() {
   return *result;
 }
 
-void OneRank::ForEachTensor(const TensorVisitor& visit) {
+void OneRank::ForEachPiece(const PieceVisitor& visit) {
   for (int g = 0; g < kNumParameterGroups; ++g) {
     const auto group = static_cast<ParameterGroup>(g);
     parallel::ShardedAdamW* optimizer = model->optimizer(group);
@@ -68,9 +68,8 @@ void OneRank::ForEachTensor(const TensorVisitor& visit) {
     const float* gradient = optimizer->gradient().data<float>();
     model->store().ForEachRun(group, 0, optimizer->shard_end(),
                               [&](const Parameter& /*parameter*/, const NamedPiece& piece,
-                                  int64_t /*named_begin*/, int64_t flat_begin, int64_t count) {
-                                visit(piece.name, master + flat_begin, gradient + flat_begin,
-                                      count);
+                                  int64_t /*named_begin*/, int64_t flat_begin, int64_t /*count*/) {
+                                visit(piece, master + flat_begin, gradient + flat_begin);
                               });
   }
 }

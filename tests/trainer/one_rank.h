@@ -23,11 +23,11 @@ struct OneRank {
   // Learning rate 0 leaves the weights as they are.
   StepResult Train(double learning_rate, int64_t update = 1);
   StepResult Evaluate();
-  // Calls visit(name, master, gradient, count) for every named tensor that is trained; the pointers
-  // lie in the optimizer's arrays. No tensor is cut on one rank.
-  using TensorVisitor = std::function<void(const std::string& name, float* master,
-                                           const float* gradient, int64_t count)>;
-  void ForEachTensor(const TensorVisitor& visit);
+  // Calls visit(piece, master, gradient) for every piece of a named tensor, piece.count elements
+  // each; the pointers lie in the optimizer's arrays.
+  using PieceVisitor =
+      std::function<void(const NamedPiece& piece, float* master, const float* gradient)>;
+  void ForEachPiece(const PieceVisitor& visit);
   // After masters were written.
   void Publish();
 
