@@ -1,0 +1,223 @@
+// Defaults and refusals of a whole run's configuration.
+#include "trainer/loop/resolve_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+
+#include "google/protobuf/descriptor.h"
+#include "google/protobuf/util/message_differencer.h"
+#include "tests/trainer/one_rank.h"
+
+namespace sluice::trainer {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(Resolve, UnsetAxesAreOneAndDataFillsTheRanks) {
+  RunConfig config = TinyConfig();
+  config.mutable_train()->set_global_batch(24);
+  for (const int ranks : {1, 2, 6}) {
+    const auto resolved = Resolve(config, ranks);
+    ASSERT_TRUE(resolved.ok()) << resolved.status();
+    EXPECT_EQ(resolved->mesh().pipe(), 1);
+    EXPECT_EQ(resolved->mesh().expert(), 1);
+    EXPECT_EQ(resolved->mesh().data(), ranks);
+  }
+  config.mutable_mesh()->set_pipe(2);
+  const auto resolved = Resolve(config, 6);
+  ASSERT_TRUE(resolved.ok()) << resolved.status();
+  EXPECT_EQ(resolved->mesh().data(), 3);
+}
+
+// Unset fields may only stay unset where that means something.
+void ExpectAllSet(const google::protobuf::Message& message, const std::string& path) {
+  for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
+    const auto* field = message.GetDescriptor()->field(i);
+    const std::string name = path + field->name();
+    if (field->is_repeated() || name == "model.rope_scaling" || name == "run.init_from" ||
+        name.rfind("data.", 0) == 0) {  // the data room resolves what it owns
+      continue;
+    }
+    EXPECT_TRUE(message.GetReflection()->HasField(message, field)) << name;
+    if (field->message_type() != nullptr)
+      ExpectAllSet(message.GetReflection()->GetMessage(message, field), name + ".");
+  }
+}
+
+TEST(Resolve, SetsEveryFieldAndResolvingAgainChangesNothing) {
+  const auto resolved = Resolve(TinyConfig(), 2);
+  ASSERT_TRUE(resolved.ok()) << resolved.status();
+  ExpectAllSet(*resolved, "");
+  const auto again = Resolve(*resolved, 2);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(*resolved, *again));
+}
+
+TEST(Resolve, DefaultsFollowTheOtherFields) {
+  RunConfig config = TinyConfig();
+  config.set_schedule("InterLeaved");
+  config.mutable_mesh()->set_data(1);
+  config.mutable_train()->set_steps(500);
+  config.mutable_run()->set_dir("somewhere");
+  config.mutable_model()->set_kv_lora_rank(0);
+  const auto resolved = Resolve(config, 1);
+  ASSERT_TRUE(resolved.ok()) << resolved.status();
+  EXPECT_EQ(resolved->schedule(), "interleaved");
+  EXPECT_EQ(resolved->schedule_chunks(), 2);
+  EXPECT_EQ(resolved->train().lr().warmup_steps(), 50);
+  EXPECT_EQ(resolved->train().lr().decay_steps(), 100);
+  EXPECT_EQ(resolved->data().cache_dir(), "somewhere/data");
+  EXPECT_EQ(resolved->data().train_vocab_size(), 31);
+  EXPECT_EQ(resolved->model().head_dim(), 12);
+  EXPECT_EQ(resolved->model().num_key_value_heads(), 2);
+  config.mutable_train()->set_steps(100000);
+  EXPECT_EQ(Resolve(config, 1)->train().lr().warmup_steps(), 2000);
+}
+
+TEST(Resolve, NamesAreReadWithoutRegardToCaseAndStoredAsTheyAreWritten) {
+  RunConfig config = TinyConfig();
+  config.set_schedule("ZB_H1");
+  config.mutable_compute()->set_precision("bf16");
+  config.mutable_compute()->set_device("CPU");
+  config.mutable_train()->set_moment_dtype("Fp32");
+  config.mutable_train()->mutable_lr()->set_schedule("DeepSeek_V3");
+  const auto resolved = Resolve(config, 1);
+  ASSERT_TRUE(resolved.ok()) << resolved.status();
+  EXPECT_EQ(resolved->schedule(), "zb_h1");
+  EXPECT_EQ(resolved->compute().precision(), "BF16");
+  EXPECT_EQ(resolved->compute().device(), "cpu");
+  EXPECT_EQ(resolved->train().moment_dtype(), "FP32");
+  EXPECT_EQ(resolved->train().lr().schedule(), "deepseek_v3");
+}
+
+struct Refusal {
+  const char* name;
+  int ranks;
+  std::function<void(RunConfig&)> change;
+  std::vector<const char*> words;  // in the message
+};
+
+const Refusal kRefusals[] = {
+    {"mesh_does_not_multiply",
+     4,
+     [](RunConfig& c) {
+       c.mutable_mesh()->set_pipe(2);
+       c.mutable_mesh()->set_data(3);
+     },
+     {"mesh", "4", "2", "3"}},
+    {"pipe_does_not_divide_the_ranks",
+     3,
+     [](RunConfig& c) { c.mutable_mesh()->set_pipe(2); },
+     {"mesh", "3", "2"}},
+    {"expert_does_not_divide_data",
+     3,
+     [](RunConfig& c) { c.mutable_mesh()->set_expert(2); },
+     {"expert", "2", "3"}},
+    {"expert_does_not_divide_the_experts",
+     3,
+     [](RunConfig& c) {
+       c.mutable_mesh()->set_expert(3);
+       c.mutable_train()->set_global_batch(6);
+     },
+     {"mesh.expert: found 3", "n_routed_experts = 4"}},
+    {"axis_of_zero", 1, [](RunConfig& c) { c.mutable_mesh()->set_pipe(0); }, {"pipe", "0"}},
+    {"batch_over_ranks",
+     3,
+     [](RunConfig& /*c*/) {},
+     {"train.global_batch: found 4", "mesh.data * train.microbatch = 3 * 2"}},
+    {"batch_over_microbatches",
+     1,
+     [](RunConfig& c) { c.mutable_train()->set_microbatch(3); },
+     {"train.global_batch: found 4", "1 * 3"}},
+    {"no_batch",
+     1,
+     [](RunConfig& c) { c.mutable_train()->set_global_batch(0); },
+     {"train.global_batch: found 0", "at least 1"}},
+    {"ramp_beyond_the_batch",
+     1,
+     [](RunConfig& c) { c.mutable_train()->set_batch_ramp_start(5); },
+     {"train.batch_ramp_start: found 5"}},
+    {"sequence_too_long",
+     1,
+     [](RunConfig& c) { c.mutable_train()->set_sequence_length(65); },
+     {"train.sequence_length: found 65", "64"}},
+    {"sequence_too_short",
+     1,
+     [](RunConfig& c) { c.mutable_train()->set_sequence_length(1); },
+     {"train.sequence_length: found 1", "at least 2"}},
+    {"mtp_deeper_than_the_sequence",
+     1,
+     [](RunConfig& c) { c.mutable_model()->set_num_nextn_predict_layers(7); },
+     {"num_nextn_predict_layers", "7", "sequence_length"}},
+    {"more_stages_than_layers",
+     3,
+     [](RunConfig& c) { c.mutable_mesh()->set_pipe(3); },
+     {"found 3", "num_hidden_layers = 2"}},
+    {"unknown_schedule",
+     1,
+     [](RunConfig& c) { c.set_schedule("2f2b"); },
+     {"schedule: found \"2f2b\"", "1f1b", "dualpipe_v"}},
+    {"unknown_precision",
+     1,
+     [](RunConfig& c) { c.mutable_compute()->set_precision("FP8"); },
+     {"compute.precision: found \"FP8\"", "FP32, BF16"}},
+    {"unknown_rate",
+     1,
+     [](RunConfig& c) { c.mutable_train()->mutable_lr()->set_schedule("step"); },
+     {"train.lr.schedule: found \"step\""}},
+    {"unknown_recompute",
+     1,
+     [](RunConfig& c) { c.mutable_compute()->set_recompute("norm,all"); },
+     {"compute.recompute: found \"all\""}},
+    {"keep_nothing",
+     1,
+     [](RunConfig& c) { c.mutable_checkpoint()->set_keep(0); },
+     {"checkpoint.keep: found 0"}},
+    {"beta_of_one",
+     1,
+     [](RunConfig& c) { c.mutable_train()->set_adam_beta2(1); },
+     {"train.adam_beta2: found 1"}},
+    {"rate_not_a_number",
+     1,
+     [](RunConfig& c) { c.mutable_train()->mutable_lr()->set_peak(std::nan("")); },
+     {"train.lr.peak: found nan"}},
+    {"negative_clip",
+     1,
+     [](RunConfig& c) { c.mutable_train()->set_clip_norm(-1); },
+     {"train.clip_norm: found -1"}},
+    {"no_vocabulary",
+     1,
+     [](RunConfig& c) { c.mutable_model()->clear_vocab_size(); },
+     {"model.vocab_size: found 0"}},
+};
+
+class ResolveRefuses : public ::testing::TestWithParam<Refusal> {};
+
+TEST_P(ResolveRefuses, InOneSentenceWithFieldFoundAndWanted) {
+  RunConfig config = TinyConfig();
+  GetParam().change(config);
+  const auto resolved = Resolve(config, GetParam().ranks);
+  ASSERT_FALSE(resolved.ok());
+  EXPECT_EQ(resolved.status().code(), absl::StatusCode::kInvalidArgument);
+  const std::string message(resolved.status().message());
+  for (const char* word : GetParam().words) EXPECT_THAT(message, HasSubstr(word));
+  EXPECT_EQ(message.find('\n'), std::string::npos);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ResolveRefuses, ::testing::ValuesIn(kRefusals),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+TEST(ParseRecompute, TakesAnyCombination) {
+  EXPECT_FALSE(ParseRecompute("none")->norm);
+  EXPECT_FALSE(ParseRecompute("")->swiglu);
+  const auto two = ParseRecompute("norm, swiglu");
+  ASSERT_TRUE(two.ok());
+  EXPECT_TRUE(two->norm && two->swiglu && !two->mla_up);
+  EXPECT_TRUE(ParseRecompute("mla_up")->mla_up);
+}
+
+}  // namespace
+}  // namespace sluice::trainer
