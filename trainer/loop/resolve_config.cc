@@ -8,6 +8,7 @@
 #include "absl/strings/str_split.h"
 #include "kernels/core/status_macros.h"
 #include "parallel/mesh/process_mesh.h"
+#include "parallel/schedule/schedule.h"
 #include "trainer/model/model_config.h"
 
 namespace sluice::trainer {
@@ -162,6 +163,15 @@ absl::Status ValidateNames(RunConfig& c) {
   return AtLeast("checkpoint.every", c.checkpoint().every(), 0);
 }
 
+// What the schedule refuses is said before any data is prepared.
+absl::Status ValidateSchedule(const RunConfig& c) {
+  parallel::PipelineShape shape;
+  shape.num_ranks = c.mesh().pipe();
+  shape.num_microbatches = c.train().global_batch() / (c.mesh().data() * c.train().microbatch());
+  shape.chunks = c.schedule_chunks();
+  return parallel::MakeSchedule(c.schedule(), shape).status();
+}
+
 }  // namespace
 
 absl::StatusOr<Recompute> ParseRecompute(absl::string_view text) {
@@ -201,8 +211,10 @@ LrSchedule MakeLrSchedule(const TrainConfig& t) {
 }
 
 BatchRamp MakeBatchRamp(const RunConfig& c) {
+  // Interleaved needs as many microbatches as a multiple of its ranks, in every step.
+  const int64_t microbatches = c.schedule() == "interleaved" ? c.mesh().pipe() : 1;
   return {c.train().batch_ramp_start(), c.train().global_batch(), c.train().batch_ramp_steps(),
-          int64_t{c.mesh().data()} * c.train().microbatch()};
+          microbatches * c.mesh().data() * c.train().microbatch()};
 }
 
 absl::StatusOr<RunConfig> Resolve(const RunConfig& config, int world_size) {
@@ -224,6 +236,7 @@ absl::StatusOr<RunConfig> Resolve(const RunConfig& config, int world_size) {
   RETURN_IF_ERROR(
       SplitLayers(c.model(), shape.pipe * c.schedule_chunks(), c.train().sequence_length())
           .status());
+  RETURN_IF_ERROR(ValidateSchedule(c));
   return c;
 }
 
