@@ -160,6 +160,19 @@ const Refusal kRefusals[] = {
      1,
      [](RunConfig& c) { c.set_schedule("2f2b"); },
      {"schedule: found \"2f2b\"", "1f1b", "dualpipe_v"}},
+    {"interleaved_batch",
+     2,
+     [](RunConfig& c) {
+       c.mutable_mesh()->set_pipe(2);
+       c.mutable_model()->set_num_hidden_layers(4);
+       c.mutable_train()->set_global_batch(6);
+       c.set_schedule("interleaved");
+     },
+     {"microbatches: found 3", "mesh.pipe = 2"}},
+    {"chunks_without_interleaving",
+     1,
+     [](RunConfig& c) { c.set_schedule_chunks(2); },
+     {"schedule_chunks: found 2", "1f1b"}},
     {"unknown_precision",
      1,
      [](RunConfig& c) { c.mutable_compute()->set_precision("FP8"); },
@@ -209,6 +222,32 @@ TEST_P(ResolveRefuses, InOneSentenceWithFieldFoundAndWanted) {
 
 INSTANTIATE_TEST_SUITE_P(All, ResolveRefuses, ::testing::ValuesIn(kRefusals),
                          [](const auto& info) { return std::string(info.param.name); });
+
+TEST(Resolve, AScheduleThatIsNotBuiltYetIsRefusedAtOnce) {
+  RunConfig config = TinyConfig();
+  config.set_schedule("DualPipe");
+  const absl::Status status = Resolve(config, 1).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("dualpipe"));
+}
+
+// Else the first step of the ramp whose batch does not fit would end the run.
+TEST(MakeBatchRamp, EveryBatchFitsTheSchedule) {
+  RunConfig config = TinyConfig();
+  config.mutable_model()->set_num_hidden_layers(4);
+  config.set_schedule("Interleaved");
+  config.mutable_mesh()->set_pipe(2);
+  config.mutable_train()->set_global_batch(40);
+  config.mutable_train()->set_batch_ramp_start(6);
+  config.mutable_train()->set_batch_ramp_steps(9);
+  const auto resolved = Resolve(config, 4);
+  ASSERT_TRUE(resolved.ok()) << resolved.status();
+  const BatchRamp ramp = MakeBatchRamp(*resolved);
+  for (int64_t step = 1; step <= 12; ++step) {
+    EXPECT_EQ(BatchSize(ramp, step) % (2 * 2 * 2), 0) << step;  // pipe * data * microbatch
+    EXPECT_GE(BatchSize(ramp, step), 8);
+  }
+}
 
 TEST(ParseRecompute, TakesAnyCombination) {
   EXPECT_FALSE(ParseRecompute("none")->norm);
