@@ -97,17 +97,18 @@ std::string StepJson(const StepReport& r) {
 absl::StatusOr<MetricsFile> MetricsFile::Open(const std::string& path, int64_t last_step) {
   std::ifstream in(path);
   std::string kept, row;
-  bool dropped = false;
+  bool rewrite = false;
   while (in && std::getline(in, row)) {
     const int64_t step = StepOf(row);
     if (step < 0 || step > last_step) {
-      dropped = true;
+      rewrite = true;
       continue;
     }
+    rewrite = rewrite || in.eof();  // no newline: the next row would be appended to this one
     kept += row + "\n";
   }
   in.close();
-  if (dropped) {
+  if (rewrite) {
     const std::string temporary = path + ".new";
     std::ofstream out(temporary, std::ios::trunc);
     out << kept;
