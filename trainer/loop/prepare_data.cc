@@ -89,7 +89,8 @@ class Preparer {
     }
     data::BpeTrainOptions train;
     train.vocab_size = config_.train_vocab_size();
-    if (train.vocab_size == 256) train.special_tokens.clear();  // the bytes alone: documents end without a token
+    if (train.vocab_size == 256)
+      train.special_tokens.clear();  // the bytes alone: documents end without a token
     ASSIGN_OR_RETURN(const data::CorpusResult result, data::TrainVocabulary(corpus, train, path));
     Print(absl::StrFormat("vocabulary of %d tokens from %.1f MB of text in %.1f s: %s",
                           train.vocab_size, result.text_bytes / 1e6, result.seconds, path));

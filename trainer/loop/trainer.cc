@@ -11,6 +11,7 @@
 #include "checkpoints/retention.h"
 #include "google/protobuf/text_format.h"
 #include "kernels/core/status_macros.h"
+#include "kernels/ops/peak_rate.h"
 #include "trainer/loop/device_batch.h"
 #include "trainer/loop/evaluate.h"
 #include "trainer/loop/generate.h"
@@ -28,6 +29,8 @@ namespace {
 double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
+
+constexpr double kPeakSeconds = 0.05;
 
 class TrainingRun {
  public:
@@ -49,6 +52,7 @@ class TrainingRun {
   absl::Status WriteConfig();
   absl::Status KeepTokenizer();
   absl::Status CheckDisk();
+  absl::Status MeasurePeak();
   absl::Status LoadBatch(int64_t step);
   absl::Status Step(int64_t step);
   absl::Status Report(int64_t step, const StepResult& result, double seconds);
@@ -69,7 +73,7 @@ class TrainingRun {
   std::unique_ptr<DeviceBatch> batch_;
   std::unique_ptr<MetricsFile> metrics_;
   RunState state_;
-  double flops_per_token_ = 0, smoothed_seconds_ = 0;
+  double flops_per_token_ = 0, peak_flops_ = 0, smoothed_seconds_ = 0;
   int64_t last_saved_ = -1, last_evaluated_ = -1;
 };
 
@@ -111,6 +115,19 @@ absl::Status TrainingRun::CheckDisk() {
   return AgreeOnStatus(*rank_.world, enough);
 }
 
+// The sum over ranks, each measured while the others measure too.
+absl::Status TrainingRun::MeasurePeak() {
+  const DType dtype = config_.compute().precision() == "BF16" ? DType::kBF16 : DType::kF32;
+  RETURN_IF_ERROR(rank_.world->Barrier());
+  ASSIGN_OR_RETURN(peak_flops_, kernels::MeasurePeakRate(model_->stream(), dtype, kPeakSeconds));
+  RETURN_IF_ERROR(rank_.world->AllReduce(TensorView(&peak_flops_, DType::kF64, {1}),
+                                         parallel::ReduceOp::kSum, model_->stream()));
+  Print(absl::StrFormat("peak of %d ranks x %d threads: %.0f GFLOP/s (registers only, %s)",
+                        rank_.world->size(), rank_.device->num_threads(), peak_flops_ / 1e9,
+                        config_.compute().precision()));
+  return absl::OkStatus();
+}
+
 absl::Status TrainingRun::Prepare() {
   RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, WriteConfig()));
   ASSIGN_OR_RETURN(data_, RunData::Open(config_, rank_));
@@ -121,6 +138,7 @@ absl::Status TrainingRun::Prepare() {
   Print(
       absl::StrCat("memory of rank 0 before the first step:\n", rank_.device->memory().ToString()));
   RETURN_IF_ERROR(CheckDisk());
+  RETURN_IF_ERROR(MeasurePeak());
   ASSIGN_OR_RETURN(state_, StartState(*model_, rank_, data_->tokenizer().hash(), *files_));
   last_saved_ = state_.step;
   BatchOptions options;
@@ -158,7 +176,7 @@ absl::Status TrainingRun::Report(int64_t step, const StepResult& result, double 
   report.learning_rate = LearningRate(lr_, step);
   report.seconds = seconds;
   report.flops_per_token = flops_per_token_;
-  report.peak_flops = rank_.peak_flops;
+  report.peak_flops = peak_flops_;
   report.num_experts = config_.model().n_routed_experts();
   report.eta_seconds = smoothed_seconds_ * static_cast<double>(report.steps - step);
   Print(StepLine(report));
