@@ -105,6 +105,7 @@ absl::StatusOr<MetricsFile> MetricsFile::Open(const std::string& path, int64_t l
       dropped = true;
       continue;
     }
+    dropped = dropped || in.eof();  // a last row without its line end: the next would join it
     kept += row + "\n";
   }
   in.close();

@@ -49,6 +49,7 @@ class TrainingRun {
   void Print(const std::string& text) const {
     if (rank_.print && is_first()) rank_.print(text);
   }
+  absl::Status MakeFolders();
   absl::Status WriteConfig();
   absl::Status KeepTokenizer();
   absl::Status CheckDisk();
@@ -77,22 +78,28 @@ class TrainingRun {
   int64_t last_saved_ = -1, last_evaluated_ = -1;
 };
 
-absl::Status TrainingRun::WriteConfig() {
+absl::Status TrainingRun::MakeFolders() {
   if (!is_first()) return absl::OkStatus();
   std::error_code error;
   std::filesystem::create_directories(CheckpointDir(config_), error);
-  if (error)
-    return absl::UnavailableError(
-        absl::StrCat("run.dir ", config_.run().dir(), ": ", error.message()));
+  if (!error) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat("run.dir: cannot make ", CheckpointDir(config_), ": ", error.message()));
+}
+
+// Under another name first: a full disk must not cost the file that is there.
+absl::Status TrainingRun::WriteConfig() {
+  if (!is_first()) return absl::OkStatus();
+  const std::string path = config_.run().dir() + "/config.textproto";
   std::string text;
   google::protobuf::TextFormat::PrintToString(config_, &text);
-  std::ofstream out(config_.run().dir() + "/config.textproto", std::ios::trunc);
+  std::ofstream out(path + ".new", std::ios::trunc);
   out << text;
   out.close();
-  if (!out)
-    return absl::UnavailableError(
-        absl::StrCat(config_.run().dir(), "/config.textproto: cannot be written"));
-  return absl::OkStatus();
+  std::error_code error;
+  if (out) std::filesystem::rename(path + ".new", path, error);
+  if (out && !error) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat(path, ": cannot be written"));
 }
 
 // The run's folder is all that scoring and generation need.
@@ -129,9 +136,12 @@ absl::Status TrainingRun::MeasurePeak() {
 }
 
 absl::Status TrainingRun::Prepare() {
-  RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, WriteConfig()));
+  if (config_.data().train().empty()) {
+    return absl::InvalidArgumentError(
+        "data.train: found nothing, wanted text or token files (or data.bundled_sample)");
+  }
+  RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, MakeFolders()));
   ASSIGN_OR_RETURN(data_, RunData::Open(config_, rank_));
-  RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, KeepTokenizer()));
   ASSIGN_OR_RETURN(model_, RankModel::Create(config_, rank_));
   Print(absl::StrFormat("mesh %s, schedule %s, %s", model_->mesh().ToString(), config_.schedule(),
                         config_.compute().precision()));
@@ -139,8 +149,14 @@ absl::Status TrainingRun::Prepare() {
       absl::StrCat("memory of rank 0 before the first step:\n", rank_.device->memory().ToString()));
   RETURN_IF_ERROR(CheckDisk());
   RETURN_IF_ERROR(MeasurePeak());
-  ASSIGN_OR_RETURN(state_, StartState(*model_, rank_, data_->tokenizer().hash(), *files_));
+  RunState beginning;
+  beginning.tokenizer_hash = data_->tokenizer().hash();
+  beginning.data_identity = data_->train_identity();
+  ASSIGN_OR_RETURN(state_, StartState(*model_, rank_, beginning, *files_));
   last_saved_ = state_.step;
+  // Only now: a run that was refused must leave the folder as it was.
+  RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, WriteConfig()));
+  RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, KeepTokenizer()));
   BatchOptions options;
   options.sequence_length = config_.train().sequence_length();
   options.microbatch = config_.train().microbatch();
