@@ -175,6 +175,9 @@ absl::Status TransformerStage::ForwardHead(const Context& context, ConstTensorVi
   if (head_visitor_) head_visitor_(context, {normed, loss, head_.get()});
   for (int depth = 0; depth < static_cast<int>(mtp_.size()); ++depth) {
     RETURN_IF_ERROR(mtp_[depth]->Forward(context, MtpInput(context, x, depth), loss));
+    if (MoeLayer* moe = mtp_[depth]->moe()) {
+      Visit("routes", config_.num_hidden_layers() + depth, context, moe->expert_of(context));
+    }
     RETURN_IF_ERROR(AddSums(context, loss, sums_->mtp_loss));
   }
   tape.Free(loss_);
