@@ -217,7 +217,12 @@ absl::Status TrainingRun::Step(int64_t step) {
   options.global_sequences = BatchSize(ramp_, step);
   options.learning_rate = LearningRate(lr_, step);
   options.update = state_.updates + 1;
+  const int64_t held_before = model_->pool().held_bytes();
   ASSIGN_OR_RETURN(const StepResult result, TrainStep(*model_, *batch_, options));
+  if (const int64_t held = model_->pool().held_bytes(); held != held_before) {
+    Print(absl::StrFormat("step %d: activations of rank 0 grew from %.1f to %.1f MiB", step,
+                          held_before / 1048576.0, held / 1048576.0));
+  }
   state_.step = step;
   state_.updates += result.skipped ? 0 : 1;
   state_.next_sample = FirstSample(ramp_, step + 1);
