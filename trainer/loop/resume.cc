@@ -32,18 +32,12 @@ class Differences : public google::protobuf::util::MessageDifferencer::Reporter 
   const std::vector<Difference>& found() const { return found_; }
 
  private:
-  static std::string ValueOf(const Message& root, const Path& path) {
-    const Message* message = &root;
-    for (size_t i = 0; i + 1 < path.size(); ++i) {
-      const FieldDescriptor* field = path[i].field;
-      message = field->is_repeated()
-                    ? &message->GetReflection()->GetRepeatedMessage(*message, field, path[i].index)
-                    : &message->GetReflection()->GetMessage(*message, field);
-    }
+  // `parent`: the message that the last field of `path` belongs to.
+  static std::string ValueOf(const Message& parent, const Path& path) {
+    const FieldDescriptor* field = path.back().field;
     std::string text;
     google::protobuf::TextFormat::PrintFieldValueToString(
-        *message, path.back().field, path.back().field->is_repeated() ? path.back().index : -1,
-        &text);
+        parent, field, field->is_repeated() ? path.back().index : -1, &text);
     return text;
   }
   void Add(const Path& path, std::string stored, std::string now) {
