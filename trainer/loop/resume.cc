@@ -32,12 +32,12 @@ class Differences : public google::protobuf::util::MessageDifferencer::Reporter 
   const std::vector<Difference>& found() const { return found_; }
 
  private:
-  // `message` is the innermost one, which holds the field itself.
-  static std::string ValueOf(const Message& message, const Path& path) {
+  // `parent`: the message that the last field of `path` belongs to.
+  static std::string ValueOf(const Message& parent, const Path& path) {
     const FieldDescriptor* field = path.back().field;
     std::string text;
     google::protobuf::TextFormat::PrintFieldValueToString(
-        message, field, field->is_repeated() ? path.back().index : -1, &text);
+        parent, field, field->is_repeated() ? path.back().index : -1, &text);
     return text;
   }
   void Add(const Path& path, std::string stored, std::string now) {
