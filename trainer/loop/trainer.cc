@@ -16,6 +16,7 @@
 #include "trainer/loop/evaluate.h"
 #include "trainer/loop/generate.h"
 #include "trainer/loop/rank_model.h"
+#include "trainer/loop/resident_memory.h"
 #include "trainer/loop/resolve_config.h"
 #include "trainer/loop/resume.h"
 #include "trainer/loop/run_data.h"
@@ -61,9 +62,11 @@ class TrainingRun {
   absl::Status Save();
   absl::Status Evaluate();
   absl::Status Sample();
+  void PrintMemory() const;
   absl::StatusOr<bool> AnyStopRequest();
   absl::Status CheckSkips(const StepResult& result);
 
+  const int64_t resident_at_start_ = ResidentBytes();
   const RunConfig config_;
   const RankContext rank_;
   std::unique_ptr<checkpoints::FileSystem> files_;
@@ -282,6 +285,15 @@ absl::Status TrainingRun::AfterStep(int64_t step) {
   return absl::OkStatus();
 }
 
+// The table beside what the system says, so that memory nobody counted shows.
+void TrainingRun::PrintMemory() const {
+  const double mib = 1048576.0, table = rank_.device->memory().total_bytes() / mib;
+  const double resident = (ResidentBytes() - resident_at_start_) / mib;
+  Print(absl::StrCat("memory of rank 0 at the end:\n", rank_.device->memory().ToString()));
+  Print(absl::StrFormat("resident memory since the start: %.1f MiB, %+.1f MiB beside the table",
+                        resident, resident - table));
+}
+
 absl::Status TrainingRun::Loop() {
   if (state_.step >= config_.train().steps()) {
     Print(absl::StrCat("this run is finished: step ", state_.step,
@@ -299,7 +311,7 @@ absl::Status TrainingRun::Loop() {
   }
   RETURN_IF_ERROR(Save());
   RETURN_IF_ERROR(Evaluate());
-  Print(absl::StrCat("memory of rank 0 at the end:\n", rank_.device->memory().ToString()));
+  PrintMemory();
   return absl::OkStatus();
 }
 
