@@ -73,13 +73,10 @@ class Eval : public Command {
     const fs::path tokenizer =
         fs::absolute(loaded.generation, error).lexically_normal() / "../../tokenizer.json";
     if (fs::exists(tokenizer, error)) data.set_tokenizer(tokenizer.lexically_normal().string());
+    data.clear_train();  // need not be there any more
     if (texts_.empty()) return config;
-    data.clear_train();
     data.clear_validation();
-    for (const std::string& text : texts_) {
-      data.add_train()->set_path(text);  // never read, but a run has some
-      data.add_validation()->set_path(text);
-    }
+    for (const std::string& text : texts_) data.add_validation()->set_path(text);
     return config;
   }
 

@@ -1,11 +1,14 @@
 #include "trainer/loop/prepare_data.h"
 
+#include <cstring>
 #include <filesystem>
+#include <fstream>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "data/bpe_train.h"
 #include "data/token_file.h"
+#include "data/token_file_format.h"
 #include "data/tokenize_corpus.h"
 #include "data/tokenizer.h"
 #include "kernels/core/status_macros.h"
@@ -15,7 +18,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool IsTokenFile(const std::string& path) { return data::TokenFile::Open(path).ok(); }
+// By its first bytes: a damaged token file is an error and no text.
+bool LooksLikeTokenFile(const std::string& path) {
+  char first[sizeof(data::kTokenFileMagic)] = {};
+  std::ifstream file(path, std::ios::binary);
+  file.read(first, sizeof(first));
+  return file && std::memcmp(first, data::kTokenFileMagic, sizeof(first)) == 0;
+}
 
 int64_t BytesBelow(const std::string& path) {
   std::error_code error;
@@ -25,6 +34,12 @@ int64_t BytesBelow(const std::string& path) {
     if (entry.is_regular_file(error)) bytes += static_cast<int64_t>(entry.file_size(error));
   }
   return bytes;
+}
+
+absl::Status CheckExists(absl::string_view field, const std::string& path) {
+  std::error_code error;
+  if (fs::exists(path, error)) return absl::OkStatus();
+  return absl::NotFoundError(absl::StrCat(field, ": found no file or folder ", path));
 }
 
 // A name that changes with the text and with the tokenizer.
@@ -43,10 +58,6 @@ class Preparer {
       : config_(config), num_threads_(num_threads), print_(print) {}
 
   absl::StatusOr<PreparedData> Run() {
-    if (config_.train().empty()) {
-      return absl::InvalidArgumentError(
-          "data.train: found nothing, wanted text or token files (or data.bundled_sample)");
-    }
     std::error_code error;
     fs::create_directories(config_.cache_dir(), error);
     if (error)
@@ -56,11 +67,11 @@ class Preparer {
     ASSIGN_OR_RETURN(prepared.tokenizer, Tokenizer());
     ASSIGN_OR_RETURN(tokenizer_, data::LoadTokenizer(prepared.tokenizer));
     for (const auto& source : config_.train()) {
-      ASSIGN_OR_RETURN(std::string path, TokensOf(source.path()));
+      ASSIGN_OR_RETURN(std::string path, TokensOf("data.train", source.path()));
       prepared.train.push_back(std::move(path));
     }
     for (const auto& source : config_.validation()) {
-      ASSIGN_OR_RETURN(std::string path, TokensOf(source.path()));
+      ASSIGN_OR_RETURN(std::string path, TokensOf("data.validation", source.path()));
       prepared.validation.push_back(std::move(path));
     }
     return prepared;
@@ -80,30 +91,36 @@ class Preparer {
     data::CorpusOptions corpus;
     corpus.num_threads = num_threads_;
     for (const auto& source : config_.train()) {
-      if (IsTokenFile(source.path())) {
+      RETURN_IF_ERROR(CheckExists("data.train", source.path()));
+      if (LooksLikeTokenFile(source.path())) {
         return absl::InvalidArgumentError(absl::StrCat(
             "data.tokenizer: found nothing, wanted the tokenizer.json of the token file ",
             source.path()));
       }
       corpus.inputs.push_back(source.path());
     }
+    if (corpus.inputs.empty()) {
+      return absl::InvalidArgumentError(
+          "data.tokenizer: found nothing, wanted a tokenizer.json or data.train to make one from");
+    }
     data::BpeTrainOptions train;
     train.vocab_size = config_.train_vocab_size();
-    if (train.vocab_size == 256) train.special_tokens.clear();  // the bytes alone: documents end without a token
+    if (train.vocab_size == 256)
+      train.special_tokens.clear();  // the bytes alone: documents end without a token
     ASSIGN_OR_RETURN(const data::CorpusResult result, data::TrainVocabulary(corpus, train, path));
     Print(absl::StrFormat("vocabulary of %d tokens from %.1f MB of text in %.1f s: %s",
                           train.vocab_size, result.text_bytes / 1e6, result.seconds, path));
     return path;
   }
 
-  absl::StatusOr<std::string> TokensOf(const std::string& path) {
-    if (IsTokenFile(path)) return path;
-    std::error_code error;
-    if (!fs::exists(path, error)) {
-      return absl::NotFoundError(absl::StrCat("data: found no file or folder ", path));
+  absl::StatusOr<std::string> TokensOf(absl::string_view field, const std::string& path) {
+    RETURN_IF_ERROR(CheckExists(field, path));
+    if (LooksLikeTokenFile(path)) {
+      RETURN_IF_ERROR(data::TokenFile::Open(path).status());
+      return path;
     }
     const std::string output = config_.cache_dir() + "/" + CacheName(path, tokenizer_->hash());
-    if (IsTokenFile(output)) return output;
+    if (data::TokenFile::Open(output).ok()) return output;
     data::CorpusOptions corpus;
     corpus.num_threads = num_threads_;
     corpus.inputs = {path};

@@ -16,7 +16,8 @@ struct PreparedData {
 };
 
 // Makes what is missing under config.cache_dir and says so through `print` (may be null). Token
-// files are made once for a text's path and size and the tokenizer. Errors as data's.
+// files are made once for a text's path and size and the tokenizer. Errors as data's; NOT_FOUND
+// names the field; DATA_LOSS: a token file of the configuration is damaged.
 absl::StatusOr<PreparedData> PrepareData(const data::DataConfig& config, int num_threads,
                                          const std::function<void(const std::string&)>& print);
 

@@ -32,18 +32,12 @@ class Differences : public google::protobuf::util::MessageDifferencer::Reporter 
   const std::vector<Difference>& found() const { return found_; }
 
  private:
-  static std::string ValueOf(const Message& root, const Path& path) {
-    const Message* message = &root;
-    for (size_t i = 0; i + 1 < path.size(); ++i) {
-      const FieldDescriptor* field = path[i].field;
-      message = field->is_repeated()
-                    ? &message->GetReflection()->GetRepeatedMessage(*message, field, path[i].index)
-                    : &message->GetReflection()->GetMessage(*message, field);
-    }
+  // `parent`: the message that the last field of `path` belongs to.
+  static std::string ValueOf(const Message& parent, const Path& path) {
+    const FieldDescriptor* field = path.back().field;
     std::string text;
     google::protobuf::TextFormat::PrintFieldValueToString(
-        *message, path.back().field, path.back().field->is_repeated() ? path.back().index : -1,
-        &text);
+        parent, field, field->is_repeated() ? path.back().index : -1, &text);
     return text;
   }
   void Add(const Path& path, std::string stored, std::string now) {
@@ -55,42 +49,82 @@ class Differences : public google::protobuf::util::MessageDifferencer::Reporter 
   std::vector<Difference> found_;
 };
 
-// Fields whose change would make it another run.
+// Fields whose change would make it another run. Of the training text and the vocabulary the
+// content counts, not the path: SameInputs compares it.
 bool MustNotChange(const std::string& field) {
-  for (const char* prefix : {"model.", "data.", "train.seed", "train.global_batch",
-                             "train.sequence_length", "train.batch_ramp", "train.moment_dtype"}) {
-    if (field.rfind(prefix, 0) == 0) return field != "data.cache_dir";
+  for (const char* prefix :
+       {"model.", "data.document_mask", "data.fim_rate", "data.shuffle", "train.seed",
+        "train.global_batch", "train.sequence_length", "train.batch_ramp", "train.moment_dtype"}) {
+    if (field.rfind(prefix, 0) == 0) return true;
   }
   return false;
 }
 
-absl::StatusOr<RunConfig> StoredConfig(checkpoints::FileSystem& files,
-                                       const std::string& generation) {
-  ASSIGN_OR_RETURN(auto reader, checkpoints::CheckpointReader::Open(files, generation));
+absl::Status Refuse(absl::string_view field, absl::string_view found, absl::string_view wanted) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, ": found ", found, ", wanted ", wanted,
+                   " as in the checkpoint of this run (a new run.dir starts a new run)"));
+}
+
+absl::Status SameInputs(const checkpoints::RunMetadata& stored, const RunState& beginning) {
+  if (stored.tokenizer_hash() != beginning.tokenizer_hash) {
+    return Refuse("data.tokenizer",
+                  absl::StrCat("a vocabulary with hash ", beginning.tokenizer_hash),
+                  stored.tokenizer_hash());
+  }
+  if (DataIdentityOf(stored) != beginning.data_identity) {
+    return Refuse("data.train",
+                  absl::StrCat("data (tokens and weights) with hash ", beginning.data_identity),
+                  DataIdentityOf(stored));
+  }
+  return absl::OkStatus();
+}
+
+// What changed, as CompareForResume.
+absl::StatusOr<std::string> CompareWithCheckpoint(const RunConfig& now, const RunState& beginning,
+                                                  const std::string& generation,
+                                                  checkpoints::FileSystem& files) {
+  ASSIGN_OR_RETURN(const auto reader, checkpoints::CheckpointReader::Open(files, generation));
   RunConfig stored;
   if (!google::protobuf::TextFormat::ParseFromString(reader->metadata().config_textproto(),
                                                      &stored)) {
     return absl::DataLossError(absl::StrCat(generation, ": its configuration is not readable"));
   }
-  return stored;
+  ASSIGN_OR_RETURN(std::string changes, CompareForResume(stored, now));
+  RETURN_IF_ERROR(SameInputs(reader->metadata(), beginning));
+  return changes;
 }
 
 absl::StatusOr<RunState> Resume(RankModel& model, const RankContext& rank,
-                                const std::string& generation, const std::string& tokenizer_hash,
+                                const std::string& generation, const RunState& beginning,
                                 checkpoints::FileSystem& files) {
-  ASSIGN_OR_RETURN(const RunConfig stored, StoredConfig(files, generation));
-  ASSIGN_OR_RETURN(const std::string changes, CompareForResume(stored, model.config()));
+  const absl::StatusOr<std::string> changes =
+      CompareWithCheckpoint(model.config(), beginning, generation, files);
+  RETURN_IF_ERROR(AgreeOnStatus(*rank.world, changes.status()));
   ASSIGN_OR_RETURN(RunState state, LoadState(model, generation, LoadOptions(), files));
-  if (state.tokenizer_hash != tokenizer_hash) {
-    return absl::InvalidArgumentError(absl::StrCat("data.tokenizer: found one with hash ",
-                                                   tokenizer_hash, ", wanted the checkpoint's ",
-                                                   state.tokenizer_hash));
-  }
   if (rank.print) {
     rank.print(absl::StrCat("resuming ", generation, " after step ", state.step));
-    if (!changes.empty()) rank.print(absl::StrCat("changed since then:\n", changes));
+    if (!changes->empty()) rank.print(absl::StrCat("changed since then:\n", *changes));
   }
   return state;
+}
+
+// A new run with another run's weights.
+absl::StatusOr<RunState> StartFromWeights(RankModel& model, const RankContext& rank,
+                                          const RunState& beginning,
+                                          checkpoints::FileSystem& files) {
+  ASSIGN_OR_RETURN(const std::string generation,
+                   FindCheckpoint(model.config().run().init_from(), rank, files));
+  LoadOptions options;
+  options.weights_only = true;
+  ASSIGN_OR_RETURN(const RunState loaded, LoadState(model, generation, options, files));
+  if (rank.print) {
+    rank.print(absl::StrCat("weights from ", generation));
+    if (loaded.tokenizer_hash != beginning.tokenizer_hash) {
+      rank.print("these weights were trained with another vocabulary than data.tokenizer");
+    }
+  }
+  return beginning;
 }
 
 }  // namespace
@@ -102,12 +136,14 @@ absl::StatusOr<std::string> CompareForResume(const RunConfig& stored, const RunC
   google::protobuf::util::MessageDifferencer differencer;
   differencer.ReportDifferencesTo(&differences);
   differencer.Compare(stored, now);
+  // The ramp's sizes are multiples of mesh.data * train.microbatch: with others, samples would be
+  // skipped or read twice.
+  const bool ramps = now.train().batch_ramp_start() > 0;
   std::string changes;
   for (const auto& difference : differences.found()) {
-    if (MustNotChange(difference.field)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(difference.field, ": found ", difference.now, ", wanted ", difference.stored,
-                       " as in the checkpoint of this run (a new run.dir starts a new run)"));
+    const bool is_unit = difference.field == "mesh.data" || difference.field == "train.microbatch";
+    if (MustNotChange(difference.field) || (ramps && is_unit)) {
+      return Refuse(difference.field, difference.now, difference.stored);
     }
     absl::StrAppend(&changes, "  ", difference.field, ": ", difference.stored, " -> ",
                     difference.now, "\n");
@@ -139,24 +175,15 @@ absl::StatusOr<std::string> FindCheckpoint(const std::string& path, const RankCo
 }
 
 absl::StatusOr<RunState> StartState(RankModel& model, const RankContext& rank,
-                                    const std::string& tokenizer_hash,
-                                    checkpoints::FileSystem& files) {
+                                    const RunState& beginning, checkpoints::FileSystem& files) {
   absl::StatusOr<std::string> own = FindCheckpoint(model.config().run().dir(), rank, files);
-  if (own.ok()) return Resume(model, rank, *own, tokenizer_hash, files);
+  if (own.ok()) return Resume(model, rank, *own, beginning, files);
   if (!absl::IsNotFound(own.status())) return own.status();
-  RunState state;
-  state.tokenizer_hash = tokenizer_hash;
-  const std::string& from = model.config().run().init_from();
-  if (from.empty()) {
-    RETURN_IF_ERROR(model.InitializeWeights());
-    return state;
+  if (!model.config().run().init_from().empty()) {
+    return StartFromWeights(model, rank, beginning, files);
   }
-  ASSIGN_OR_RETURN(const std::string generation, FindCheckpoint(from, rank, files));
-  LoadOptions options;
-  options.weights_only = true;
-  RETURN_IF_ERROR(LoadState(model, generation, options, files).status());
-  if (rank.print) rank.print(absl::StrCat("weights from ", generation));
-  return state;
+  RETURN_IF_ERROR(model.InitializeWeights());
+  return beginning;
 }
 
 }  // namespace sluice::trainer

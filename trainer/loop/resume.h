@@ -10,15 +10,16 @@
 namespace sluice::trainer {
 
 // INVALID_ARGUMENT naming the first field that may not change between a checkpoint and the run that
-// resumes it: model, data, seed, batch, sequence length. What may change and did (steps, cadence,
-// mesh, learning rate, ...) is returned as text, one line each.
+// resumes it: model, how data is read, seed, batch, sequence length. What may change and did
+// (steps, cadence, mesh, learning rate, ...) is returned as text, one line each.
 absl::StatusOr<std::string> CompareForResume(const RunConfig& stored, const RunConfig& now);
 
 // Loads the newest good checkpoint of run.dir, or run.init_from's weights, or initial weights.
-// Collective.
+// `beginning`: the state of a new run. INVALID_ARGUMENT, before anything is loaded, when
+// CompareForResume refuses, or when the checkpoint was trained with another tokenizer_hash
+// (data.tokenizer) or data_identity (data.train). Collective.
 absl::StatusOr<RunState> StartState(RankModel& model, const RankContext& rank,
-                                    const std::string& tokenizer_hash,
-                                    checkpoints::FileSystem& files);
+                                    const RunState& beginning, checkpoints::FileSystem& files);
 
 // The folder of a checkpoint: `path` itself if it is a generation, else the newest good one of a
 // run folder. Collective.

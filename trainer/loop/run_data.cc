@@ -73,7 +73,9 @@ absl::StatusOr<std::unique_ptr<RunData>> RunData::Open(const RunConfig& config,
           absl::StrCat("model.vocab_size: found ", config.model().vocab_size(),
                        ", wanted at least the tokenizer's ", run->tokenizer_->vocab_size()));
     }
-    ASSIGN_OR_RETURN(run->train_, OpenTrain(config, prepared, *run->tokenizer_));
+    if (!prepared.train.empty()) {
+      ASSIGN_OR_RETURN(run->train_, OpenTrain(config, prepared, *run->tokenizer_));
+    }
     if (prepared.validation.empty()) return absl::OkStatus();
     ASSIGN_OR_RETURN(run->validation_,
                      data::MakeSequentialSource(prepared.validation,

@@ -18,7 +18,8 @@ namespace sluice::trainer {
 
 class RunData {
  public:
-  // Rank 0 makes what is missing (vocabulary, token files), then every rank opens it. Collective.
+  // Rank 0 makes what is missing (vocabulary, token files), then every rank opens it. Without
+  // data.train only the validation text can be read. Collective.
   static absl::StatusOr<std::unique_ptr<RunData>> Open(const RunConfig& config,
                                                        const RankContext& rank);
 
@@ -29,6 +30,8 @@ class RunData {
   absl::Status ReadValidation(int64_t first, int64_t count, HostBatch* batch) const;
   int64_t num_validation_sequences() const;
   double validation_bytes_per_token() const { return validation_bytes_per_token_; }
+  // What the training data is: two runs with equal identities read the same tokens. Empty without.
+  std::string train_identity() const { return train_ ? train_->info().identity : ""; }
   const data::Tokenizer& tokenizer() const { return *tokenizer_; }
   const std::string& tokenizer_path() const { return tokenizer_path_; }
 

@@ -1,6 +1,8 @@
 #include "trainer/loop/run_state.h"
 
+#include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -15,6 +17,8 @@ namespace sluice::trainer {
 namespace {
 
 using checkpoints::TensorPiece;
+
+constexpr char kDataIdentity[] = "data_identity";  // key of RunMetadata.info
 
 // One of the optimizer's arrays: what it is called and this rank's shard of it.
 struct StateArray {
@@ -112,6 +116,7 @@ checkpoints::RunMetadata MakeMetadata(RankModel& model, const RunState& state) {
   counters["skipped_in_a_row"] = absl::StrCat(state.skipped_in_a_row);
   google::protobuf::TextFormat::PrintToString(model.config(), metadata.mutable_config_textproto());
   metadata.set_tokenizer_hash(state.tokenizer_hash);
+  (*metadata.mutable_info())[kDataIdentity] = state.data_identity;
   metadata.set_mesh(model.mesh().ToString());
   return metadata;
 }
@@ -162,16 +167,23 @@ absl::Status ReadGates(RankModel& model, checkpoints::CheckpointReader& reader, 
 
 }  // namespace
 
+std::string DataIdentityOf(const checkpoints::RunMetadata& metadata) {
+  const auto found = metadata.info().find(kDataIdentity);
+  return found == metadata.info().end() ? "" : found->second;
+}
+
 absl::Status AgreeOnStatus(parallel::Communicator& world, const absl::Status& mine) {
   const std::string text =
       mine.ok() ? "" : absl::StrCat(static_cast<int>(mine.code()), ":", mine.message());
   ASSIGN_OR_RETURN(const std::vector<std::string> all, world.GatherBytes(text));
+  // What all ranks met is no rank's own trouble and is told without a number.
+  const bool is_common = std::count(all.begin(), all.end(), text) == std::ssize(all);
   std::string verdict;
   for (size_t rank = 0; rank < all.size(); ++rank) {
     if (all[rank].empty()) continue;
     const size_t colon = all[rank].find(':');
     verdict = absl::StrCat(all[rank].substr(0, colon), ":",
-                           all.size() > 1 ? absl::StrCat("rank ", rank, ": ") : "",
+                           all.size() > 1 && !is_common ? absl::StrCat("rank ", rank, ": ") : "",
                            all[rank].substr(colon + 1));
     break;
   }
@@ -215,6 +227,7 @@ absl::StatusOr<RunState> LoadState(RankModel& model, const std::string& generati
     state.next_sample = Counter(reader->metadata(), "next_sample");
     state.skipped_in_a_row = Counter(reader->metadata(), "skipped_in_a_row");
     state.tokenizer_hash = reader->metadata().tokenizer_hash();
+    state.data_identity = DataIdentityOf(reader->metadata());
     return absl::OkStatus();
   };
   RETURN_IF_ERROR(AgreeOnStatus(model.world(), read()));

@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "checkpoints/file_system.h"
+#include "checkpoints/manifest.pb.h"
 #include "checkpoints/reader.h"
 #include "trainer/loop/rank_model.h"
 
@@ -24,8 +25,8 @@ struct RunState {
   int64_t updates = 0;      // of them applied (not skipped)
   int64_t next_sample = 0;  // data position: index of the first sequence not yet read
   int64_t skipped_in_a_row = 0;
-  std::vector<int64_t> load;  // [gates * experts] of the last step
-  std::string tokenizer_hash;
+  std::vector<int64_t> load;                  // [gates * experts] of the last step
+  std::string tokenizer_hash, data_identity;  // of the training data, as data::DataSetInfo
 };
 
 struct SaveOptions {
@@ -47,7 +48,11 @@ struct LoadOptions {
 absl::StatusOr<RunState> LoadState(RankModel& model, const std::string& generation_dir,
                                    const LoadOptions& options, checkpoints::FileSystem& files);
 
-// Every rank learns whether all succeeded: OK, or the first failing rank's status with its number.
+// BatchSource's identity of the data that the run of a checkpoint was trained on.
+std::string DataIdentityOf(const checkpoints::RunMetadata& metadata);
+
+// Every rank learns whether all succeeded: OK, or the first failing rank's status, with its number
+// unless every rank failed with the same message.
 // Collective.
 absl::Status AgreeOnStatus(parallel::Communicator& world, const absl::Status& mine);
 

@@ -80,6 +80,7 @@ std::string StepJson(const StepReport& r) {
   row["mtp_loss"] = r.result.mtp_loss;
   row["mtp_loss_hex"] = HexOf(r.result.mtp_loss);
   row["balance_loss"] = r.result.balance_loss;
+  row["aux_loss"] = r.result.aux_loss;
   row["z_loss"] = r.result.z_loss;
   row["grad_norm"] = r.result.grad_norm;
   row["grad_norm_hex"] = HexOf(r.result.grad_norm);
@@ -97,18 +98,18 @@ std::string StepJson(const StepReport& r) {
 absl::StatusOr<MetricsFile> MetricsFile::Open(const std::string& path, int64_t last_step) {
   std::ifstream in(path);
   std::string kept, row;
-  bool rewrite = false;
+  bool dropped = false;
   while (in && std::getline(in, row)) {
     const int64_t step = StepOf(row);
     if (step < 0 || step > last_step) {
-      rewrite = true;
+      dropped = true;
       continue;
     }
-    rewrite = rewrite || in.eof();  // no newline: the next row would be appended to this one
+    dropped = dropped || in.eof();  // a last row without its line end: the next would join it
     kept += row + "\n";
   }
   in.close();
-  if (rewrite) {
+  if (dropped) {
     const std::string temporary = path + ".new";
     std::ofstream out(temporary, std::ios::trunc);
     out << kept;

@@ -11,10 +11,12 @@
 #include "checkpoints/retention.h"
 #include "google/protobuf/text_format.h"
 #include "kernels/core/status_macros.h"
+#include "kernels/ops/peak_rate.h"
 #include "trainer/loop/device_batch.h"
 #include "trainer/loop/evaluate.h"
 #include "trainer/loop/generate.h"
 #include "trainer/loop/rank_model.h"
+#include "trainer/loop/resident_memory.h"
 #include "trainer/loop/resolve_config.h"
 #include "trainer/loop/resume.h"
 #include "trainer/loop/run_data.h"
@@ -28,6 +30,8 @@ namespace {
 double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
+
+constexpr double kPeakSeconds = 0.05;
 
 class TrainingRun {
  public:
@@ -46,9 +50,11 @@ class TrainingRun {
   void Print(const std::string& text) const {
     if (rank_.print && is_first()) rank_.print(text);
   }
+  absl::Status MakeFolders();
   absl::Status WriteConfig();
   absl::Status KeepTokenizer();
   absl::Status CheckDisk();
+  absl::Status MeasurePeak();
   absl::Status LoadBatch(int64_t step);
   absl::Status Step(int64_t step);
   absl::Status Report(int64_t step, const StepResult& result, double seconds);
@@ -56,9 +62,11 @@ class TrainingRun {
   absl::Status Save();
   absl::Status Evaluate();
   absl::Status Sample();
+  void PrintMemory() const;
   absl::StatusOr<bool> AnyStopRequest();
   absl::Status CheckSkips(const StepResult& result);
 
+  const int64_t resident_at_start_ = ResidentBytes();
   const RunConfig config_;
   const RankContext rank_;
   std::unique_ptr<checkpoints::FileSystem> files_;
@@ -69,26 +77,32 @@ class TrainingRun {
   std::unique_ptr<DeviceBatch> batch_;
   std::unique_ptr<MetricsFile> metrics_;
   RunState state_;
-  double flops_per_token_ = 0, smoothed_seconds_ = 0;
+  double flops_per_token_ = 0, peak_flops_ = 0, smoothed_seconds_ = 0;
   int64_t last_saved_ = -1, last_evaluated_ = -1;
 };
 
-absl::Status TrainingRun::WriteConfig() {
+absl::Status TrainingRun::MakeFolders() {
   if (!is_first()) return absl::OkStatus();
   std::error_code error;
   std::filesystem::create_directories(CheckpointDir(config_), error);
-  if (error)
-    return absl::UnavailableError(
-        absl::StrCat("run.dir ", config_.run().dir(), ": ", error.message()));
+  if (!error) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat("run.dir: cannot make ", CheckpointDir(config_), ": ", error.message()));
+}
+
+// Under another name first: a full disk must not cost the file that is there.
+absl::Status TrainingRun::WriteConfig() {
+  if (!is_first()) return absl::OkStatus();
+  const std::string path = config_.run().dir() + "/config.textproto";
   std::string text;
   google::protobuf::TextFormat::PrintToString(config_, &text);
-  std::ofstream out(config_.run().dir() + "/config.textproto", std::ios::trunc);
+  std::ofstream out(path + ".new", std::ios::trunc);
   out << text;
   out.close();
-  if (!out)
-    return absl::UnavailableError(
-        absl::StrCat(config_.run().dir(), "/config.textproto: cannot be written"));
-  return absl::OkStatus();
+  std::error_code error;
+  if (out) std::filesystem::rename(path + ".new", path, error);
+  if (out && !error) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat(path, ": cannot be written"));
 }
 
 // The run's folder is all that scoring and generation need.
@@ -111,18 +125,41 @@ absl::Status TrainingRun::CheckDisk() {
   return AgreeOnStatus(*rank_.world, enough);
 }
 
+// The sum over ranks, each measured while the others measure too.
+absl::Status TrainingRun::MeasurePeak() {
+  const DType dtype = config_.compute().precision() == "BF16" ? DType::kBF16 : DType::kF32;
+  RETURN_IF_ERROR(rank_.world->Barrier());
+  ASSIGN_OR_RETURN(peak_flops_, kernels::MeasurePeakRate(model_->stream(), dtype, kPeakSeconds));
+  RETURN_IF_ERROR(rank_.world->AllReduce(TensorView(&peak_flops_, DType::kF64, {1}),
+                                         parallel::ReduceOp::kSum, model_->stream()));
+  Print(absl::StrFormat("peak of %d ranks x %d threads: %.0f GFLOP/s (registers only, %s)",
+                        rank_.world->size(), rank_.device->num_threads(), peak_flops_ / 1e9,
+                        config_.compute().precision()));
+  return absl::OkStatus();
+}
+
 absl::Status TrainingRun::Prepare() {
-  RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, WriteConfig()));
+  if (config_.data().train().empty()) {
+    return absl::InvalidArgumentError(
+        "data.train: found nothing, wanted text or token files (or data.bundled_sample)");
+  }
+  RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, MakeFolders()));
   ASSIGN_OR_RETURN(data_, RunData::Open(config_, rank_));
-  RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, KeepTokenizer()));
   ASSIGN_OR_RETURN(model_, RankModel::Create(config_, rank_));
   Print(absl::StrFormat("mesh %s, schedule %s, %s", model_->mesh().ToString(), config_.schedule(),
                         config_.compute().precision()));
   Print(
       absl::StrCat("memory of rank 0 before the first step:\n", rank_.device->memory().ToString()));
   RETURN_IF_ERROR(CheckDisk());
-  ASSIGN_OR_RETURN(state_, StartState(*model_, rank_, data_->tokenizer().hash(), *files_));
+  RETURN_IF_ERROR(MeasurePeak());
+  RunState beginning;
+  beginning.tokenizer_hash = data_->tokenizer().hash();
+  beginning.data_identity = data_->train_identity();
+  ASSIGN_OR_RETURN(state_, StartState(*model_, rank_, beginning, *files_));
   last_saved_ = state_.step;
+  // Only now: a run that was refused must leave the folder as it was.
+  RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, WriteConfig()));
+  RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, KeepTokenizer()));
   BatchOptions options;
   options.sequence_length = config_.train().sequence_length();
   options.microbatch = config_.train().microbatch();
@@ -158,7 +195,7 @@ absl::Status TrainingRun::Report(int64_t step, const StepResult& result, double 
   report.learning_rate = LearningRate(lr_, step);
   report.seconds = seconds;
   report.flops_per_token = flops_per_token_;
-  report.peak_flops = rank_.peak_flops;
+  report.peak_flops = peak_flops_;
   report.num_experts = config_.model().n_routed_experts();
   report.eta_seconds = smoothed_seconds_ * static_cast<double>(report.steps - step);
   Print(StepLine(report));
@@ -183,7 +220,12 @@ absl::Status TrainingRun::Step(int64_t step) {
   options.global_sequences = BatchSize(ramp_, step);
   options.learning_rate = LearningRate(lr_, step);
   options.update = state_.updates + 1;
+  const int64_t held_before = model_->pool().held_bytes();
   ASSIGN_OR_RETURN(const StepResult result, TrainStep(*model_, *batch_, options));
+  if (const int64_t held = model_->pool().held_bytes(); held != held_before) {
+    Print(absl::StrFormat("step %d: activations of rank 0 grew from %.1f to %.1f MiB", step,
+                          held_before / 1048576.0, held / 1048576.0));
+  }
   state_.step = step;
   state_.updates += result.skipped ? 0 : 1;
   state_.next_sample = FirstSample(ramp_, step + 1);
@@ -243,6 +285,15 @@ absl::Status TrainingRun::AfterStep(int64_t step) {
   return absl::OkStatus();
 }
 
+// The table beside what the system says, so that memory nobody counted shows.
+void TrainingRun::PrintMemory() const {
+  const double mib = 1048576.0, table = rank_.device->memory().total_bytes() / mib;
+  const double resident = (ResidentBytes() - resident_at_start_) / mib;
+  Print(absl::StrCat("memory of rank 0 at the end:\n", rank_.device->memory().ToString()));
+  Print(absl::StrFormat("resident memory since the start: %.1f MiB, %+.1f MiB beside the table",
+                        resident, resident - table));
+}
+
 absl::Status TrainingRun::Loop() {
   if (state_.step >= config_.train().steps()) {
     Print(absl::StrCat("this run is finished: step ", state_.step,
@@ -260,7 +311,7 @@ absl::Status TrainingRun::Loop() {
   }
   RETURN_IF_ERROR(Save());
   RETURN_IF_ERROR(Evaluate());
-  Print(absl::StrCat("memory of rank 0 at the end:\n", rank_.device->memory().ToString()));
+  PrintMemory();
   return absl::OkStatus();
 }
 

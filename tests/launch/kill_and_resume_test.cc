@@ -1,0 +1,66 @@
+// A rank dies without a word, at any moment: the run that is started again ends as if it had not.
+#include <array>
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "kernels/core/philox.h"
+#include "tests/launch/running_program.h"
+#include "tests/launch/tiny_run.h"
+
+namespace sluice::launch {
+namespace {
+
+constexpr int kSteps = 40, kTrials = 20;
+
+class SlowKillAndResume : public TinyRunTest {
+ protected:
+  static std::vector<std::string> Edits() { return {"train.steps=" + std::to_string(kSteps)}; }
+
+  // Starts the run, kills one of its ranks at a moment that `draw` decides, and waits for the end.
+  // False: the run ended before.
+  bool StartAndKill(const std::string& name, const std::array<uint32_t, 4>& draw) {
+    RunningProgram run(TrainCommand(name, 4, Edits()));
+    // After a line that says where it is: before the first step, or behind any step.
+    const uint32_t step = draw[0] % kSteps;
+    char line[32] = "mesh pipe";
+    if (step > 0) std::snprintf(line, sizeof(line), "step %2u/", step);
+    if (!run.WaitFor(line)) return false;
+    // And then in the middle of a step or of a save: both take some 20 ms.
+    usleep(draw[1] % 40'000);
+    const std::vector<pid_t> ranks = FindProcesses(SLUICE_BINARY, "run.dir=" + RunDir(name));
+    if (ranks.empty()) return false;
+    kill(ranks[draw[2] % ranks.size()], SIGKILL);
+    return run.Wait() != 0;
+  }
+};
+
+TEST_F(SlowKillAndResume, TwentyTimesTheSameStepsAndTheSameState) {
+  const Outcome whole = RunShell(TrainCommand("whole", 4, Edits()));
+  ASSERT_EQ(whole.exit_code, 0) << whole.err;
+  const auto rows = Rows("whole"), digest = Digest(RunDir("whole"));
+  ASSERT_EQ(rows.size(), static_cast<size_t>(kSteps));
+  int killed = 0;
+  for (int trial = 0; trial < kTrials; ++trial) {
+    const std::string name = "killed" + std::to_string(trial);
+    const std::array<uint32_t, 4> draw = Philox(PhiloxKey(2, RandomPurpose::kTest), trial);
+    const bool was_killed = StartAndKill(name, draw);
+    killed += was_killed ? 1 : 0;
+    const size_t rows_left = was_killed ? Rows(name).size() : 0;
+    const Outcome again = RunShell(TrainCommand(name, 4, Edits()));
+    ASSERT_EQ(again.exit_code, 0) << again.err;
+    EXPECT_EQ(Rows(name), rows) << name;
+    EXPECT_EQ(Digest(RunDir(name)), digest) << name;
+    std::printf("trial %2d: %s after %zu steps, equal\n", trial, was_killed ? "killed" : "ended",
+                rows_left);
+    std::filesystem::remove_all(RunDir(name));
+  }
+  EXPECT_GE(killed, kTrials * 3 / 4) << "most runs must have been killed before their end";
+}
+
+}  // namespace
+}  // namespace sluice::launch
