@@ -60,9 +60,9 @@ LossScales MakeScales(const RunConfig& config, const TargetCounts& targets, int6
 
 // Load-balancing loss as transformers computes it: E * sum_e f_e P_e over the tokens of all gates,
 // f the choices and P the mean score share of expert e. f is constant in backward: this is the
-// derivative by a token's share, times N.
+// derivative by a token's share, times N: targets, which may be fewer than tokens.
 std::vector<float> GlobalLoadScale(const RunConfig& config, const std::vector<int64_t>& load,
-                                   int64_t tokens) {
+                                   int64_t tokens, int64_t num_targets) {
   const int64_t experts = config.model().n_routed_experts(),
                 gates = static_cast<int64_t>(load.size()) / experts;
   std::vector<float> scale(experts);
@@ -71,16 +71,18 @@ std::vector<float> GlobalLoadScale(const RunConfig& config, const std::vector<in
     for (int64_t gate = 0; gate < gates; ++gate) chosen += load[gate * experts + e];
     const double f = static_cast<double>(chosen) / static_cast<double>(gates * tokens);
     scale[e] = static_cast<float>(config.model().router_aux_loss_coef() *
-                                  static_cast<double>(experts) * f / static_cast<double>(gates));
+                                  static_cast<double>(experts) * f / static_cast<double>(gates) *
+                                  (static_cast<double>(num_targets) / static_cast<double>(tokens)));
   }
   return scale;
 }
 
-double GlobalLoadLoss(const std::vector<float>& scale, const SequenceSums& sums, int64_t tokens) {
+double GlobalLoadLoss(const std::vector<float>& scale, const SequenceSums& sums,
+                      int64_t num_targets) {
   double loss = 0;
   for (size_t i = 0; i < sums.expert_share.size(); ++i)
     loss += scale[i % scale.size()] * sums.expert_share[i];
-  return loss / static_cast<double>(tokens);
+  return loss / static_cast<double>(num_targets);
 }
 
 // Every rank gets every sequence's sums, then all add them up in the same order.
@@ -205,7 +207,7 @@ absl::StatusOr<StepResult> TrainStep(RankModel& model, const DeviceBatch& batch,
   std::vector<float> load_scale;
   const auto set_global_load = [&]() -> absl::Status {
     RETURN_IF_ERROR(ReduceLoads(model, result.load));
-    load_scale = GlobalLoadScale(model.config(), result.load, tokens);
+    load_scale = GlobalLoadScale(model.config(), result.load, tokens, targets.main);
     const ConstTensorView view(load_scale.data(), DType::kF32,
                                {static_cast<int64_t>(load_scale.size())});
     for (const auto& stage : model.stages()) stage->SetGlobalLoad(view);
@@ -217,7 +219,7 @@ absl::StatusOr<StepResult> TrainStep(RankModel& model, const DeviceBatch& batch,
   RETURN_IF_ERROR(model.Run(batch.inputs(), scales, true, &sums, before));
   RETURN_IF_ERROR(ReduceLosses(model, targets, options.global_sequences, sums, result));
   if (balances_globally) {
-    result.aux_loss = GlobalLoadLoss(load_scale, sums, tokens);
+    result.aux_loss = GlobalLoadLoss(load_scale, sums, targets.main);
   } else {
     RETURN_IF_ERROR(ReduceLoads(model, result.load));
   }
