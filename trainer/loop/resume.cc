@@ -6,6 +6,7 @@
 #include "google/protobuf/text_format.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "kernels/core/status_macros.h"
+#include "trainer/loop/resolve_config.h"
 
 namespace sluice::trainer {
 namespace {
@@ -136,12 +137,14 @@ absl::StatusOr<std::string> CompareForResume(const RunConfig& stored, const RunC
   google::protobuf::util::MessageDifferencer differencer;
   differencer.ReportDifferencesTo(&differences);
   differencer.Compare(stored, now);
-  // The ramp's sizes are multiples of mesh.data * train.microbatch: with others, samples would be
-  // skipped or read twice.
-  const bool ramps = now.train().batch_ramp_start() > 0;
+  // The ramp's sizes are multiples of what the mesh, the microbatch and the schedule need: with
+  // another multiple, samples would be skipped or read twice.
+  const bool ramps = now.train().batch_ramp_start() > 0 &&
+                     MakeBatchRamp(stored).multiple != MakeBatchRamp(now).multiple;
   std::string changes;
   for (const auto& difference : differences.found()) {
-    const bool is_unit = difference.field == "mesh.data" || difference.field == "train.microbatch";
+    const bool is_unit = difference.field == "mesh.data" || difference.field == "mesh.pipe" ||
+                         difference.field == "train.microbatch" || difference.field == "schedule";
     if (MustNotChange(difference.field) || (ramps && is_unit)) {
       return Refuse(difference.field, difference.now, difference.stored);
     }
