@@ -1,5 +1,6 @@
 // The gradient of every named tensor of whole models against finite differences of the loss that
-// TrainStep says it descends: main + lambda MTP + balance + z, all times the number of targets.
+// TrainStep says it descends: main + lambda MTP + balance + aux + z, all times the number of
+// targets.
 //
 // Two directions a tensor, each of unit length: the gradient's own, every element weighted by a
 // random number in [0, 2] (a large derivative: a wrong factor shows even under rounding), and a
@@ -89,6 +90,20 @@ const Case kCases[] = {
        m.set_topk_group(2);
      }},
     {"selection_bias", [](RunConfig& c) { c.mutable_model()->set_aux_loss_alpha(0); }},
+    {"global_load_softmax",
+     [](RunConfig& c) {
+       ModelConfig& m = *c.mutable_model();
+       m.set_topk_method("greedy");
+       m.set_scoring_func("softmax");
+       m.set_router_aux_loss_coef(0.3);
+       m.set_aux_loss_alpha(0);
+     }},
+    {"global_load_beside_the_balance_loss_mtp_1",
+     [](RunConfig& c) {
+       ModelConfig& m = *c.mutable_model();
+       m.set_router_aux_loss_coef(0.2);
+       m.set_num_nextn_predict_layers(1);
+     }},
     {"all_experts_chosen", [](RunConfig& c) { c.mutable_model()->set_num_experts_per_tok(4); }},
     {"no_shared_expert", [](RunConfig& c) { c.mutable_model()->set_n_shared_experts(0); }},
     {"two_shared_experts_no_dense_layer",
@@ -162,11 +177,13 @@ class Differences {
   double Loss() {
     rank_.Publish();
     routes_.clear();
-    const StepResult r = rank_.Evaluate();
+    // Only a training step knows the load of the whole batch.
+    const bool balances_globally = rank_.config.model().router_aux_loss_coef() != 0;
+    const StepResult r = balances_globally ? rank_.Train(0) : rank_.Evaluate();
     same_routes_ = same_routes_ && (expected_routes_.empty() || routes_ == expected_routes_);
     return static_cast<double>(r.num_targets) *
            (r.loss + rank_.config.train().mtp_loss_weight() * r.mtp_loss + r.balance_loss +
-            r.z_loss);
+            r.aux_loss + r.z_loss);
   }
   double Slope(const Tensor& tensor, const std::vector<double>& direction, double h) {
     double loss[2], moved = 0;
