@@ -62,7 +62,7 @@ TEST_P(LayoutParity, FirstStepAgreesToTheBitAndTwentyStayTogether) {
       one.steps.back().load.size());
 }
 
-INSTANTIATE_TEST_SUITE_P(All, LayoutParity,
+INSTANTIATE_TEST_SUITE_P(Slow, LayoutParity,
                          ::testing::Combine(::testing::Values("FP32", "BF16"),
                                             ::testing::ValuesIn(kLayouts)),
                          [](const auto& info) {
