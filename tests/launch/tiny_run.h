@@ -51,7 +51,7 @@ class TinyRunTest : public ::testing::Test {
         "model.vocab_size=272", "data.train_vocab_size=272", "model.hidden_size=32",
         "model.moe_intermediate_size=16", "model.n_routed_experts=4", "model.kv_lora_rank=16",
         "model.num_nextn_predict_layers=1", "train.sequence_length=32", "train.lr.schedule=cosine",
-        "train.steps=20", "checkpoint.every=5",
+        "compute.threads=1", "train.steps=20", "checkpoint.every=5",
         // (The cache is made by the first run of the test and read by the others.)
         "data.cache_dir=" + dir_ + "/cache", "run.dir=" + RunDir(name)};
     const bool has_text = std::any_of(edits.begin(), edits.end(), [](const std::string& edit) {
