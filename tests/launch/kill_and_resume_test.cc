@@ -30,7 +30,7 @@ class SlowKillAndResume : public TinyRunTest {
     char line[32] = "mesh pipe";
     if (step > 0) std::snprintf(line, sizeof(line), "step %2u/", step);
     if (!run.WaitFor(line)) return false;
-    // And then in the middle of a step or of a save: both take some 20 ms.
+    // And then at a random place within a step or a save, which take some 20 ms each.
     usleep(draw[1] % 40'000);
     const std::vector<pid_t> ranks = FindProcesses(SLUICE_BINARY, "run.dir=" + RunDir(name));
     if (ranks.empty()) return false;
