@@ -35,6 +35,7 @@ class CpuDevice : public DeviceContext {
     for (auto& stream : streams_) stream->Synchronize().IgnoreError();
   }
   DeviceId id() const override { return {}; }
+  int num_threads() const override { return pool_.num_threads(); }
   Stream& stream(StreamRole role) override { return *streams_[static_cast<size_t>(role)]; }
   std::unique_ptr<Event> CreateEvent() override { return std::make_unique<CpuEvent>(); }
   void Copy(ConstTensorView from, TensorView to, Stream& stream) override {

@@ -59,6 +59,7 @@ class DeviceContext {
   static absl::StatusOr<std::unique_ptr<DeviceContext>> Create(const DeviceOptions& options);
 
   virtual DeviceId id() const = 0;
+  virtual int num_threads() const = 0;  // of the host that serve this rank
   virtual Stream& stream(StreamRole role) = 0;
   virtual std::unique_ptr<Event> CreateEvent() = 0;
   // Zero-filled, aligned to 64 bytes at least. RESOURCE_EXHAUSTED carries the whole memory table.

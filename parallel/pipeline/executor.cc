@@ -176,8 +176,14 @@ absl::Status Execute(const Schedule& schedule, std::span<Stage* const> stages, C
           << "phase " << phase << ": overlap on two streams is not built yet";
     }
   }
+  bool before_backward = static_cast<bool>(options.before_first_backward) && !options.forward_only;
   for (const Action& scheduled : schedule.actions[pipe.rank()]) {
     if (options.forward_only && IsBackwardOnly(scheduled.kind)) continue;
+    if (before_backward &&
+        (IsBackwardOnly(scheduled.kind) || scheduled.kind == ActionKind::kOverlap)) {
+      before_backward = false;
+      RETURN_IF_ERROR(options.before_first_backward());
+    }
     const Action action = options.forward_only ? ForwardPartOf(scheduled) : scheduled;
     const absl::Status status = runner.Run(action);
     if (!status.ok()) {

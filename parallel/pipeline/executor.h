@@ -1,6 +1,7 @@
 // Runs one rank's part of a schedule.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -12,8 +13,11 @@
 namespace sluice::parallel {
 
 struct ExecuteOptions {
-  bool forward_only = false;             // evaluation: backward actions and their messages are left
-                                         // out, of an overlapped pair the forward is run
+  bool forward_only = false;  // evaluation: backward actions and their messages are left
+                              // out, of an overlapped pair the forward is run
+  // Called once before this rank's first backward action (not when forward_only). With a schedule
+  // whose forwards all come first on every rank (gpipe) all ranks can communicate in it.
+  std::function<absl::Status()> before_first_backward = nullptr;
   std::vector<Action>* trace = nullptr;  // what really ran, appended in order
 };
 

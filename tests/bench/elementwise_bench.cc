@@ -14,6 +14,7 @@
 
 #include "kernels/core/device.h"
 #include "kernels/core/philox.h"
+#include "kernels/cpu/peak_loop.h"
 #include "kernels/ops/adamw.h"
 #include "kernels/ops/attention.h"
 #include "kernels/ops/cast.h"
@@ -23,7 +24,6 @@
 #include "kernels/ops/rope.h"
 #include "kernels/ops/router.h"
 #include "kernels/ops/swiglu.h"
-#include "tests/bench/peak.h"
 #include "tests/bench/timing.h"
 
 namespace sluice::bench {
@@ -293,11 +293,11 @@ void RunAttention(int threads, DType dtype, const AttentionShape& shape) {
                                           .dv = bench.Zeros(v_shape, dtype),
                                           .scale = 0.2f};
   const std::vector<double> seconds = TimeInTurns(
-      {bench.OnEachThread([=](int64_t) { RunPeakLoop(dtype, kPeakIterations); }),
+      {bench.OnEachThread([=](int64_t) { kernels::cpu::RunPeakLoop(dtype, kPeakIterations); }),
        [&] { Attention(stream, forward); }, [&] { AttentionBackward(stream, backward); }},
       {.threads = threads});
   const double peak =
-      threads * static_cast<double>(RunPeakLoop(dtype, kPeakIterations)) / seconds[0];
+      threads * static_cast<double>(kernels::cpu::RunPeakLoop(dtype, kPeakIterations)) / seconds[0];
   for (int i = 0; i < 2; ++i) {
     const double rate = AttentionFlops(shape, i == 1) / seconds[static_cast<size_t>(i) + 1];
     std::printf(

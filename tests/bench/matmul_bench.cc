@@ -10,9 +10,9 @@
 
 #include "kernels/core/device.h"
 #include "kernels/core/philox.h"
+#include "kernels/cpu/peak_loop.h"
 #include "kernels/ops/matmul.h"
 #include "tests/bench/onednn.h"
-#include "tests/bench/peak.h"
 #include "tests/bench/timing.h"
 
 namespace sluice::bench {
@@ -75,19 +75,21 @@ class Bench {
   std::function<void()> Peak(DType dtype) {
     return [this, dtype] {
       CpuStream::From(stream()).Run([&](ThreadPool& pool) {
-        pool.ParallelFor(threads_, [&](int64_t) { RunPeakLoop(dtype, kPeakIterations); });
+        pool.ParallelFor(threads_,
+                         [&](int64_t) { kernels::cpu::RunPeakLoop(dtype, kPeakIterations); });
       });
     };
   }
   double PeakFlops(DType dtype) const {
     return static_cast<double>(threads_) *
-           static_cast<double>(RunPeakLoop(dtype, 0) + PerIteration(dtype) * kPeakIterations);
+           static_cast<double>(kernels::cpu::RunPeakLoop(dtype, 0) +
+                               PerIteration(dtype) * kPeakIterations);
   }
   void FreeAll() { buffers_.clear(); }
 
  private:
   static constexpr int64_t kPeakIterations = 100000;
-  static int64_t PerIteration(DType dtype) { return RunPeakLoop(dtype, 1); }
+  static int64_t PerIteration(DType dtype) { return kernels::cpu::RunPeakLoop(dtype, 1); }
   const int threads_;
   std::unique_ptr<DeviceContext> device_;
   std::vector<Buffer> buffers_;

@@ -92,6 +92,20 @@ TEST(LayoutParity, RecomputeChangesNoBit) {
   EXPECT_EQ(recomputed.masters, kept.masters);
 }
 
+// transformers' load-balancing loss needs the load of all ranks, layers and microbatches before the
+// first backward.
+TEST(LayoutParity, LoadBalancingLossOverTheGlobalBatch) {
+  RunConfig config = SmallConfig("FP32");
+  config.mutable_model()->set_router_aux_loss_coef(0.05);
+  const RunRecord one = RunLayout(config, {.schedule = "gpipe"}, 2);
+  EXPECT_GT(one.steps[0].aux_loss, 0.05 * 2.5);  // about coefficient * K when balanced
+  const Layout layouts[] = {{.data = 2, .expert = 2, .schedule = "gpipe"},
+                            {.pipe = 2, .data = 2, .schedule = "gpipe"}};
+  for (const Layout& layout : layouts) {
+    EXPECT_THAT(CompareFirstStep(one, RunLayout(config, layout, 2)), IsEmpty()) << layout.Name();
+  }
+}
+
 // Schedules that keep the order of weight gradients give equal bits.
 TEST(LayoutParity, SchedulesOfOneStageCountGiveTheSameMasters) {
   const RunRecord base = RunLayout(SmallConfig("FP32"), {.pipe = 2, .schedule = "1f1b"}, 3);

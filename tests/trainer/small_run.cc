@@ -14,14 +14,16 @@
 namespace sluice::trainer {
 namespace {
 
-// Text with something to learn: a token is mostly the previous one times 5, plus 1; one in four is random. New in every step.
+// Text with something to learn: a token is mostly the previous one times 5, plus 1; one in four is
+// random. New in every step.
 HostBatch RandomBatch(const RunConfig& config, int64_t first, int64_t count, int step) {
   const int64_t row = config.train().sequence_length() + 1;
   HostBatch batch;
   for (int64_t s = first; s < first + count; ++s) {
     int64_t token = 0;
     for (int64_t i = 0; i < row; ++i) {
-      const auto words = Philox(PhiloxKey(step, RandomPurpose::kTest), static_cast<uint64_t>(s * row + i));
+      const auto words =
+          Philox(PhiloxKey(step, RandomPurpose::kTest), static_cast<uint64_t>(s * row + i));
       const int64_t next = words[0] % 4 == 0 || i == 0 ? words[1] : token * 5 + 1;
       token = next % config.model().vocab_size();
       batch.tokens.push_back(static_cast<int32_t>(token));
@@ -210,6 +212,7 @@ std::vector<std::string> CompareFirstStep(const RunRecord& one, const RunRecord&
   exact("mtp_loss", a.mtp_loss, b.mtp_loss);
   exact("balance_loss", a.balance_loss, b.balance_loss);
   exact("z_loss", a.z_loss, b.z_loss);
+  exact("aux_loss", a.aux_loss, b.aux_loss);
   if (a.load != b.load) found.push_back("expert load differs");
   if (one.rows.size() != other.rows.size()) found.push_back("another number of rows");
   for (const auto& [key, bytes] : one.rows) {

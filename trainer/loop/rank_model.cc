@@ -165,12 +165,14 @@ absl::StatusOr<const parallel::Schedule*> RankModel::ScheduleFor(int num_microba
 }
 
 absl::Status RankModel::Run(const std::vector<MicrobatchInput>& inputs, const LossScales& scales,
-                            bool training, SequenceSums* sums) {
+                            bool training, SequenceSums* sums,
+                            const std::function<absl::Status()>& before_first_backward) {
   ASSIGN_OR_RETURN(const parallel::Schedule* schedule,
                    ScheduleFor(static_cast<int>(inputs.size())));
   for (auto& stage : stages_) stage->BeginStep(&inputs, scales, training, sums);
   parallel::ExecuteOptions options;
   options.forward_only = !training;
+  options.before_first_backward = before_first_backward;
   RETURN_IF_ERROR(parallel::Execute(*schedule, stage_by_index_, *pipe_, device_, options));
   return stream().Synchronize();
 }

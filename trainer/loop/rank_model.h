@@ -34,7 +34,8 @@ class RankModel {
   // Runs the schedule for `inputs` (one a microbatch). Collective over the pipe and, through the
   // experts, over data.
   absl::Status Run(const std::vector<MicrobatchInput>& inputs, const LossScales& scales,
-                   bool training, SequenceSums* sums);
+                   bool training, SequenceSums* sums,
+                   const std::function<absl::Status()>& before_first_backward = nullptr);
   // Makes both copies of a tied embedding's gradient their sum: first stage's, then last stage's.
   absl::Status SumTiedGradients();
 

@@ -78,7 +78,8 @@ void ResolveRest(RunConfig& c, int world_size) {
   SLUICE_DEFAULT(m, pipe, 1);
   SLUICE_DEFAULT(m, expert, 1);
   SLUICE_DEFAULT(m, data, std::max(1, world_size / std::max(1, m.pipe())));
-  SLUICE_DEFAULT(c, schedule, "1f1b");
+  // The load-balancing loss over the global batch needs all forwards before the first backward.
+  SLUICE_DEFAULT(c, schedule, c.model().router_aux_loss_coef() != 0 ? "gpipe" : "1f1b");
   SLUICE_DEFAULT(c, schedule_chunks, absl::AsciiStrToLower(c.schedule()) == "interleaved" ? 2 : 1);
   ComputeConfig& p = *c.mutable_compute();
   SLUICE_DEFAULT(p, device, "cpu");
@@ -219,6 +220,11 @@ absl::StatusOr<RunConfig> Resolve(const RunConfig& config, int world_size) {
     return Wanted(
         "mesh.expert", absl::StrCat(shape.expert),
         absl::StrCat("a divisor of model.n_routed_experts = ", c.model().n_routed_experts()));
+  }
+  if (c.model().router_aux_loss_coef() != 0 && c.schedule() != "gpipe") {
+    return Wanted("schedule", c.schedule(),
+                  "gpipe with model.router_aux_loss_coef, whose gradient needs the expert load of "
+                  "the whole batch first");
   }
   RETURN_IF_ERROR(ValidateBatch(c));
   RETURN_IF_ERROR(

@@ -136,9 +136,13 @@ absl::StatusOr<std::string> CompareForResume(const RunConfig& stored, const RunC
   google::protobuf::util::MessageDifferencer differencer;
   differencer.ReportDifferencesTo(&differences);
   differencer.Compare(stored, now);
+  // The ramp's sizes are multiples of mesh.data * train.microbatch: with others, samples would be
+  // skipped or read twice.
+  const bool ramps = now.train().batch_ramp_start() > 0;
   std::string changes;
   for (const auto& difference : differences.found()) {
-    if (MustNotChange(difference.field)) {
+    const bool is_unit = difference.field == "mesh.data" || difference.field == "train.microbatch";
+    if (MustNotChange(difference.field) || (ramps && is_unit)) {
       return Refuse(difference.field, difference.now, difference.stored);
     }
     absl::StrAppend(&changes, "  ", difference.field, ": ", difference.stored, " -> ",

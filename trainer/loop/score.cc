@@ -112,6 +112,7 @@ absl::StatusOr<std::vector<std::vector<float>>> Score(const ScoreOptions& option
   alone.world = self.get();
   ASSIGN_OR_RETURN(LoadedModel loaded, LoadModel(options.checkpoint, alone));
   ASSIGN_OR_RETURN(const auto lines, ToIds(options, loaded, inputs));
+  if (lines.empty()) return logprobs;
   RankModel& model = *loaded.model;
   const int64_t length = loaded.config.train().sequence_length(),
                 vocabulary = loaded.config.model().vocab_size();

@@ -80,6 +80,7 @@ std::string StepJson(const StepReport& r) {
   row["mtp_loss"] = r.result.mtp_loss;
   row["mtp_loss_hex"] = HexOf(r.result.mtp_loss);
   row["balance_loss"] = r.result.balance_loss;
+  row["aux_loss"] = r.result.aux_loss;
   row["z_loss"] = r.result.z_loss;
   row["grad_norm"] = r.result.grad_norm;
   row["grad_norm_hex"] = HexOf(r.result.grad_norm);

@@ -1,6 +1,7 @@
 #include "trainer/loop/train_step.h"
 
 #include <cmath>
+#include <functional>
 
 #include "kernels/core/status_macros.h"
 #include "kernels/ops/cast.h"
@@ -57,10 +58,36 @@ LossScales MakeScales(const RunConfig& config, const TargetCounts& targets, int6
   return scales;
 }
 
+// Load-balancing loss as transformers computes it: E * sum_e f_e P_e over the tokens of all gates,
+// f the choices and P the mean score share of expert e. f is constant in backward: this is the
+// derivative by a token's share, times N.
+std::vector<float> GlobalLoadScale(const RunConfig& config, const std::vector<int64_t>& load,
+                                   int64_t tokens) {
+  const int64_t experts = config.model().n_routed_experts(),
+                gates = static_cast<int64_t>(load.size()) / experts;
+  std::vector<float> scale(experts);
+  for (int64_t e = 0; e < experts; ++e) {
+    int64_t chosen = 0;
+    for (int64_t gate = 0; gate < gates; ++gate) chosen += load[gate * experts + e];
+    const double f = static_cast<double>(chosen) / static_cast<double>(gates * tokens);
+    scale[e] = static_cast<float>(config.model().router_aux_loss_coef() *
+                                  static_cast<double>(experts) * f / static_cast<double>(gates));
+  }
+  return scale;
+}
+
+double GlobalLoadLoss(const std::vector<float>& scale, const SequenceSums& sums, int64_t tokens) {
+  double loss = 0;
+  for (size_t i = 0; i < sums.expert_share.size(); ++i)
+    loss += scale[i % scale.size()] * sums.expert_share[i];
+  return loss / static_cast<double>(tokens);
+}
+
 // Every rank gets every sequence's sums, then all add them up in the same order.
 absl::Status ReduceLosses(RankModel& model, const TargetCounts& targets, int64_t sequences,
                           SequenceSums& sums, StepResult& result) {
-  for (std::vector<double>* part : {&sums.loss, &sums.mtp_loss, &sums.balance, &sums.z}) {
+  for (std::vector<double>* part :
+       {&sums.loss, &sums.mtp_loss, &sums.balance, &sums.z, &sums.expert_share}) {
     RETURN_IF_ERROR(AllReduce(model.world(), *part, model.stream()));
   }
   const ModelConfig& config = model.config().model();
@@ -168,13 +195,32 @@ absl::StatusOr<StepResult> TrainStep(RankModel& model, const DeviceBatch& batch,
                                      const StepOptions& options) {
   StepResult result;
   SequenceSums sums;
-  sums.Reset(options.global_sequences, model.num_gates());
+  const ModelConfig& config = model.config().model();
+  const bool balances_globally = config.router_aux_loss_coef() != 0;
+  const int64_t tokens = options.global_sequences * model.config().train().sequence_length();
+  sums.Reset(options.global_sequences, model.num_gates(),
+             balances_globally ? config.n_routed_experts() : 0);
   ASSIGN_OR_RETURN(const TargetCounts targets, CountTargets(model, batch));
   ClearGradients(model);
-  RETURN_IF_ERROR(model.Run(
-      batch.inputs(), MakeScales(model.config(), targets, options.global_sequences), true, &sums));
+  std::vector<float> load_scale;
+  const auto set_global_load = [&]() -> absl::Status {
+    RETURN_IF_ERROR(ReduceLoads(model, result.load));
+    load_scale = GlobalLoadScale(model.config(), result.load, tokens);
+    const ConstTensorView view(load_scale.data(), DType::kF32,
+                               {static_cast<int64_t>(load_scale.size())});
+    for (const auto& stage : model.stages()) stage->SetGlobalLoad(view);
+    return absl::OkStatus();
+  };
+  const LossScales scales = MakeScales(model.config(), targets, options.global_sequences);
+  const std::function<absl::Status()> before =
+      balances_globally ? set_global_load : std::function<absl::Status()>();
+  RETURN_IF_ERROR(model.Run(batch.inputs(), scales, true, &sums, before));
   RETURN_IF_ERROR(ReduceLosses(model, targets, options.global_sequences, sums, result));
-  RETURN_IF_ERROR(ReduceLoads(model, result.load));
+  if (balances_globally) {
+    result.aux_loss = GlobalLoadLoss(load_scale, sums, tokens);
+  } else {
+    RETURN_IF_ERROR(ReduceLoads(model, result.load));
+  }
   ASSIGN_OR_RETURN(const double squares, ReduceGradients(model));
   result.grad_norm = std::sqrt(squares) / static_cast<double>(targets.main);
   result.skipped =

@@ -21,6 +21,8 @@ struct StepResult {
   double loss = 0;          // main cross-entropy, mean over all target tokens of the global batch
   double mtp_loss = 0;      // mean over MTP's target tokens
   double balance_loss = 0;  // alpha times the mean over sequences, summed over gates
+  double aux_loss = 0;      // router_aux_loss_coef times transformers' load-balancing loss over the
+                            // global batch, all gates together
   double z_loss = 0;        // coefficient times the mean over tokens, summed over gates
   double grad_norm = 0;     // of the mean loss's gradient, before clipping
   bool skipped = false;     // loss or gradient not finite: nothing was changed

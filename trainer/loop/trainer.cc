@@ -11,10 +11,12 @@
 #include "checkpoints/retention.h"
 #include "google/protobuf/text_format.h"
 #include "kernels/core/status_macros.h"
+#include "kernels/ops/peak_rate.h"
 #include "trainer/loop/device_batch.h"
 #include "trainer/loop/evaluate.h"
 #include "trainer/loop/generate.h"
 #include "trainer/loop/rank_model.h"
+#include "trainer/loop/resident_memory.h"
 #include "trainer/loop/resolve_config.h"
 #include "trainer/loop/resume.h"
 #include "trainer/loop/run_data.h"
@@ -28,6 +30,8 @@ namespace {
 double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
+
+constexpr double kPeakSeconds = 0.05;
 
 class TrainingRun {
  public:
@@ -50,6 +54,7 @@ class TrainingRun {
   absl::Status WriteConfig();
   absl::Status KeepTokenizer();
   absl::Status CheckDisk();
+  absl::Status MeasurePeak();
   absl::Status LoadBatch(int64_t step);
   absl::Status Step(int64_t step);
   absl::Status Report(int64_t step, const StepResult& result, double seconds);
@@ -57,9 +62,11 @@ class TrainingRun {
   absl::Status Save();
   absl::Status Evaluate();
   absl::Status Sample();
+  void PrintMemory() const;
   absl::StatusOr<bool> AnyStopRequest();
   absl::Status CheckSkips(const StepResult& result);
 
+  const int64_t resident_at_start_ = ResidentBytes();
   const RunConfig config_;
   const RankContext rank_;
   std::unique_ptr<checkpoints::FileSystem> files_;
@@ -70,7 +77,7 @@ class TrainingRun {
   std::unique_ptr<DeviceBatch> batch_;
   std::unique_ptr<MetricsFile> metrics_;
   RunState state_;
-  double flops_per_token_ = 0, smoothed_seconds_ = 0;
+  double flops_per_token_ = 0, peak_flops_ = 0, smoothed_seconds_ = 0;
   int64_t last_saved_ = -1, last_evaluated_ = -1;
 };
 
@@ -118,6 +125,19 @@ absl::Status TrainingRun::CheckDisk() {
   return AgreeOnStatus(*rank_.world, enough);
 }
 
+// The sum over ranks, each measured while the others measure too.
+absl::Status TrainingRun::MeasurePeak() {
+  const DType dtype = config_.compute().precision() == "BF16" ? DType::kBF16 : DType::kF32;
+  RETURN_IF_ERROR(rank_.world->Barrier());
+  ASSIGN_OR_RETURN(peak_flops_, kernels::MeasurePeakRate(model_->stream(), dtype, kPeakSeconds));
+  RETURN_IF_ERROR(rank_.world->AllReduce(TensorView(&peak_flops_, DType::kF64, {1}),
+                                         parallel::ReduceOp::kSum, model_->stream()));
+  Print(absl::StrFormat("peak of %d ranks x %d threads: %.0f GFLOP/s (registers only, %s)",
+                        rank_.world->size(), rank_.device->num_threads(), peak_flops_ / 1e9,
+                        config_.compute().precision()));
+  return absl::OkStatus();
+}
+
 absl::Status TrainingRun::Prepare() {
   if (config_.data().train().empty()) {
     return absl::InvalidArgumentError(
@@ -131,6 +151,7 @@ absl::Status TrainingRun::Prepare() {
   Print(
       absl::StrCat("memory of rank 0 before the first step:\n", rank_.device->memory().ToString()));
   RETURN_IF_ERROR(CheckDisk());
+  RETURN_IF_ERROR(MeasurePeak());
   RunState beginning;
   beginning.tokenizer_hash = data_->tokenizer().hash();
   beginning.data_identity = data_->train_identity();
@@ -174,7 +195,7 @@ absl::Status TrainingRun::Report(int64_t step, const StepResult& result, double 
   report.learning_rate = LearningRate(lr_, step);
   report.seconds = seconds;
   report.flops_per_token = flops_per_token_;
-  report.peak_flops = rank_.peak_flops;
+  report.peak_flops = peak_flops_;
   report.num_experts = config_.model().n_routed_experts();
   report.eta_seconds = smoothed_seconds_ * static_cast<double>(report.steps - step);
   Print(StepLine(report));
@@ -199,7 +220,12 @@ absl::Status TrainingRun::Step(int64_t step) {
   options.global_sequences = BatchSize(ramp_, step);
   options.learning_rate = LearningRate(lr_, step);
   options.update = state_.updates + 1;
+  const int64_t held_before = model_->pool().held_bytes();
   ASSIGN_OR_RETURN(const StepResult result, TrainStep(*model_, *batch_, options));
+  if (const int64_t held = model_->pool().held_bytes(); held != held_before) {
+    Print(absl::StrFormat("step %d: activations of rank 0 grew from %.1f to %.1f MiB", step,
+                          held_before / 1048576.0, held / 1048576.0));
+  }
   state_.step = step;
   state_.updates += result.skipped ? 0 : 1;
   state_.next_sample = FirstSample(ramp_, step + 1);
@@ -259,6 +285,15 @@ absl::Status TrainingRun::AfterStep(int64_t step) {
   return absl::OkStatus();
 }
 
+// The table beside what the system says, so that memory nobody counted shows.
+void TrainingRun::PrintMemory() const {
+  const double mib = 1048576.0, table = rank_.device->memory().total_bytes() / mib;
+  const double resident = (ResidentBytes() - resident_at_start_) / mib;
+  Print(absl::StrCat("memory of rank 0 at the end:\n", rank_.device->memory().ToString()));
+  Print(absl::StrFormat("resident memory since the start: %.1f MiB, %+.1f MiB beside the table",
+                        resident, resident - table));
+}
+
 absl::Status TrainingRun::Loop() {
   if (state_.step >= config_.train().steps()) {
     Print(absl::StrCat("this run is finished: step ", state_.step,
@@ -276,7 +311,7 @@ absl::Status TrainingRun::Loop() {
   }
   RETURN_IF_ERROR(Save());
   RETURN_IF_ERROR(Evaluate());
-  Print(absl::StrCat("memory of rank 0 at the end:\n", rank_.device->memory().ToString()));
+  PrintMemory();
   return absl::OkStatus();
 }
 

@@ -31,6 +31,9 @@ struct LossScales {
   float mtp = 0;      // of each MTP token loss: lambda / D * N / N_mtp
   float balance = 0;  // of each sequence's balance loss: alpha * N / sequences
   float z = 0;        // of each token's squared log-sum-exp: coefficient
+  // Of each token's share of expert e in its scores, for the load-balancing loss over the global
+  // batch: [E] f32, or null.
+  ConstTensorView global_load;
 };
 
 struct Context {

@@ -193,7 +193,8 @@ absl::Status MoeLayer::BackwardRouter(const Context& context, ConstTensorView dw
                                            .load = tape.Get(load_),
                                            .dlogits = d_logits.view(),
                                            .balance_scale = context.scales.balance,
-                                           .z_scale = context.scales.z});
+                                           .z_scale = context.scales.z,
+                                           .global_load_scale = context.scales.global_load});
   TensorView rounded = tape.New(d_logits_, context.dtype, shape);
   kernels::Cast(context.stream, {.from = d_logits.view(), .to = rounded});
   gate_.BackwardInput(context, rounded, dx);

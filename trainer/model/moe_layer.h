@@ -45,6 +45,9 @@ class MoeLayer {
     return context.tape.Get(balance_);
   }                                                                                 // [S] f64
   ConstTensorView z(const Context& context) const { return context.tape.Get(z_); }  // [S] f64
+  ConstTensorView scores(const Context& context) const {
+    return context.tape.Get(scores_);
+  }  // [T, E] f32
   // What the gate chose, for parity reports; valid until the end of BackwardInput.
   ConstTensorView expert_of(const Context& context) const { return context.tape.Get(expert_of_); }
 

@@ -24,8 +24,10 @@ Parameter& FindOrCopyEmbedding(const BuildContext& build) {
 
 }  // namespace
 
-void SequenceSums::Reset(int64_t sequences, int gates) {
+void SequenceSums::Reset(int64_t sequences, int gates, int experts) {
   num_gates = gates;
+  num_experts = experts;
+  expert_share.assign(sequences * gates * experts, 0.0);
   loss.assign(sequences, 0.0);
   mtp_loss.assign(sequences, 0.0);
   balance.assign(sequences * gates, 0.0);
@@ -173,6 +175,9 @@ absl::Status TransformerStage::ForwardHead(const Context& context, ConstTensorVi
   if (head_visitor_) head_visitor_(context, {normed, loss, head_.get()});
   for (int depth = 0; depth < static_cast<int>(mtp_.size()); ++depth) {
     RETURN_IF_ERROR(mtp_[depth]->Forward(context, MtpInput(context, x, depth), loss));
+    if (MoeLayer* moe = mtp_[depth]->moe()) {
+      Visit("routes", config_.num_hidden_layers() + depth, context, moe->expert_of(context));
+    }
     RETURN_IF_ERROR(AddSums(context, loss, sums_->mtp_loss));
   }
   tape.Free(loss_);
@@ -307,6 +312,24 @@ absl::Status TransformerStage::ReadGateLosses(const Context& context) {
     for (int64_t s = 0; s < batch.num_sequences; ++s) {
       sums_->z[(batch.first_sequence + s) * sums_->num_gates + gate.index] = values[s];
     }
+    if (!sums_->expert_share.empty()) RETURN_IF_ERROR(ReadExpertShares(context, gate));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TransformerStage::ReadExpertShares(const Context& context, const Gate& gate) {
+  const MicrobatchInput& batch = context.batch;
+  const int64_t experts = sums_->num_experts;
+  std::vector<float> scores(batch.num_tokens() * experts);
+  RETURN_IF_ERROR(ToHost(gate.layer->scores(context), scores.data()));
+  for (int64_t t = 0; t < batch.num_tokens(); ++t) {
+    const int64_t sequence = batch.first_sequence + t / batch.sequence_length;
+    double* share =
+        sums_->expert_share.data() + (sequence * sums_->num_gates + gate.index) * experts;
+    const float* row = scores.data() + t * experts;
+    double total = 0;
+    for (int64_t e = 0; e < experts; ++e) total += row[e];
+    for (int64_t e = 0; e < experts; ++e) share[e] += row[e] / total;
   }
   return absl::OkStatus();
 }

@@ -22,8 +22,12 @@ struct SequenceSums {
   std::vector<double> mtp_loss;  // [B] cross-entropy of all MTP depths
   std::vector<double> balance;   // [B * M] sequence-wise balance loss without alpha
   std::vector<double> z;         // [B * M] squared log-sum-exps
-  int num_gates = 0;
-  void Reset(int64_t sequences, int gates);
+  // [B * M * E] sums of score / (sum of the token's scores); only where the load-balancing loss
+  // over the global batch is on.
+  std::vector<double> expert_share;
+  int num_gates = 0, num_experts = 0;
+  // num_experts 0: expert_share stays empty.
+  void Reset(int64_t sequences, int gates, int num_experts = 0);
 };
 
 // What the head of a microbatch produced, on the device.
@@ -48,6 +52,9 @@ class TransformerStage : public parallel::Stage {
   // Execute.
   void BeginStep(const std::vector<MicrobatchInput>* inputs, const LossScales& scales,
                  bool training, SequenceSums* sums);
+
+  // Before the first backward of the step.
+  void SetGlobalLoad(ConstTensorView global_load) { scales_.global_load = global_load; }
 
   int NumPhases() const override { return 1; }
   kernels::StreamRole RoleOf(int /*phase*/) const override { return kernels::StreamRole::kCompute; }
@@ -89,6 +96,7 @@ class TransformerStage : public parallel::Stage {
   absl::Status AddSums(const Context& context, ConstTensorView token_losses,
                        std::vector<double>& sums);
   absl::Status ReadGateLosses(const Context& context);
+  absl::Status ReadExpertShares(const Context& context, const Gate& gate);
   absl::Status ToHost(ConstTensorView view, void* host);
 
   const ModelConfig& config_;

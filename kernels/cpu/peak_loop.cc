@@ -1,14 +1,13 @@
-#include "tests/bench/peak.h"
+#include "kernels/cpu/peak_loop.h"
 
 #include "kernels/cpu/target.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
-namespace sluice::bench {
+namespace sluice::kernels::cpu {
 namespace {
 
-using kernels::cpu::Target;
 constexpr int kChains = 16;  // independent sums: more than latency times throughput
 
 #if defined(__x86_64__)
@@ -74,10 +73,10 @@ void MulAddScalar(int64_t iterations) {
 
 }  // namespace
 
-int64_t RunPeakLoop(kernels::DType dtype, int64_t iterations) {
+int64_t RunPeakLoop(DType dtype, int64_t iterations) {
 #if defined(__x86_64__)
-  const Target best = kernels::cpu::AvailableTargets().back();
-  if (best == Target::kAvx512Bf16 && dtype == kernels::DType::kBF16) {
+  const Target best = AvailableTargets().back();
+  if (best == Target::kAvx512Bf16 && dtype == DType::kBF16) {
     Dot512(iterations);
     return iterations * kChains * 64;
   }
@@ -95,4 +94,4 @@ int64_t RunPeakLoop(kernels::DType dtype, int64_t iterations) {
   return iterations * kChains * 2;
 }
 
-}  // namespace sluice::bench
+}  // namespace sluice::kernels::cpu

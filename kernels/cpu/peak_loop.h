@@ -5,11 +5,11 @@
 
 #include "kernels/core/dtype.h"
 
-namespace sluice::bench {
+namespace sluice::kernels::cpu {
 
 // Runs multiply-adds of `dtype` on the calling thread with the widest instructions of the machine
 // (BF16 without a dot instruction: those of f32) and returns how many floating-point operations
 // they were.
-int64_t RunPeakLoop(kernels::DType dtype, int64_t iterations);
+int64_t RunPeakLoop(DType dtype, int64_t iterations);
 
-}  // namespace sluice::bench
+}  // namespace sluice::kernels::cpu
