@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -107,11 +108,17 @@ class TinyRunTest : public ::testing::Test {
     std::sort(paths.begin(), paths.end());
     return paths;
   }
-  // Everything in a run folder, to see that nothing of it was lost or changed.
+  static std::string Summary(const std::string& bytes) {
+    return std::to_string(bytes.size()) + " bytes, hash " +
+           std::to_string(std::hash<std::string>()(bytes));
+  }
+  // Every file of a run folder and its summary, to see that nothing was lost or changed.
   std::map<std::string, std::string> Contents(const std::string& name) const {
     std::map<std::string, std::string> contents;
     for (const auto& entry : std::filesystem::recursive_directory_iterator(RunDir(name))) {
-      if (entry.is_regular_file()) contents[entry.path().string()] = ReadAll(entry.path().string());
+      if (!entry.is_regular_file()) continue;
+      const std::string bytes = ReadAll(entry.path().string());
+      contents[entry.path().string()] = Summary(bytes);
     }
     return contents;
   }
