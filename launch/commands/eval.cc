@@ -52,7 +52,12 @@ class Eval : public Command {
                      CreateDevice(trainer::ComputeConfig(), context.ranks_on_host));
     const trainer::RankContext rank = MakeRankContext(context, *device, stderr);
     ASSIGN_OR_RETURN(const trainer::LoadedModel loaded, trainer::LoadModel(checkpoint_, rank));
-    ASSIGN_OR_RETURN(const auto data, trainer::RunData::Open(DataOf(loaded), rank));
+    const trainer::RunConfig config = DataOf(loaded);
+    if (config.data().validation().empty()) {
+      return absl::InvalidArgumentError(
+          "eval: the run has no data.validation, wanted text by --text");
+    }
+    ASSIGN_OR_RETURN(const auto data, trainer::RunData::Open(config, rank));
     ASSIGN_OR_RETURN(const trainer::EvaluationResult result,
                      trainer::EvaluateText(*loaded.model, *data, batches_));
     if (!context.is_first_rank()) return absl::OkStatus();

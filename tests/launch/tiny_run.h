@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -51,7 +52,7 @@ class TinyRunTest : public ::testing::Test {
         "model.vocab_size=272", "data.train_vocab_size=272", "model.hidden_size=32",
         "model.moe_intermediate_size=16", "model.n_routed_experts=4", "model.kv_lora_rank=16",
         "model.num_nextn_predict_layers=1", "train.sequence_length=32", "train.lr.schedule=cosine",
-        "train.steps=20", "checkpoint.every=5",
+        "compute.threads=1", "train.steps=20", "checkpoint.every=5",
         // (The cache is made by the first run of the test and read by the others.)
         "data.cache_dir=" + dir_ + "/cache", "run.dir=" + RunDir(name)};
     const bool has_text = std::any_of(edits.begin(), edits.end(), [](const std::string& edit) {
@@ -107,11 +108,17 @@ class TinyRunTest : public ::testing::Test {
     std::sort(paths.begin(), paths.end());
     return paths;
   }
-  // Everything in a run folder, to see that nothing of it was lost or changed.
+  static std::string Summary(const std::string& bytes) {
+    return std::to_string(bytes.size()) + " bytes, hash " +
+           std::to_string(std::hash<std::string>()(bytes));
+  }
+  // Every file of a run folder and its summary, to see that nothing was lost or changed.
   std::map<std::string, std::string> Contents(const std::string& name) const {
     std::map<std::string, std::string> contents;
     for (const auto& entry : std::filesystem::recursive_directory_iterator(RunDir(name))) {
-      if (entry.is_regular_file()) contents[entry.path().string()] = ReadAll(entry.path().string());
+      if (!entry.is_regular_file()) continue;
+      const std::string bytes = ReadAll(entry.path().string());
+      contents[entry.path().string()] = Summary(bytes);
     }
     return contents;
   }

@@ -1,0 +1,193 @@
+// What a run saves on one mesh, another mesh reads: the same state, whoever held it.
+#include "trainer/loop/run_state.h"
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "checkpoints/digest.h"
+#include "checkpoints/memory_file_system.h"
+#include "gtest/gtest.h"
+#include "kernels/core/philox.h"
+#include "tests/support/thread_ranks.h"
+#include "tests/trainer/small_run.h"
+#include "trainer/loop/rank_model.h"
+
+namespace sluice::trainer {
+namespace {
+
+RunConfig ConfigOn(RunConfig config, const Layout& layout) {
+  config.mutable_mesh()->set_pipe(layout.pipe);
+  config.mutable_mesh()->set_data(layout.data);
+  config.mutable_mesh()->set_expert(layout.expert);
+  config.set_schedule(layout.schedule);
+  config.set_schedule_chunks(layout.chunks);
+  const auto resolved = Resolve(config, layout.world());
+  CHECK(resolved.ok()) << resolved.status().ToString();
+  return *resolved;
+}
+
+RunState StateOfStepNine(const RunConfig& config, int num_gates) {
+  RunState state;
+  state.step = 9;
+  state.updates = 8;
+  state.next_sample = 9 * 32;
+  state.skipped_in_a_row = 1;
+  state.tokenizer_hash = "vocabulary";
+  state.data_identity = "data";
+  for (int i = 0; i < num_gates * config.model().n_routed_experts(); ++i) {
+    state.load.push_back(1000 + 7 * i);
+  }
+  return state;
+}
+
+// Values that no initialization gives, by the place in this rank's shard and the rank.
+void Scramble(RankModel& model) {
+  uint64_t counter = static_cast<uint64_t>(model.world().rank()) << 40;
+  const auto fill = [&](const TensorView& array) {
+    for (int64_t i = 0; i < array.num_elements(); ++i) {
+      const uint32_t bits = Philox(PhiloxKey(1, RandomPurpose::kTest), counter++)[0];
+      if (array.dtype() == DType::kF32) {
+        array.mutable_data<float>()[i] = UniformFromBits(bits) - 0.5f;
+      } else {
+        static_cast<uint16_t*>(array.raw_mutable_data())[i] = bits & 0x3fff;  // BF16
+      }
+    }
+  };
+  for (int g = 0; g < kNumParameterGroups; ++g) {
+    parallel::ShardedAdamW* optimizer = model.optimizer(static_cast<ParameterGroup>(g));
+    if (optimizer == nullptr) continue;
+    fill(optimizer->master());
+    fill(optimizer->first_moment());
+    fill(optimizer->second_moment());
+  }
+}
+
+using Body = std::function<void(RankModel& model)>;
+
+void OnRanks(const RunConfig& config, const Layout& layout, const Body& body) {
+  const RunConfig resolved = ConfigOn(config, layout);
+  testing::RunThreadRanks(layout.world(), kernels::CpuStreamMode::kInline,
+                          [&](parallel::Communicator& group, kernels::DeviceContext& device) {
+                            auto model =
+                                RankModel::Create(resolved, {.world = &group, .device = &device});
+                            ASSERT_TRUE(model.ok()) << model.status();
+                            body(**model);
+                          });
+}
+
+// Saves to `dir` what `make` leaves in the models; returns the generation's folder.
+std::string SaveOn(const RunConfig& config, const Layout& layout, const std::string& dir,
+                   checkpoints::FileSystem& files,
+                   const std::function<RunState(RankModel& model)>& make) {
+  std::mutex mutex;
+  std::string path;
+  OnRanks(config, layout, [&](RankModel& model) {
+    const RunState state = make(model);
+    const SaveOptions options = {.dir = dir, .log = [](absl::string_view) {}};
+    const auto saved = SaveState(model, state, options, files);
+    ASSERT_TRUE(saved.ok()) << saved.status();
+    const std::lock_guard<std::mutex> lock(mutex);
+    path = *saved;
+  });
+  return path;
+}
+
+std::string DigestOf(const std::string& generation, checkpoints::FileSystem& files) {
+  auto reader = checkpoints::CheckpointReader::Open(files, generation);
+  EXPECT_TRUE(reader.ok()) << reader.status();
+  if (!reader.ok()) return "";
+  const auto digest = checkpoints::DigestOfCheckpoint(**reader);
+  EXPECT_TRUE(digest.ok()) << digest.status();
+  return digest.ok() ? digest->ToString() : "";
+}
+
+const std::vector<Layout>& Layouts() {
+  static const std::vector<Layout> layouts = {
+      {},
+      {.data = 2},
+      {.data = 4, .expert = 2},
+      {.data = 4, .expert = 4},
+      {.pipe = 2},
+      {.pipe = 4},
+      {.pipe = 2, .data = 2, .expert = 2},
+      {.pipe = 2, .schedule = "interleaved", .chunks = 2},
+  };
+  return layouts;
+}
+
+class SaveAndLoad : public ::testing::TestWithParam<RunConfig> {};
+
+TEST_P(SaveAndLoad, OnAnyMeshGivesTheSameDigest) {
+  checkpoints::MemoryFileSystem files;
+  int number = 0;
+  for (const Layout& from : Layouts()) {
+    const std::string first =
+        SaveOn(GetParam(), from, "/from" + std::to_string(number++), files, [&](RankModel& model) {
+          Scramble(model);
+          EXPECT_TRUE(model.PublishWeights().ok());
+          return StateOfStepNine(model.config(), model.num_gates());
+        });
+    const std::string digest = DigestOf(first, files);
+    EXPECT_NE(digest.find("adam_v/model.layers.3.mlp.experts.7.up_proj.weight"), std::string::npos);
+    for (const Layout& to : Layouts()) {
+      const std::string second =
+          SaveOn(GetParam(), to, "/to" + std::to_string(number++), files, [&](RankModel& model) {
+            const auto loaded = LoadState(model, first, LoadOptions(), files);
+            EXPECT_TRUE(loaded.ok()) << loaded.status();
+            EXPECT_EQ(loaded->tokenizer_hash, "vocabulary");
+            EXPECT_EQ(loaded->data_identity, "data");
+            return *loaded;
+          });
+      EXPECT_EQ(DigestOf(second, files), digest) << from.Name() << " to " << to.Name();
+    }
+  }
+}
+
+RunConfig Small(const std::string& precision, const std::string& moments, bool tied) {
+  RunConfig config = SmallConfig(precision);
+  config.mutable_train()->set_moment_dtype(moments);
+  config.mutable_model()->set_tie_word_embeddings(tied);
+  return config;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, SaveAndLoad,
+                         ::testing::Values(Small("FP32", "FP32", false),
+                                           Small("BF16", "BF16", true)),
+                         [](const auto& info) { return info.index == 0 ? "Fp32" : "Bf16Tied"; });
+
+TEST(LoadState, WeightsOnlyLeavesTheMomentsAlone) {
+  checkpoints::MemoryFileSystem files;
+  const RunConfig config = SmallConfig("FP32");
+  const std::string generation = SaveOn(config, {.data = 2}, "/a", files, [&](RankModel& model) {
+    Scramble(model);
+    return StateOfStepNine(model.config(), model.num_gates());
+  });
+  OnRanks(config, {}, [&](RankModel& model) {
+    ASSERT_TRUE(model.InitializeWeights().ok());
+    const auto state = LoadState(model, generation, {.weights_only = true}, files);
+    ASSERT_TRUE(state.ok()) << state.status();
+    const ConstTensorView moment = model.optimizer(ParameterGroup::kDense)->first_moment();
+    for (int64_t i = 0; i < moment.num_elements(); ++i) ASSERT_EQ(moment.data<float>()[i], 0.0f);
+  });
+}
+
+TEST(LoadState, AModelOfAnotherShapeIsRefusedOnEveryRank) {
+  checkpoints::MemoryFileSystem files;
+  const std::string generation =
+      SaveOn(SmallConfig("FP32"), {}, "/a", files, [&](RankModel& model) {
+        EXPECT_TRUE(model.InitializeWeights().ok());
+        return StateOfStepNine(model.config(), model.num_gates());
+      });
+  RunConfig wider = SmallConfig("FP32");
+  wider.mutable_model()->set_hidden_size(64);
+  OnRanks(wider, {.pipe = 2}, [&](RankModel& model) {
+    const auto state = LoadState(model, generation, LoadOptions(), files);
+    ASSERT_FALSE(state.ok());
+    EXPECT_NE(state.status().message().find("master/"), std::string::npos) << state.status();
+  });
+}
+
+}  // namespace
+}  // namespace sluice::trainer
