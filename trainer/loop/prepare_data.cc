@@ -1,11 +1,13 @@
 #include "trainer/loop/prepare_data.h"
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "data/bpe_train.h"
 #include "data/token_file.h"
 #include "data/token_file_format.h"
@@ -26,14 +28,22 @@ bool LooksLikeTokenFile(const std::string& path) {
   return file && std::memcmp(first, data::kTokenFileMagic, sizeof(first)) == 0;
 }
 
-int64_t BytesBelow(const std::string& path) {
+// Size and time of change of everything that a path stands for.
+std::string StampOf(const std::string& path) {
   std::error_code error;
-  if (!fs::is_directory(path, error)) return static_cast<int64_t>(fs::file_size(path, error));
-  int64_t bytes = 0;
+  const auto stamp = [&](const fs::path& file) {
+    const auto changed = fs::last_write_time(file, error).time_since_epoch().count();
+    return absl::StrCat("|", fs::file_size(file, error), "|", changed);
+  };
+  if (!fs::is_directory(path, error)) return stamp(path);
+  std::vector<std::string> stamps;
   for (const auto& entry : fs::recursive_directory_iterator(path, error)) {
-    if (entry.is_regular_file(error)) bytes += static_cast<int64_t>(entry.file_size(error));
+    if (entry.is_regular_file(error)) {
+      stamps.push_back(absl::StrCat(entry.path().string(), stamp(entry.path())));
+    }
   }
-  return bytes;
+  std::sort(stamps.begin(), stamps.end());
+  return absl::StrJoin(stamps, "|");
 }
 
 absl::Status CheckExists(absl::string_view field, const std::string& path) {
@@ -45,7 +55,7 @@ absl::Status CheckExists(absl::string_view field, const std::string& path) {
 // A name that changes with the text and with the tokenizer.
 std::string CacheName(const std::string& path, const std::string& tokenizer_hash) {
   uint64_t hash = 0xcbf29ce484222325u;
-  for (unsigned char c : absl::StrCat(path, "|", BytesBelow(path), "|", tokenizer_hash)) {
+  for (unsigned char c : absl::StrCat(path, StampOf(path), "|", tokenizer_hash)) {
     hash = (hash ^ c) * 0x100000001b3u;
   }
   return absl::StrFormat("%s-%016x.tokens", fs::path(path).stem().string(), hash);

@@ -31,7 +31,7 @@ double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-constexpr double kPeakSeconds = 0.05;
+constexpr double kPeakSeconds = 0.2;
 
 class TrainingRun {
  public:
@@ -54,6 +54,7 @@ class TrainingRun {
   absl::Status WriteConfig();
   absl::Status KeepTokenizer();
   absl::Status CheckDisk();
+  absl::Status OpenMetrics();
   absl::Status MeasurePeak();
   absl::Status LoadBatch(int64_t step);
   absl::Status Step(int64_t step);
@@ -75,7 +76,7 @@ class TrainingRun {
   std::unique_ptr<RunData> data_;
   std::unique_ptr<RankModel> model_;
   std::unique_ptr<DeviceBatch> batch_;
-  std::unique_ptr<MetricsFile> metrics_;
+  std::unique_ptr<MetricsFile> metrics_, evaluations_;
   RunState state_;
   double flops_per_token_ = 0, peak_flops_ = 0, smoothed_seconds_ = 0;
   int64_t last_saved_ = -1, last_evaluated_ = -1;
@@ -168,12 +169,17 @@ absl::Status TrainingRun::Prepare() {
   batch_ = std::make_unique<DeviceBatch>(*rank_.device, options);
   // A backward costs twice its forward.
   flops_per_token_ = 3 * ForwardFlops(config_.model(), config_.train().sequence_length()).total;
-  absl::StatusOr<MetricsFile> metrics = absl::NotFoundError("");
-  if (is_first()) {
-    metrics = MetricsFile::Open(config_.run().dir() + "/metrics.jsonl", state_.step);
-    if (metrics.ok()) metrics_ = std::make_unique<MetricsFile>(*std::move(metrics));
-  }
-  return AgreeOnStatus(*rank_.world, is_first() ? metrics.status() : absl::OkStatus());
+  return AgreeOnStatus(*rank_.world, OpenMetrics());
+}
+
+absl::Status TrainingRun::OpenMetrics() {
+  if (!is_first()) return absl::OkStatus();
+  const std::string& dir = config_.run().dir();
+  ASSIGN_OR_RETURN(MetricsFile metrics, MetricsFile::Open(dir + "/metrics.jsonl", state_.step));
+  ASSIGN_OR_RETURN(MetricsFile evaluations, MetricsFile::Open(dir + "/eval.jsonl", state_.step));
+  metrics_ = std::make_unique<MetricsFile>(std::move(metrics));
+  evaluations_ = std::make_unique<MetricsFile>(std::move(evaluations));
+  return absl::OkStatus();
 }
 
 absl::Status TrainingRun::LoadBatch(int64_t step) {
@@ -255,9 +261,7 @@ absl::Status TrainingRun::Evaluate() {
   last_evaluated_ = state_.step;
   Print(EvaluationLine(result, state_.step));
   if (!is_first()) return absl::OkStatus();
-  std::ofstream out(config_.run().dir() + "/eval.jsonl", std::ios::app);
-  out << EvaluationJson(result, state_.step) << "\n";
-  return absl::OkStatus();
+  return evaluations_->Append(EvaluationJson(result, state_.step));
 }
 
 absl::Status TrainingRun::Sample() {
