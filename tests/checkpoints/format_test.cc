@@ -7,6 +7,7 @@
 #include "checkpoints/manifest.h"
 #include "checkpoints/memory_file_system.h"
 #include "tests/checkpoints/test_checkpoint.h"
+#include "tests/support/source_path.h"
 
 namespace sluice::checkpoints {
 namespace {
@@ -16,7 +17,7 @@ using kernels::DType;
 constexpr char kGeneration[] = "/checkpoints/step-0000000010-00ff00ff00ff00ff";
 
 std::string FormatText() {
-  std::ifstream file(SLUICE_SOURCE_DIR "/checkpoints/FORMAT.md");
+  std::ifstream file(testing::SourcePath("checkpoints/FORMAT.md"));
   std::stringstream text;
   text << file.rdbuf();
   return text.str();

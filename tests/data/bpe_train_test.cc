@@ -8,6 +8,7 @@
 #include "data/sha256.h"
 #include "data/tokenizer.h"
 #include "data_test_util.h"
+#include "tests/support/source_path.h"
 
 namespace sluice::data {
 namespace {
@@ -30,7 +31,7 @@ std::vector<std::string> Merges(const std::string& json) {
 }
 
 std::string Novel(const std::string& name) {
-  return Slurp(std::string(SLUICE_SOURCE_DIR) + "/data/samples/" + name + ".txt");
+  return Slurp(testing::SourcePath("data/samples/") + name + ".txt");
 }
 
 TEST(BpeTrain, MostFrequentPairFirstThenLowestIds) {

@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "data/mapped_file.h"
 #include "data/token_file.h"
+#include "tests/support/source_path.h"
 
 namespace sluice::data {
 
@@ -83,7 +84,7 @@ inline std::string ZstdDecompress(const std::string& content) {
 }
 
 inline std::string GoldenPath(const std::string& name) {
-  return std::string(SLUICE_SOURCE_DIR) + "/tests/golden/tokenizers/" + name;
+  return testing::SourcePath("tests/golden/tokenizers/") + name;
 }
 
 // EXPECT that `status` has the code and that its message has all the parts.

@@ -6,6 +6,7 @@
 #include "data/json_lines.h"
 #include "data/text_files.h"
 #include "data_test_util.h"
+#include "tests/support/source_path.h"
 
 namespace sluice::data {
 namespace {
@@ -24,7 +25,7 @@ struct Corpus {
   TempDir dir;
   std::unique_ptr<Tokenizer> tokenizer;
   Corpus() {
-    const std::string novel = std::string(SLUICE_SOURCE_DIR) + "/data/samples/emma.txt";
+    const std::string novel = testing::SourcePath("data/samples/emma.txt");
     const std::string path = dir.File("tokenizer.json");
     EXPECT_TRUE(TrainVocabulary({.inputs = {novel}}, {.vocab_size = 300}, path).ok());
     auto loaded = LoadTokenizer(path);
@@ -206,7 +207,7 @@ TEST(TokenizeCorpus, AnOlderOutputStaysWhenANewOneFails) {
 
 TEST(TrainVocabulary, TheFileDoesNotDependOnThreadsOrCompression) {
   const TempDir dir;
-  const std::string text = Slurp(std::string(SLUICE_SOURCE_DIR) + "/data/samples/emma.txt");
+  const std::string text = Slurp(testing::SourcePath("data/samples/emma.txt"));
   const std::string plain = dir.Write("a.txt", text);
   const std::string packed = dir.Write("a.txt.zst", ZstdCompress(text));
   const auto one = TrainVocabulary({.inputs = {plain}}, {.vocab_size = 500}, dir.File("1.json"));

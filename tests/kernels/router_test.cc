@@ -12,6 +12,7 @@
 #include "tests/support/every_device.h"
 #include "tests/support/finite_difference.h"
 #include "tests/support/near.h"
+#include "tests/support/source_path.h"
 
 namespace sluice::kernels {
 namespace {
@@ -161,8 +162,7 @@ TEST_P(RouterTest, NonFiniteLogitsStayLegal) {
 }
 
 nlohmann::json Vectors() {
-  std::ifstream file(std::string(SLUICE_SOURCE_DIR) +
-                     "/tests/golden/vectors/moe_gate_noaux_tc.json");
+  std::ifstream file(testing::SourcePath("tests/golden/vectors/moe_gate_noaux_tc.json"));
   return nlohmann::json::parse(file);
 }
 

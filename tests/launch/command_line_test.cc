@@ -9,6 +9,7 @@
 #include "gtest/gtest.h"
 #include "launch/commands/commands.h"
 #include "tests/launch/run_program.h"
+#include "tests/support/source_path.h"
 
 namespace sluice::launch {
 namespace {
@@ -93,7 +94,7 @@ TEST(CommandLine, AWrongConfigurationIsOneSentenceHoweverManyRanks) {
   expect("--preset tiny --set compute.precision=FP9", "compute.precision");
 
   const Outcome three =
-      RunShell(SLUICE_SOURCE_DIR "/launch/run -np 3 " SLUICE_BINARY " train --preset lapotp");
+      RunShell(testing::SourcePath("launch/run -np 3 ") + SLUICE_BINARY " train --preset lapotp");
   EXPECT_NE(three.exit_code, 0);
   const size_t first = three.err.find("sluice: ");
   ASSERT_NE(first, std::string::npos) << three.err;

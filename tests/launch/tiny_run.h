@@ -12,6 +12,7 @@
 
 #include "gtest/gtest.h"
 #include "tests/launch/run_program.h"
+#include "tests/support/source_path.h"
 
 namespace sluice::launch {
 
@@ -59,7 +60,7 @@ class TinyRunTest : public ::testing::Test {
       return edit.rfind("data.train=", 0) == 0;  // a second one would be added to the list
     });
     const std::string start =
-        ranks == 1 ? "" : SLUICE_SOURCE_DIR "/launch/run -np " + std::to_string(ranks) + " ";
+        ranks == 1 ? "" : testing::SourcePath("launch/run -np ") + std::to_string(ranks) + " ";
     return start + SLUICE_BINARY + " train --preset tiny" + Sets(defaults) +
            (has_text ? "" : Sets({"data.train=" + dir_ + "/train.txt"})) +
            (ranks == 4 ? Sets(kFourRanks) : "") + Sets(edits);

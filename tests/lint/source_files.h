@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/source_path.h"
+
 namespace sluice {
 
 struct SourceFile {
@@ -28,7 +30,7 @@ struct SourceFile {
 
 inline SourceFile ReadSourceFile(const std::string& path) {
   SourceFile file = {.path = path, .lines = {}};
-  std::ifstream in(std::filesystem::path(SLUICE_SOURCE_DIR) / path, std::ios::binary);
+  std::ifstream in(testing::SourcePath(path), std::ios::binary);
   for (std::string line; std::getline(in, line);) file.lines.push_back(line);
   return file;
 }
@@ -37,7 +39,7 @@ inline SourceFile ReadSourceFile(const std::string& path) {
 // for tests/golden: data that tests compare with.
 inline std::vector<SourceFile> ReadSourceFiles(const std::vector<std::string>& folders) {
   namespace fs = std::filesystem;
-  const fs::path root = SLUICE_SOURCE_DIR;
+  const fs::path root = testing::SourcePath("");
   std::vector<std::string> paths;
   for (const std::string& folder : folders) {
     if (folder.empty()) {

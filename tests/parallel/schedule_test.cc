@@ -10,6 +10,7 @@
 #include <string>
 
 #include "tests/parallel/schedule_testing.h"
+#include "tests/support/source_path.h"
 
 namespace sluice::parallel {
 namespace {
@@ -134,7 +135,7 @@ TEST(ScheduleGolden, TextAndGrid) {
       const Schedule schedule = MakeSchedule(name, made.shape).value();
       const std::string text = ToText(schedule) + "\n" + DrawGrid(schedule);
       const std::string path =
-          std::string(SLUICE_SOURCE_DIR) + "/tests/golden/schedules/" + Describe(made) + ".txt";
+          testing::SourcePath("tests/golden/schedules/") + Describe(made) + ".txt";
       if (std::getenv("SLUICE_UPDATE_GOLDEN") != nullptr) {
         std::ofstream(path) << text;
         continue;

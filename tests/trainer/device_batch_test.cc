@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "nlohmann/json.hpp"
+#include "tests/support/source_path.h"
 
 namespace sluice::trainer {
 namespace {
@@ -28,7 +29,7 @@ HostBatch OneSequence(std::vector<int32_t> tokens, std::vector<int32_t> starts =
 }
 
 TEST_F(DeviceBatchTest, MtpShiftIsThePublishedOne) {
-  std::ifstream file(std::string(SLUICE_SOURCE_DIR) + "/tests/golden/vectors/mtp_shift.json");
+  std::ifstream file(testing::SourcePath("tests/golden/vectors/mtp_shift.json"));
   const nlohmann::json vector = nlohmann::json::parse(file);
   const std::vector<int32_t> sequence = vector["sequence"];
   DeviceBatch batch(*device_, {.sequence_length = 5, .microbatch = 1, .mtp_depth = 1});

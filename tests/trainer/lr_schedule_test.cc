@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "nlohmann/json.hpp"
+#include "tests/support/source_path.h"
 
 namespace sluice::trainer {
 namespace {
@@ -44,8 +45,7 @@ TEST(LrSchedule, WsdIsStableThenLinear) {
 
 // The published points are in tokens; a step of constant size makes them steps.
 TEST(LrSchedule, DeepSeekV3Points) {
-  std::ifstream file(std::string(SLUICE_SOURCE_DIR) +
-                     "/tests/golden/vectors/v3_train_schedule.json");
+  std::ifstream file(testing::SourcePath("tests/golden/vectors/v3_train_schedule.json"));
   const nlohmann::json vectors = nlohmann::json::parse(file);
   constexpr double kTokensPerStep = 1e9;
   const auto steps = [&](const nlohmann::json& tokens) {

@@ -7,6 +7,7 @@
 
 #include "google/protobuf/text_format.h"
 #include "nlohmann/json.hpp"
+#include "tests/support/source_path.h"
 #include "trainer/loop/parameter_count.h"
 #include "trainer/loop/run_config.pb.h"
 
@@ -14,7 +15,7 @@ namespace sluice::trainer {
 namespace {
 
 ModelConfig Preset(const std::string& name) {
-  std::ifstream file(std::string(SLUICE_SOURCE_DIR) + "/launch/presets/" + name + ".textproto");
+  std::ifstream file(testing::SourcePath("launch/presets/") + name + ".textproto");
   std::stringstream text;
   text << file.rdbuf();
   RunConfig config;
@@ -27,7 +28,7 @@ class PresetParameters : public ::testing::TestWithParam<std::pair<const char*, 
 
 TEST_P(PresetParameters, EqualThePublishedCounts) {
   const auto [preset, key] = GetParam();
-  std::ifstream file(std::string(SLUICE_SOURCE_DIR) + "/tests/golden/vectors/param_counts.json");
+  std::ifstream file(testing::SourcePath("tests/golden/vectors/param_counts.json"));
   const nlohmann::json wanted = nlohmann::json::parse(file)[key];
   const ModelConfig config = Preset(preset);
   ASSERT_TRUE(ValidateModel(config).ok()) << ValidateModel(config);

@@ -6,12 +6,13 @@
 #include <fstream>
 
 #include "nlohmann/json.hpp"
+#include "tests/support/source_path.h"
 
 namespace sluice::trainer {
 namespace {
 
 nlohmann::json Vectors() {
-  std::ifstream file(std::string(SLUICE_SOURCE_DIR) + "/tests/golden/vectors/yarn_rope.json");
+  std::ifstream file(testing::SourcePath("tests/golden/vectors/yarn_rope.json"));
   return nlohmann::json::parse(file);
 }
 

@@ -1,0 +1,11 @@
+#pragma once
+
+#include <string>
+
+namespace sluice::testing {
+
+// The absolute path of a file or folder of the source tree; `path` is relative to its top, "" for
+// the top itself.
+std::string SourcePath(const std::string& path);
+
+}  // namespace sluice::testing
