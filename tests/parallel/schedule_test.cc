@@ -135,7 +135,7 @@ TEST(ScheduleGolden, TextAndGrid) {
       const Schedule schedule = MakeSchedule(name, made.shape).value();
       const std::string text = ToText(schedule) + "\n" + DrawGrid(schedule);
       const std::string path =
-          testing::SourcePath("tests/golden/schedules/") + Describe(made) + ".txt";
+          sluice::testing::SourcePath("tests/golden/schedules/") + Describe(made) + ".txt";
       if (std::getenv("SLUICE_UPDATE_GOLDEN") != nullptr) {
         std::ofstream(path) << text;
         continue;
