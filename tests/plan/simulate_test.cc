@@ -1,0 +1,180 @@
+// The simulator against closed forms of the schedules, and against what must hold for any costs.
+// P ranks, n microbatches; F, I, W one chunk's forward and the halves of its backward
+#include "parallel/sim/simulate.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+
+#include "tests/plan/test_schedules.h"
+
+namespace sluice::parallel {
+namespace {
+
+using testing::DualPipeLike;
+using testing::EvenCosts;
+
+Timeline Play(const Schedule& schedule, const StepCosts& costs) {
+  return Simulate({.schedule = &schedule, .costs = &costs}).value();
+}
+
+TEST(Simulate, ClosedFormsOfBubbles) {
+  const double f = 1, i = 1.5, w = 0.5, b = i + w;
+  for (const int p : {1, 2, 4, 8}) {
+    for (const int n : {p, 2 * p, 5 * p}) {
+      const auto idle = [&](const char* name, int chunks) {
+        const Schedule schedule = MakeSchedule(name, {p, n, chunks}).value();
+        const Timeline timeline = Play(schedule, EvenCosts(schedule.num_stages, f, i, w));
+        for (const RankTimes& rank : timeline.ranks) {
+          EXPECT_NEAR(rank.compute, n * chunks * (f + b), 1e-9);
+          EXPECT_NEAR(rank.idle, timeline.ranks[0].idle, 1e-9);
+        }
+        return timeline.ranks[0].idle;
+      };
+      EXPECT_NEAR(idle("gpipe", 1), (p - 1) * (f + b), 1e-9) << p << " " << n;
+      EXPECT_NEAR(idle("1f1b", 1), (p - 1) * (f + b), 1e-9) << p << " " << n;
+      EXPECT_NEAR(idle("interleaved", 2), (p - 1) * (f + b), 1e-9) << p << " " << n;
+      EXPECT_NEAR(idle("zb_h1", 1), (p - 1) * (f + b - 2 * w), 1e-9) << p << " " << n;
+    }
+  }
+}
+
+// DeepSeek-V3 report, table 2: (P/2 - 1)(F&B + B - 3W), exact for F = I.
+TEST(Simulate, DualPipesBubble) {
+  for (const int p : {2, 4, 8, 16}) {
+    for (const int n : {2 * p, 2 * p + 6, 5 * p}) {
+      const Schedule schedule = DualPipeLike::Make(p, n);
+      const Timeline timeline = Play(schedule, EvenCosts(p, 1, 1, 1));
+      const double pair = 3, b = 2, w = 1;  // nothing to hide: F&B = F + B
+      for (const RankTimes& rank : timeline.ranks)
+        EXPECT_NEAR(rank.idle, (p / 2 - 1) * (pair + b - 3 * w), 1e-9) << p << " " << n;
+    }
+  }
+}
+
+StepCosts MoeCosts(int stages, double compute, double comm) {
+  StepCosts costs;
+  ChunkCost chunk;
+  const auto moe = [&](std::vector<Phase>& to, double factor) {
+    to = {{PhaseKind::kAttention, Lane::kCompute, factor * compute},
+          {PhaseKind::kDispatch, Lane::kComm, comm, Growth::kWithRows},
+          {PhaseKind::kExperts, Lane::kCompute, factor * compute, Growth::kWithRows},
+          {PhaseKind::kCombine, Lane::kComm, comm, Growth::kWithRows}};
+  };
+  moe(chunk.forward, 1);
+  moe(chunk.backward_input, 1.2);
+  chunk.backward_weight = {{PhaseKind::kExperts, Lane::kCompute, compute}};
+  chunk.weight_after = {3};
+  costs.stages.assign(stages, chunk);
+  return costs;
+}
+
+TEST(Simulate, OverlappedPairsHideTheExchange) {
+  const int p = 4, n = 16;
+  const Schedule plain = MakeSchedule("1f1b", {p, n, 1}).value();
+  const Schedule dual = DualPipeLike::Make(p, n);
+  StepCosts costs = MoeCosts(p, 1.0, 0.4);
+  const Timeline alone = Play(plain, costs), hidden = Play(dual, costs);
+  EXPECT_LT(hidden.pipeline_seconds, 0.8 * alone.pipeline_seconds);
+  EXPECT_LT(hidden.exposed_comm(), 0.5 * alone.exposed_comm());
+  costs.overlap = Overlap::kNeighbours;
+  const Timeline neighbours = Play(plain, costs);
+  EXPECT_LT(neighbours.pipeline_seconds, alone.pipeline_seconds);
+  EXPECT_GT(neighbours.pipeline_seconds, hidden.pipeline_seconds);
+  // Communication that costs nothing leaves nothing to hide.
+  StepCosts free = MoeCosts(p, 1.0, 0.0);
+  const double before = Play(plain, free).pipeline_seconds;
+  free.overlap = Overlap::kNeighbours;
+  EXPECT_NEAR(Play(plain, free).pipeline_seconds, before, 1e-9);
+}
+
+TEST(Simulate, ComputeSlowsDownBesideCommunicationOnlyInPairs) {
+  const Schedule dual = DualPipeLike::Make(2, 8), plain = MakeSchedule("1f1b", {2, 8, 1}).value();
+  StepCosts costs = EvenCosts(2, 1, 1, 1);
+  const double dual_before = Play(dual, costs).pipeline_seconds;
+  const double plain_before = Play(plain, costs).pipeline_seconds;
+  costs.compute_factor_in_overlap = 1.2;
+  EXPECT_GT(Play(dual, costs).pipeline_seconds, dual_before + 1);
+  EXPECT_DOUBLE_EQ(Play(plain, costs).pipeline_seconds, plain_before);
+}
+
+TEST(Simulate, AStragglerSlowsItsGroupAndNoOther) {
+  const Schedule schedule = MakeSchedule("1f1b", {4, 8, 1}).value();
+  const StepCosts costs = EvenCosts(4, 1, 1, 1);
+  // Rank = pipe * (G * M) + group * M + member: rank 2 * 6 + 1 * 2 + 1 is pipe rank 2 of group 1.
+  const Timeline timeline = Simulate({.schedule = &schedule,
+                                      .costs = &costs,
+                                      .groups = 3,
+                                      .members = 2,
+                                      .stragglers = {{15, 2.0}}})
+                                .value();
+  EXPECT_EQ(timeline.num_ranks(), 24);
+  const double even = Play(schedule, costs).pipeline_seconds;
+  for (int group = 0; group < 3; ++group) {
+    double finish = 0;
+    for (int rank = 0; rank < 4; ++rank)
+      finish = std::max(finish, timeline.ranks[group * 4 + rank].finish);
+    EXPECT_EQ(finish > even + 1e-9, group == 1) << group;
+  }
+  // Pipe rank 2 at half speed: two F until its first, one second until the first gradient comes
+  // back (F and B of rank 3 against its own second F), n times 2 (F + B), two B to leave.
+  EXPECT_NEAR(timeline.pipeline_seconds, 2 * 1 + 1 + 8 * 2 * 3 + 2 * 2, 1e-9);
+}
+
+TEST(Simulate, RowsOfTheFullestMemberCountOnlyWhereRowsDo) {
+  const Schedule schedule = MakeSchedule("gpipe", {1, 4, 1}).value();
+  const StepCosts costs = MoeCosts(1, 1.0, 0.5);
+  SimulationRequest request{.schedule = &schedule, .costs = &costs};
+  const double even = Simulate(request).value().pipeline_seconds;
+  request.rows.worst = [](int, int, int microbatch) { return microbatch == 2 ? 1.5 : 1.0; };
+  // Forward: experts 1 and two exchanges 0.5; backward: experts 1.2 and two exchanges.
+  EXPECT_NEAR(Simulate(request).value().pipeline_seconds, even + 0.5 * (1 + 1 + 1.2 + 1), 1e-9);
+}
+
+TEST(Simulate, MessagesQueueForTheirLink) {
+  const Schedule schedule = MakeSchedule("gpipe", {2, 3, 1}).value();
+  StepCosts costs = EvenCosts(2, 1, 1, 1);
+  costs.message_seconds = 5;
+  costs.message_latency = 0.25;
+  const Timeline timeline = Play(schedule, costs);
+  // The third activation leaves after the other two: at 1 + 3 * 5, is there 0.25 later. Then
+  // F, and three backwards of I + W that return gradients; the last returns alone.
+  const std::vector<ActionSpan>& last = timeline.spans[1];
+  EXPECT_DOUBLE_EQ(last[2].start, 16.25);
+  EXPECT_DOUBLE_EQ(timeline.spans[0][5].start, 17.25 + 2 + 3 * 5 + 0.25);
+}
+
+TEST(Simulate, TailIsTheLongestOfTheRanks) {
+  const Schedule schedule = MakeSchedule("1f1b", {2, 2, 1}).value();
+  StepCosts costs = EvenCosts(2, 1, 1, 1);
+  costs.tails = {{1, 2, 3}, {0.5, 0.25, 0}};
+  const Timeline timeline = Play(schedule, costs);
+  EXPECT_DOUBLE_EQ(timeline.step_seconds, timeline.pipeline_seconds + 6);
+}
+
+TEST(Simulate, SaysWhatIsWrong) {
+  Schedule schedule = MakeSchedule("1f1b", {2, 2, 1}).value();
+  StepCosts costs = EvenCosts(3, 1, 1, 1);
+  EXPECT_THAT(std::string(Simulate({.schedule = &schedule, .costs = &costs}).status().message()),
+              ::testing::HasSubstr("costs of 3 stages, wanted 2"));
+  costs = EvenCosts(2, 1, 1, 1);
+  schedule.actions[1].erase(schedule.actions[1].begin() + 1);  // F of the last stage
+  EXPECT_THAT(std::string(Simulate({.schedule = &schedule, .costs = &costs}).status().message()),
+              ::testing::HasSubstr("deadlocks"));
+}
+
+// 2048 ranks: 16 stages, two groups of 64 experts' ranks, 120 microbatches. The bound is generous
+// (one core of a laptop takes far less); what it catches is work that grows with the square.
+TEST(Simulate, TwoThousandRanksInSeconds) {
+  const Schedule schedule = DualPipeLike::Make(16, 120);
+  const StepCosts costs = MoeCosts(16, 1.0, 0.8);
+  SimulationRequest request{
+      .schedule = &schedule, .costs = &costs, .groups = 2, .members = 64, .keep_spans = false};
+  const Timeline timeline = Simulate(request).value();
+  EXPECT_EQ(timeline.num_ranks(), 2048);
+  EXPECT_GT(timeline.pipeline_seconds, 120 * 4.2);
+}
+
+}  // namespace
+}  // namespace sluice::parallel
