@@ -8,7 +8,7 @@
 namespace sluice::parallel {
 namespace {
 
-constexpr char kKnownNames[] = "gpipe, 1f1b, interleaved or zb_h1";
+constexpr char kKnownNames[] = "gpipe, 1f1b, interleaved, zb_h1, dualpipe or dualpipe_v";
 
 absl::StatusOr<Schedule> MakeActions(absl::string_view name, const PipelineShape& shape) {
   const std::string lower = absl::AsciiStrToLower(name);
@@ -16,10 +16,8 @@ absl::StatusOr<Schedule> MakeActions(absl::string_view name, const PipelineShape
   if (lower == "1f1b") return Make1F1B(shape);
   if (lower == "interleaved") return MakeInterleaved(shape);
   if (lower == "zb_h1") return MakeZbH1(shape);
-  if (lower == "dualpipe" || lower == "dualpipe_v") {
-    return absl::UnimplementedError(absl::StrCat(
-        "schedule: found \"", lower, "\", which is not built yet; wanted ", kKnownNames));
-  }
+  if (lower == "dualpipe") return MakeDualPipe(shape);
+  if (lower == "dualpipe_v") return MakeDualPipeV(shape);
   return absl::InvalidArgumentError(
       absl::StrCat("schedule: found \"", name, "\", wanted ", kKnownNames));
 }

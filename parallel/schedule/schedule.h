@@ -60,14 +60,21 @@ absl::StatusOr<Schedule> Make1F1B(const PipelineShape& shape);
 absl::StatusOr<Schedule> MakeInterleaved(const PipelineShape& shape);
 // ZB-H1 (Qi et al. 2023, arXiv 2401.10241): 1F1B with the weight gradients put off into the drain.
 absl::StatusOr<Schedule> MakeZbH1(const PipelineShape& shape);
+// DualPipe (DeepSeek-V3 report, section 3.2.1; deepseek-ai/DualPipe): two replicas of the stages
+// that run against each other, the first half of the microbatches through the first. num_ranks and
+// num_microbatches even, num_microbatches >= 2 num_ranks.
+absl::StatusOr<Schedule> MakeDualPipe(const PipelineShape& shape);
+// DualPipeV (same source): one replica of 2 P stages, rank r holds stages r and 2 P - 1 - r. chunks
+// = 2, num_microbatches >= 2 num_ranks.
+absl::StatusOr<Schedule> MakeDualPipeV(const PipelineShape& shape);
 
 // By name, case-insensitive, with communication inserted and validated; INVALID_ARGUMENT lists the
-// known names. Names that are known but not built yet (dualpipe, dualpipe_v) are
-// UNIMPLEMENTED.
+// known names.
 absl::StatusOr<Schedule> MakeSchedule(absl::string_view name, const PipelineShape& shape);
 
-// Adds sends and receives between stages on different ranks: a receive right before its use, a send
-// right after its product. INVALID_ARGUMENT for an action that names an unknown stage or
+// Adds sends and receives between stages on different ranks: a send right after its product, a
+// receive right before its use, or earlier where its sender sends it before something that is used
+// earlier. INVALID_ARGUMENT for an action that names an unknown stage or
 // microbatch, and for one that is a send or receive already.
 absl::StatusOr<Schedule> InsertCommunication(Schedule schedule);
 
