@@ -1,13 +1,43 @@
 #include "parallel/pipeline/executor.h"
 
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/core/check.h"
 #include "kernels/core/status_macros.h"
+#include "parallel/pipeline/overlap_order.h"
 
 namespace sluice::parallel {
 namespace {
+
+using kernels::StreamRole;
+
+// What depends on each other, one after the other, on whichever stream each part runs.
+class Chain {
+ public:
+  explicit Chain(kernels::DeviceContext& device) : device_(device), event_(device.CreateEvent()) {}
+
+  // What is enqueued next goes to the stream of `role` and waits for all before it.
+  void Enter(StreamRole role) {
+    if (role == role_) return;
+    device_.stream(role_).Record(*event_);
+    device_.stream(role).Wait(*event_);
+    role_ = role;
+  }
+
+ private:
+  kernels::DeviceContext& device_;
+  const std::unique_ptr<kernels::Event> event_;
+  StreamRole role_ = StreamRole::kCompute;
+};
+
+std::vector<StreamRole> RolesOf(const Stage& stage) {
+  std::vector<StreamRole> roles;
+  for (int phase = 0; phase < stage.NumPhases(); ++phase) roles.push_back(stage.RoleOf(phase));
+  return roles;
+}
 
 class Runner {
  public:
@@ -17,7 +47,16 @@ class Runner {
         stages_(stages),
         pipe_(pipe),
         device_(device),
-        stream_(device.stream(kernels::StreamRole::kCompute)) {}
+        stream_(device.stream(StreamRole::kCompute)),
+        forward_(device),
+        backward_(device) {}
+
+  // Nothing that was enqueued may be running when the events go.
+  absl::Status Finish() {
+    const absl::Status communicated = device_.stream(StreamRole::kComm).Synchronize();
+    RETURN_IF_ERROR(stream_.Synchronize());
+    return communicated;
+  }
 
   absl::Status Run(const Action& action) {
     switch (action.kind) {
@@ -28,10 +67,12 @@ class Runner {
       case ActionKind::kBackwardWeight:
         return BackwardWeight(action.stage, action.microbatch);
       case ActionKind::kBackward:
-        RETURN_IF_ERROR(BackwardInput(action.stage, action.microbatch));
-        return BackwardWeight(action.stage, action.microbatch);
-      case ActionKind::kOverlap:
-        return Overlap(action);
+        return Pair(nullptr, {ActionKind::kBackward, action.stage, action.microbatch});
+      case ActionKind::kOverlap: {
+        const Action front{ActionKind::kForward, action.stage, action.microbatch};
+        return Pair(&front,
+                    {ActionKind::kBackward, action.backward_stage, action.backward_microbatch});
+      }
       case ActionKind::kSendActivation:
         return SendActivation(action.stage, action.microbatch);
       case ActionKind::kReceiveActivation:
@@ -60,14 +101,16 @@ class Runner {
 
   absl::Status Forward(int stage, int microbatch) {
     for (int phase = 0; phase < At(stage).NumPhases(); ++phase) {
-      RETURN_IF_ERROR(At(stage).Forward(microbatch, phase));
+      RETURN_IF_ERROR(ForwardPhase(stage, microbatch, phase));
     }
+    forward_.Enter(StreamRole::kCompute);
     return HandOverActivation(stage, microbatch);
   }
   absl::Status BackwardInput(int stage, int microbatch) {
     for (int phase = At(stage).NumPhases() - 1; phase >= 0; --phase) {
-      RETURN_IF_ERROR(At(stage).BackwardInput(microbatch, phase));
+      RETURN_IF_ERROR(BackwardInputPhase(stage, microbatch, phase));
     }
+    backward_.Enter(StreamRole::kCompute);
     return HandOverGradient(stage, microbatch);
   }
   absl::Status BackwardWeight(int stage, int microbatch) {
@@ -77,19 +120,42 @@ class Runner {
     return absl::OkStatus();
   }
 
-  // A phase of the forward, then one of the backward, in turn.
-  absl::Status Overlap(const Action& action) {
-    Stage& front = At(action.stage);
-    Stage& back = At(action.backward_stage);
-    int forward = 0, backward = back.NumPhases() - 1;
-    while (forward < front.NumPhases() || backward >= 0) {
-      if (forward < front.NumPhases()) RETURN_IF_ERROR(front.Forward(action.microbatch, forward++));
-      if (backward >= 0)
-        RETURN_IF_ERROR(back.BackwardInput(action.backward_microbatch, backward--));
+  absl::Status ForwardPhase(int stage, int microbatch, int phase) {
+    forward_.Enter(At(stage).RoleOf(phase));
+    return At(stage).Forward(microbatch, phase);
+  }
+  absl::Status BackwardInputPhase(int stage, int microbatch, int phase) {
+    backward_.Enter(At(stage).RoleOf(phase));
+    return At(stage).BackwardInput(microbatch, phase);
+  }
+
+  // A backward, with a forward beside it or none.
+  absl::Status Pair(const Action* front, const Action& back) {
+    const std::vector<StreamRole> none;
+    const std::vector<PhaseStep> order =
+        OverlapOrder(front != nullptr ? RolesOf(At(front->stage)) : none, RolesOf(At(back.stage)));
+    int inputs_left = At(back.stage).NumPhases();
+    for (const PhaseStep& step : order) {
+      switch (step.kind) {
+        case PhaseKind::kForward:
+          RETURN_IF_ERROR(ForwardPhase(front->stage, front->microbatch, step.phase));
+          break;
+        case PhaseKind::kBackwardInput:
+          RETURN_IF_ERROR(BackwardInputPhase(back.stage, back.microbatch, step.phase));
+          --inputs_left;
+          break;
+        case PhaseKind::kBackwardWeight:
+          if (inputs_left == 0) backward_.Enter(StreamRole::kCompute);
+          RETURN_IF_ERROR(At(back.stage).BackwardWeight(back.microbatch, step.phase));
+          break;
+      }
     }
-    RETURN_IF_ERROR(HandOverActivation(action.stage, action.microbatch));
-    RETURN_IF_ERROR(HandOverGradient(action.backward_stage, action.backward_microbatch));
-    return BackwardWeight(action.backward_stage, action.backward_microbatch);
+    backward_.Enter(StreamRole::kCompute);
+    if (front != nullptr) {
+      forward_.Enter(StreamRole::kCompute);
+      RETURN_IF_ERROR(HandOverActivation(front->stage, front->microbatch));
+    }
+    return HandOverGradient(back.stage, back.microbatch);
   }
 
   // To the next stage on the same rank.
@@ -138,6 +204,7 @@ class Runner {
   Communicator& pipe_;
   kernels::DeviceContext& device_;
   Stream& stream_;
+  Chain forward_, backward_;
 };
 
 // Of what a rank runs in evaluation: kOverlap as its forward.
@@ -163,21 +230,10 @@ bool IsBackwardOnly(ActionKind kind) {
   return false;
 }
 
-}  // namespace
-
-absl::Status Execute(const Schedule& schedule, std::span<Stage* const> stages, Communicator& pipe,
-                     kernels::DeviceContext& device, const ExecuteOptions& options) {
-  CHECK_EQ(schedule.num_ranks(), pipe.size());
-  CHECK_EQ(static_cast<size_t>(schedule.num_stages), stages.size());
-  Runner runner(schedule, stages, pipe, device);
-  for (const Stage* stage : stages) {
-    for (int phase = 0; stage != nullptr && phase < stage->NumPhases(); ++phase) {
-      CHECK(stage->RoleOf(phase) == kernels::StreamRole::kCompute)
-          << "phase " << phase << ": overlap on two streams is not built yet";
-    }
-  }
+absl::Status RunActions(const Schedule& schedule, int rank, Runner& runner,
+                        const ExecuteOptions& options) {
   bool before_backward = static_cast<bool>(options.before_first_backward) && !options.forward_only;
-  for (const Action& scheduled : schedule.actions[pipe.rank()]) {
+  for (const Action& scheduled : schedule.actions[rank]) {
     if (options.forward_only && IsBackwardOnly(scheduled.kind)) continue;
     if (before_backward &&
         (IsBackwardOnly(scheduled.kind) || scheduled.kind == ActionKind::kOverlap)) {
@@ -193,6 +249,18 @@ absl::Status Execute(const Schedule& schedule, std::span<Stage* const> stages, C
     if (options.trace != nullptr) options.trace->push_back(action);
   }
   return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status Execute(const Schedule& schedule, std::span<Stage* const> stages, Communicator& pipe,
+                     kernels::DeviceContext& device, const ExecuteOptions& options) {
+  CHECK_EQ(schedule.num_ranks(), pipe.size());
+  CHECK_EQ(static_cast<size_t>(schedule.num_stages), stages.size());
+  Runner runner(schedule, stages, pipe, device);
+  const absl::Status ran = RunActions(schedule, pipe.rank(), runner, options);
+  const absl::Status finished = runner.Finish();
+  return ran.ok() ? finished : ran;
 }
 
 }  // namespace sluice::parallel

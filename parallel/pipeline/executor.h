@@ -23,10 +23,11 @@ struct ExecuteOptions {
 
 // Runs schedule.actions[pipe.rank()] of a schedule that Validate accepts. `stages` has one entry a
 // stage of the schedule: null where it lives on another rank. Between two stages on the same rank
-// the activation is copied. Work is enqueued on the compute stream, which is not synchronized at
-// the end; every phase must have that role (CHECKed) until overlap on two streams is built. The
-// first error ends it and is returned with the action's text; peers may then wait for ever: the
-// caller aborts them.
+// the activation is copied. Each phase is enqueued on the stream of its role and waits for the
+// phase before it by an event; a forward and a backward that overlap are two such chains, in the
+// order of OverlapOrder. Messages and weight gradients are on the compute stream. Both streams are
+// synchronized at the end. The first error ends it and is returned with the action's text; peers
+// may then wait for ever: the caller aborts them.
 absl::Status Execute(const Schedule& schedule, std::span<Stage* const> stages, Communicator& pipe,
                      kernels::DeviceContext& device, const ExecuteOptions& options = {});
 

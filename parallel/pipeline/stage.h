@@ -16,8 +16,11 @@ class Stage {
   virtual int NumPhases() const = 0;
   virtual kernels::StreamRole RoleOf(int phase) const = 0;
 
-  // Phases are called in ascending order, backward in descending order. BackwardInput must not
-  // touch parameter gradients; BackwardWeight adds to them and frees what is left of the
+  // Phases are called in ascending order, backward in descending order. Forward and BackwardInput
+  // enqueue on the stream of the phase's role, and find there that all earlier phases of the same
+  // microbatch are done. BackwardInput must not touch parameter gradients. BackwardWeight enqueues
+  // on the compute stream, for each phase some time after its BackwardInput and perhaps before that
+  // of lower ones; it adds to the gradients, and that of phase 0 frees what is left of the
   // microbatch.
   virtual absl::Status Forward(int microbatch, int phase) = 0;
   virtual absl::Status BackwardInput(int microbatch, int phase) = 0;

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -85,16 +86,24 @@ std::vector<RankRun> RunAll(const Schedule& schedule, CpuStreamMode mode,
   return RunSteps(schedule, mode, {options})[0];
 }
 
-// Losses and gradients have the bits of plain loops over microbatches and stages.
+// Losses and gradients have the bits of plain loops over the microbatches and stages of a replica.
 void ExpectEqualsReference(const Schedule& schedule, const std::vector<RankRun>& runs) {
-  const ToyStep wanted = ToyReference(schedule.num_stages, 0, schedule.num_microbatches);
-  for (const RankRun& run : runs) {
-    ASSERT_EQ(run.status, absl::OkStatus());
-    for (size_t i = 0; i < run.stages.size(); ++i) {
-      EXPECT_TRUE(run.gradients[i] == wanted.gradients[run.stages[i]]) << "stage " << run.stages[i];
+  const int replicas = static_cast<int>(schedule.rank_of_stage.size());
+  const int share = schedule.num_microbatches / replicas;
+  for (int replica = 0; replica < replicas; ++replica) {
+    const ToyStep wanted =
+        ToyReference(schedule.num_stages, replica * share, (replica + 1) * share);
+    for (int stage = 0; stage < schedule.num_stages; ++stage) {
+      const RankRun& run = runs[schedule.rank_of_stage[replica][stage]];
+      ASSERT_EQ(run.status, absl::OkStatus());
+      const auto place = std::find(run.stages.begin(), run.stages.end(), stage);
+      ASSERT_NE(place, run.stages.end());
+      EXPECT_TRUE(run.gradients[place - run.stages.begin()] == wanted.gradients[stage])
+          << "stage " << stage << " of replica " << replica;
     }
-    if (!run.losses.empty()) {
-      EXPECT_EQ(run.losses, wanted.losses);
+    const RankRun& last = runs[schedule.rank_of_stage[replica].back()];
+    for (int m = 0; m < share; ++m) {
+      EXPECT_EQ(last.losses[replica * share + m], wanted.losses[m]);
     }
   }
 }
@@ -111,9 +120,8 @@ TEST_P(Executor, EverySchedulesBitsAreThoseOfPlainLoops) {
 }
 
 TEST_P(Executor, TheTraceIsTheSchedule) {
-  for (const char* name : {"gpipe", "1f1b", "interleaved", "zb_h1"}) {
-    const int chunks = std::string(name) == "interleaved" ? 2 : 1;
-    const Schedule schedule = MakeSchedule(name, {4, 8, chunks}).value();
+  for (const char* name : {"gpipe", "1f1b", "interleaved", "zb_h1", "dualpipe", "dualpipe_v"}) {
+    const Schedule schedule = MakeSchedule(name, {4, 8, testing::ChunksOf(name)}).value();
     const std::vector<RankRun> runs = RunAll(schedule, GetParam());
     for (int rank = 0; rank < 4; ++rank)
       EXPECT_EQ(runs[rank].trace, schedule.actions[rank]) << name;
@@ -139,22 +147,22 @@ TEST_P(Executor, OverlappedPairsHandOverOnTheSameRank) {
   ExpectEqualsReference(schedule, RunAll(schedule, GetParam(), {.num_phases = 2}));
 }
 
-// Two replicas that run against each other equal two data-parallel runs of the halves.
+// With phases on two streams.
+TEST_P(Executor, EveryScheduleGivesTheSameBitsInPhases) {
+  for (const char* name : {"gpipe", "1f1b", "interleaved", "zb_h1", "dualpipe", "dualpipe_v"}) {
+    for (const int num_phases : {2, 3, 6}) {
+      const Schedule schedule = MakeSchedule(name, {4, 8, testing::ChunksOf(name)}).value();
+      SCOPED_TRACE(name);
+      ExpectEqualsReference(schedule, RunAll(schedule, GetParam(), {.num_phases = num_phases}));
+    }
+  }
+}
+
 TEST_P(Executor, TwoReplicasHoldTheGradientsOfTheirHalves) {
   for (const int ranks : {2, 4}) {
     const Schedule schedule = InsertCommunication(testing::MakeTwoReplicas(ranks, 6)).value();
     ASSERT_EQ(Validate(schedule), absl::OkStatus());
-    const std::vector<RankRun> runs = RunAll(schedule, GetParam());
-    const ToyStep halves[] = {ToyReference(ranks, 0, 3), ToyReference(ranks, 3, 6)};
-    for (int rank = 0; rank < ranks; ++rank) {
-      ASSERT_EQ(runs[rank].status, absl::OkStatus());
-      ASSERT_EQ(runs[rank].stages.size(), 2u);
-      for (int i = 0; i < 2; ++i) {
-        const int stage = runs[rank].stages[i];
-        const int replica = schedule.rank_of_stage[0][stage] == rank ? 0 : 1;
-        EXPECT_TRUE(runs[rank].gradients[i] == halves[replica].gradients[stage]);
-      }
-    }
+    ExpectEqualsReference(schedule, RunAll(schedule, GetParam()));
   }
 }
 
@@ -165,12 +173,16 @@ TEST_P(Executor, EvaluationRunsForwardsAndTheirMessagesOnly) {
     schedules.push_back(MakeSchedule(name, {4, 8, 1}).value());
   }
   schedules.push_back(MakeSchedule("interleaved", {2, 4, 3}).value());
+  schedules.push_back(MakeSchedule("dualpipe", {4, 8, 1}).value());
+  schedules.push_back(MakeSchedule("dualpipe_v", {2, 5, 2}).value());
   for (const Schedule& schedule : schedules) {
     SCOPED_TRACE(schedule.name);
     const auto steps = RunSteps(schedule, GetParam(), {{.forward_only = true}, {}});
     const std::vector<RankRun>& runs = steps[0];
     const ToyStep wanted = ToyReference(schedule.num_stages, 0, schedule.num_microbatches);
-    EXPECT_EQ(runs.back().losses, wanted.losses);
+    for (int m = 0; m < schedule.num_microbatches; ++m) {
+      EXPECT_EQ(runs[schedule.RankOf(schedule.num_stages - 1, m)].losses[m], wanted.losses[m]);
+    }
     for (const RankRun& run : runs) {
       ASSERT_EQ(run.status, absl::OkStatus());
       for (const auto& gradients : run.gradients) EXPECT_TRUE(gradients == testing::ToyGradients());
@@ -209,11 +221,11 @@ TEST(ExecutorPhases, ForwardsAscendAndBackwardsDescend) {
               ElementsAre("F0.0:0", "F0.0:1", "I0.0:1", "I0.0:0", "W0.0:1", "W0.0:0"));
 }
 
-TEST(ExecutorPhases, AnOverlappedPairTakesTurns) {
+TEST(ExecutorPhases, AnOverlappedPairKeepsBothStreamsBusy) {
   const Schedule schedule = InsertCommunication(testing::MakeOverlapped1F1B(2, 2)).value();
   EXPECT_THAT(RunAll(schedule, CpuStreamMode::kInline, {.num_phases = 2})[0].log,
               ElementsAre("F0.0:0", "F0.0:1",                                          //
-                          "F0.1:0", "I0.0:1", "F0.1:1", "I0.0:0", "W0.0:1", "W0.0:0",  //
+                          "I0.0:1", "F0.1:0", "F0.1:1", "I0.0:0", "W0.0:1", "W0.0:0",  //
                           "I0.1:1", "I0.1:0", "W0.1:1", "W0.1:0"));
 }
 

@@ -79,6 +79,42 @@ TEST_P(ClosedForm, ZbH1) {
   }
 }
 
+// DeepSeek-V3 report, table 2: (P/2 - 1)(F&B + B - 3W) with F&B = F + B here, where nothing is
+// hidden; activations P + 1. Exact where F = I; else the directions do not meet in step and ranks
+// wait less.
+TEST_P(ClosedForm, DualPipe) {
+  for (const int ranks : {2, 4, 6, 8, 16}) {
+    for (const int n : {2 * ranks, 2 * ranks + 2, 3 * ranks, 8 * ranks + 2}) {
+      const int64_t wanted = (ranks / 2 - 1) * (f_ + b_ + b_ - 3 * w_);
+      for (const RankTiming& rank : TimeOf(MakeDualPipe({ranks, n, 1}).value(), GetParam())) {
+        if (f_ == i_) {
+          EXPECT_EQ(rank.idle, wanted) << ranks << " " << n;
+        } else {
+          EXPECT_LE(rank.idle, wanted) << ranks << " " << n;
+        }
+        EXPECT_EQ(rank.peak_live, ranks + 1) << ranks << " " << n;
+      }
+    }
+  }
+}
+
+// The same with the P of the formulas the number of stages, twice that of ranks.
+TEST_P(ClosedForm, DualPipeV) {
+  for (const int ranks : {1, 2, 3, 4, 8}) {
+    for (const int n : {2 * ranks, 2 * ranks + 1, 3 * ranks, 8 * ranks + 1}) {
+      const int64_t wanted = (ranks - 1) * (f_ + b_ + b_ - 3 * w_);
+      for (const RankTiming& rank : TimeOf(MakeDualPipeV({ranks, n, 2}).value(), GetParam())) {
+        if (f_ == i_) {
+          EXPECT_EQ(rank.idle, wanted) << ranks << " " << n;
+        } else {
+          EXPECT_LE(rank.idle, wanted) << ranks << " " << n;
+        }
+        EXPECT_EQ(rank.peak_live, 2 * ranks + 1) << ranks << " " << n;
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Durations, ClosedForm, ::testing::Values(kUnits, kCheapWeights, kUneven));
 
 // The figures of a prototype for P = 4 and 8, kept so that the formulas above are not only compared
@@ -88,6 +124,11 @@ TEST(ClosedFormFigures, UnitBubbles) {
   EXPECT_EQ(TimeOf(Make1F1B({8, 20, 1}).value())[0].idle, 21);
   EXPECT_EQ(TimeOf(MakeZbH1({4, 12, 1}).value())[0].idle, 3);
   EXPECT_EQ(TimeOf(MakeZbH1({8, 32, 1}).value())[7].idle, 7);
+  EXPECT_EQ(TimeOf(MakeDualPipe({4, 12, 1}).value())[0].idle, 2);
+  EXPECT_EQ(TimeOf(MakeDualPipe({8, 20, 1}).value())[3].idle, 6);
+  EXPECT_EQ(TimeOf(MakeDualPipe({8, 32, 1}).value())[7].peak_live, 9);
+  // 9.5 where the formula says 10.5.
+  EXPECT_EQ(TimeOf(MakeDualPipe({8, 20, 1}).value(), kUneven)[0].idle, 19);
 }
 
 TEST(ClosedFormFigures, MessagesTakeNoTime) {

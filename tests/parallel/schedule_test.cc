@@ -32,13 +32,6 @@ TEST(MakeSchedule, NamesIgnoreCase) {
   EXPECT_EQ(MakeSchedule("ZB_H1", {2, 4, 1}).value().name, "zb_h1");
 }
 
-TEST(MakeSchedule, KnownButUnbuiltNamesAreUnimplemented) {
-  for (const char* name : {"dualpipe", "DualPipe_V"}) {
-    const absl::Status status = MakeSchedule(name, {2, 4, 1}).status();
-    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << status;
-  }
-}
-
 TEST(MakeSchedule, RefusalsSayWhatWasFoundAndWanted) {
   const auto message = [](const char* name, const PipelineShape& shape) {
     const absl::Status status = MakeSchedule(name, shape).status();
@@ -46,11 +39,24 @@ TEST(MakeSchedule, RefusalsSayWhatWasFoundAndWanted) {
     return std::string(status.message());
   };
   EXPECT_EQ(message("2f2b", {2, 4, 1}),
-            "schedule: found \"2f2b\", wanted gpipe, 1f1b, interleaved or zb_h1");
+            "schedule: found \"2f2b\", wanted gpipe, 1f1b, interleaved, zb_h1, dualpipe or "
+            "dualpipe_v");
   EXPECT_EQ(message("1f1b", {2, 4, 2}), "schedule_chunks: found 2, wanted 1 with schedule 1f1b");
   EXPECT_THAT(message("interleaved", {2, 4, 1}), HasSubstr("at least 2"));
   EXPECT_EQ(message("interleaved", {4, 6, 2}),
             "microbatches: found 6, wanted a multiple of mesh.pipe = 4 with schedule interleaved");
+  EXPECT_EQ(message("dualpipe", {3, 8, 1}),
+            "mesh.pipe: found 3, wanted an even number with schedule dualpipe");
+  for (const int n : {7, 6, 9}) {
+    EXPECT_EQ(message("DualPipe", {4, n, 1}),
+              "microbatches: found " + std::to_string(n) +
+                  ", wanted an even number of at least 2 * mesh.pipe = 8 with schedule dualpipe");
+  }
+  EXPECT_THAT(message("dualpipe", {4, 8, 2}), HasSubstr("wanted 1 with schedule dualpipe"));
+  EXPECT_EQ(message("dualpipe_v", {4, 7, 2}),
+            "microbatches: found 7, wanted at least 2 * mesh.pipe = 8 with schedule dualpipe_v");
+  EXPECT_EQ(message("dualpipe_v", {4, 8, 1}),
+            "schedule_chunks: found 1, wanted 2 with schedule dualpipe_v");
   EXPECT_THAT(message("gpipe", {0, 4, 1}), HasSubstr("at least 1"));
   EXPECT_THAT(message("gpipe", {1, 0, 1}), HasSubstr("at least 1"));
   EXPECT_THAT(message("gpipe", {1, 40000, 1}), HasSubstr("32767"));
@@ -69,6 +75,18 @@ TEST(InsertCommunication, ReceivesBeforeUseAndSendsAfterProduct) {
   EXPECT_EQ(ToText(schedule),
             "F0.0 sa0.0 rg0.0 (F0.1|B0.0) sa0.1 rg0.1 B0.1\n"
             "ra1.0 F1.0 B1.0 sg1.0 ra1.1 F1.1 B1.1 sg1.1\n");
+}
+
+// Rank 1 sends activations of the first replica and gradients of the second to rank 2 of 4, which
+// needs them in another order.
+TEST(InsertCommunication, ReceivesInTheOrderOfTheSender) {
+  Schedule schedule = MakeGPipe({2, 2, 1}).value();
+  schedule.rank_of_stage.push_back({1, 0});
+  schedule.replica_of_microbatch = {0, 1};
+  schedule.actions = ParseActions("F0.0 F1.1 B1.1 B0.0\nF0.1 B0.1 F1.0 B1.0").value();
+  EXPECT_EQ(ToText(InsertCommunication(schedule).value()),
+            "F0.0 sa0.0 ra1.1 F1.1 B1.1 sg1.1 rg0.0 B0.0\n"
+            "F0.1 sa0.1 ra1.0 rg0.1 B0.1 F1.0 B1.0 sg1.0\n");
 }
 
 TEST(InsertCommunication, RefusesWhatItCannotPlace) {
@@ -129,9 +147,8 @@ TEST(DrawGrid, ShowsWhereRanksAreStuck) {
 // files instead of comparing them; read the difference before committing it.
 TEST(ScheduleGolden, TextAndGrid) {
   for (const int ranks : {2, 4, 8}) {
-    for (const char* name : {"gpipe", "1f1b", "interleaved", "zb_h1"}) {
-      const int chunks = std::string(name) == "interleaved" ? 2 : 1;
-      const testing::NamedShape made = {name, {ranks, 2 * ranks, chunks}};
+    for (const char* name : {"gpipe", "1f1b", "interleaved", "zb_h1", "dualpipe", "dualpipe_v"}) {
+      const testing::NamedShape made = {name, {ranks, 2 * ranks, testing::ChunksOf(name)}};
       const Schedule schedule = MakeSchedule(name, made.shape).value();
       const std::string text = ToText(schedule) + "\n" + DrawGrid(schedule);
       const std::string path =

@@ -31,9 +31,17 @@ inline std::vector<NamedShape> AllSmallShapes() {
       for (int chunks = 2; chunks <= 3 && n % ranks == 0; ++chunks) {
         all.push_back({"interleaved", {ranks, n, chunks}});
       }
+      if (n >= 2 * ranks && n % 2 == 0 && ranks % 2 == 0)
+        all.push_back({"dualpipe", {ranks, n, 1}});
+      if (n >= 2 * ranks) all.push_back({"dualpipe_v", {ranks, n, 2}});
     }
   }
   return all;
+}
+
+// The fewest that a schedule can have.
+inline int ChunksOf(const std::string& name) {
+  return name == "interleaved" || name == "dualpipe_v" ? 2 : 1;
 }
 
 struct RankTiming {

@@ -1,8 +1,9 @@
 // A stage small enough to check by hand: y[t, h] = a[h] x[t, h] + b[h].   T tokens, H width
 //
 // The first stage makes its own input from the microbatch's number, the last one has the loss
-// 1/2 sum y^2. Everything runs on the compute stream, so with a threaded stream a missing wait is a
-// race. What the executor says it is done with is overwritten with NaN, in stream order.
+// 1/2 sum y^2. Phases alternate between the compute and the communication stream, and each looks at
+// what the one before it left, so with threaded streams a missing wait is a race. What the executor
+// says it is done with is overwritten with NaN, in stream order.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -110,6 +111,7 @@ class ToyStage : public Stage {
         is_first_(stage == 0),
         is_last_(stage + 1 == num_stages),
         num_phases_(num_phases),
+        device_(device),
         stream_(kernels::CpuStream::From(device.stream(kernels::StreamRole::kCompute))),
         log_(log),
         a_(kWidth),
@@ -120,7 +122,9 @@ class ToyStage : public Stage {
   }
 
   int NumPhases() const override { return num_phases_; }
-  kernels::StreamRole RoleOf(int /*phase*/) const override { return kernels::StreamRole::kCompute; }
+  kernels::StreamRole RoleOf(int phase) const override {
+    return phase % 2 == 0 ? kernels::StreamRole::kCompute : kernels::StreamRole::kComm;
+  }
 
   absl::Status Forward(int microbatch, int phase) override {
     if (microbatch == failing_microbatch_) return absl::UnavailableError("the toy broke");
@@ -129,17 +133,18 @@ class ToyStage : public Stage {
     if (phase == 0) {
       EXPECT_EQ(state.num_inputs, is_first_ ? 0 : 1) << Name(microbatch);
       float* x = state.x.view().mutable_data<float>();
-      if (is_first_) stream_.Run([=](auto&) { ToyMath::Input(microbatch, x); });
+      if (is_first_) StreamOf(phase).Run([=](auto&) { ToyMath::Input(microbatch, x); });
     }
     const float* x = state.x.view().data<float>();
     float* y = state.y.view().mutable_data<float>();
-    stream_.Run([=, this, begin = Begin(phase), end = Begin(phase + 1)](auto&) {
+    StreamOf(phase).Run([=, this, &state, begin = Begin(phase), end = Begin(phase + 1)](auto&) {
+      EXPECT_EQ(state.phases_run++, phase);
       ToyMath::Forward(a_.data(), b_.data(), x, y, begin, end);
     });
     if (is_last_ && phase + 1 == num_phases_) {
       float* dy = state.dy.view().mutable_data<float>();
       double* loss = &losses_[microbatch];
-      stream_.Run([=](auto&) {
+      StreamOf(phase).Run([=](auto&) {
         *loss = ToyMath::Loss(y);
         std::copy(y, y + kTokens * kWidth, dy);
       });
@@ -157,7 +162,8 @@ class ToyStage : public Stage {
     EXPECT_EQ(state.next_input--, phase);
     const float* dy = state.dy.view().data<float>();
     float* dx = state.dx.view().mutable_data<float>();
-    stream_.Run([=, this, begin = Begin(phase), end = Begin(phase + 1)](auto&) {
+    StreamOf(phase).Run([=, this, &state, begin = Begin(phase), end = Begin(phase + 1)](auto&) {
+      EXPECT_EQ(--state.phases_run, phase);
       ToyMath::BackwardInput(a_.data(), dy, dx, begin, end);
     });
     return absl::OkStatus();
@@ -165,10 +171,8 @@ class ToyStage : public Stage {
 
   absl::Status BackwardWeight(int microbatch, int phase) override {
     State& state = Enter("W", microbatch, phase);
-    if (phase + 1 == num_phases_) {
-      EXPECT_EQ(state.next_input, -1) << Name(microbatch);
-      state.next_weight = phase;
-    }
+    EXPECT_LT(state.next_input, phase) << Name(microbatch);
+    if (phase + 1 == num_phases_) state.next_weight = phase;
     EXPECT_EQ(state.next_weight--, phase);
     const float* x = state.x.view().data<float>();
     const float* dy = state.dy.view().data<float>();
@@ -229,9 +233,13 @@ class ToyStage : public Stage {
     Tensor x = Tensor({kTokens, kWidth}), y = Tensor({kTokens, kWidth});
     Tensor dy = Tensor({kTokens, kWidth}), dx = Tensor({kTokens, kWidth});
     int next_forward = 0, next_input = -2, next_weight = -2;
+    int phases_run = 0;  // of the forward and not undone by the backward; in stream order
     int num_inputs = 0, num_gradients = 0, num_outputs_released = 0, num_inputs_released = 0;
   };
 
+  kernels::CpuStream& StreamOf(int phase) {
+    return kernels::CpuStream::From(device_.stream(RoleOf(phase)));
+  }
   int64_t Begin(int phase) const { return kWidth / num_phases_ * phase; }
   std::string Name(int microbatch) const {
     return std::to_string(stage_) + "." + std::to_string(microbatch);
@@ -250,7 +258,8 @@ class ToyStage : public Stage {
   const int stage_;
   const bool is_first_, is_last_;
   const int num_phases_;
-  kernels::CpuStream& stream_;
+  kernels::DeviceContext& device_;
+  kernels::CpuStream& stream_;  // of computing
   std::vector<std::string>* const log_;
   Row a_, b_;
   ToyGradients gradients_;

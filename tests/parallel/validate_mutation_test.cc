@@ -240,6 +240,8 @@ std::vector<Schedule> Undamaged() {
       MakeSchedule("zb_h1", {4, 12, 1}).value(),
       InsertCommunication(testing::MakeOverlapped1F1B(4, 12)).value(),
       InsertCommunication(testing::MakeTwoReplicas(4, 8)).value(),
+      MakeSchedule("dualpipe", {4, 10, 1}).value(),
+      MakeSchedule("dualpipe_v", {3, 7, 2}).value(),
   };
 }
 

@@ -174,7 +174,10 @@ absl::Status RankModel::Run(const std::vector<MicrobatchInput>& inputs, const Lo
   options.forward_only = !training;
   options.before_first_backward = before_first_backward;
   RETURN_IF_ERROR(parallel::Execute(*schedule, stage_by_index_, *pipe_, device_, options));
-  return stream().Synchronize();
+  pool_->Enter(kernels::StreamRole::kCompute);
+  pool_->Settle();
+  for (auto& stage : stages_) stage->FinishStep();
+  return absl::OkStatus();
 }
 
 bool RankModel::has_last_stage() const {

@@ -166,6 +166,10 @@ absl::Status ValidateNames(RunConfig& c) {
 
 // What the schedule refuses is said before any data is prepared.
 absl::Status ValidateSchedule(const RunConfig& c) {
+  if (c.schedule() == "dualpipe" || c.schedule() == "dualpipe_v") {
+    return absl::UnimplementedError(absl::StrCat(
+        "schedule: found ", c.schedule(), ", which training does not run yet; wanted another"));
+  }
   parallel::PipelineShape shape;
   shape.num_ranks = c.mesh().pipe();
   shape.num_microbatches = c.train().global_batch() / (c.mesh().data() * c.train().microbatch());

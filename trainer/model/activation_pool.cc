@@ -1,7 +1,9 @@
 #include "trainer/model/activation_pool.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstdlib>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -26,17 +28,14 @@ int ActivationPool::Acquire(size_t bytes) {
   // The smallest free block that is not more than half as large again.
   for (auto it = free_by_size_.lower_bound(size);
        it != free_by_size_.end() && it->first <= size + size / 2; ++it) {
-    if (it->second.empty()) continue;
-    const int block = it->second.back();
-    it->second.pop_back();
-    return block;
+    if (!it->second.empty()) return TakeFrom(it->second);
   }
   auto buffer = device_.Allocate(size, kernels::MemoryTag::kActivations);
   if (!buffer.ok()) {
     out_of_memory_(buffer.status());
     std::abort();
   }
-  blocks_.push_back(*std::move(buffer));
+  blocks_.push_back({*std::move(buffer)});
   held_bytes_ += static_cast<int64_t>(size);
   if (log_) {
     log_(absl::StrFormat("activations grow by %d KiB to %.1f MiB", size / 1024,
@@ -45,13 +44,45 @@ int ActivationPool::Acquire(size_t bytes) {
   return static_cast<int>(blocks_.size()) - 1;
 }
 
+bool ActivationPool::MustWait(const Block& block) const {
+  const int later = static_cast<int>(role_), earlier = static_cast<int>(block.released_on);
+  return later != earlier && block.released_at >= waited_[later][earlier];
+}
+
+// The newest that needs no waiting, else the newest.
+int ActivationPool::TakeFrom(std::vector<int>& blocks) {
+  auto place = blocks.end() - 1;
+  for (auto it = blocks.end(); it != blocks.begin();) {
+    if (!MustWait(blocks_[*--it])) {
+      place = it;
+      break;
+    }
+  }
+  const int block = *place;
+  blocks.erase(place);
+  if (MustWait(blocks_[block])) {
+    const kernels::StreamRole earlier = blocks_[block].released_on;
+    if (event_ == nullptr) event_ = device_.CreateEvent();
+    device_.stream(earlier).Record(*event_);
+    device_.stream(role_).Wait(*event_);
+    waited_[static_cast<int>(role_)][static_cast<int>(earlier)] = clock_;
+  }
+  return block;
+}
+
+void ActivationPool::Settle() {
+  for (auto& later : waited_) std::fill(std::begin(later), std::end(later), clock_);
+}
+
 void ActivationPool::Release(int block) {
   CHECK(block >= 0 && block < static_cast<int>(blocks_.size())) << block;
-  free_by_size_[blocks_[block].size()].push_back(block);
+  blocks_[block].released_on = role_;
+  blocks_[block].released_at = clock_++;
+  free_by_size_[blocks_[block].buffer.size()].push_back(block);
 }
 
 TensorView ActivationPool::View(int block, DType dtype, const Shape& shape) const {
-  return blocks_[block].View(dtype, shape);
+  return blocks_[block].buffer.View(dtype, shape);
 }
 
 }  // namespace sluice::trainer

@@ -27,7 +27,32 @@ Block::Block(const BuildContext& build, int index, bool is_moe)
   }
 }
 
-absl::Status Block::Forward(const Context& context, ConstTensorView x, TensorView y) {
+absl::Status Block::Forward(const Context& context, int phase, ConstTensorView x, TensorView y) {
+  Tape& tape = context.tape;
+  switch (static_cast<Phase>(phase)) {
+    case kAttention:
+      ForwardAttention(context, x);
+      if (moe_ != nullptr) {
+        moe_->Route(context, tape.Get(h2_));
+      } else {
+        mlp_->Forward(context, tape.Get(h2_), y);
+        FinishForward(context, y);
+      }
+      break;
+    case kDispatch:
+      return moe_->Dispatch(context, tape.Get(h2_));
+    case kExperts:
+      moe_->Experts(context, tape.Get(h2_), y);
+      break;
+    case kCombine:
+      RETURN_IF_ERROR(moe_->Combine(context, y));
+      FinishForward(context, y);
+      break;
+  }
+  return absl::OkStatus();
+}
+
+void Block::ForwardAttention(const Context& context, ConstTensorView x) {
   Tape& tape = context.tape;
   const int64_t tokens = context.batch.num_tokens();
   TensorView h1 = context.NewRows(h1_, hidden_);
@@ -45,17 +70,12 @@ absl::Status Block::Forward(const Context& context, ConstTensorView x, TensorVie
                                     .eps = eps_,
                                     .residual = x,
                                     .residual_out = middle});
-  if (moe_ != nullptr) {
-    RETURN_IF_ERROR(moe_->Forward(context, h2, y));
-  } else {
-    mlp_->Forward(context, h2, y);
-  }
-  kernels::Add(context.stream, {.a = middle, .b = y, .y = y});
-  if (recompute_norm_) {
-    tape.Free(h1_);
-    tape.Free(h2_);
-  }
-  return absl::OkStatus();
+  if (recompute_norm_) tape.Free(h1_);
+}
+
+void Block::FinishForward(const Context& context, TensorView y) {
+  kernels::Add(context.stream, {.a = context.tape.Get(middle_), .b = y, .y = y});
+  if (recompute_norm_) context.tape.Free(h2_);
 }
 
 // Normalises again: the same bits as in forward.
@@ -73,17 +93,31 @@ void Block::RestoreNormed(const Context& context, ConstTensorView x) {
                                     .eps = eps_});
 }
 
-absl::Status Block::BackwardInput(const Context& context, ConstTensorView x, ConstTensorView dy,
-                                  TensorView dx) {
+absl::Status Block::BackwardInput(const Context& context, int phase, ConstTensorView x,
+                                  ConstTensorView dy, TensorView dx) {
+  Tape& tape = context.tape;
+  switch (static_cast<Phase>(phase)) {
+    case kCombine:
+      return moe_->BackwardCombine(context, dy);
+    case kExperts:
+      moe_->BackwardExperts(context, dy, context.NewRows(d_h2_, hidden_));
+      break;
+    case kDispatch:
+      return moe_->BackwardDispatch(context, tape.Get(d_h2_));
+    case kAttention:
+      if (moe_ == nullptr) mlp_->BackwardInput(context, dy, context.NewRows(d_h2_, hidden_));
+      BackwardAttention(context, x, dy, dx);
+      break;
+  }
+  return absl::OkStatus();
+}
+
+void Block::BackwardAttention(const Context& context, ConstTensorView x, ConstTensorView dy,
+                              TensorView dx) {
   Tape& tape = context.tape;
   if (recompute_norm_) RestoreNormed(context, x);
-  TensorView d_h2 = context.NewRows(d_h2_, hidden_), d_middle = context.NewRows(d_middle_, hidden_);
-  if (moe_ != nullptr) {
-    RETURN_IF_ERROR(moe_->BackwardInput(context, dy, d_h2));
-  } else {
-    mlp_->BackwardInput(context, dy, d_h2);
-  }
-  kernels::RmsNormBackwardInput(context.stream, {.dy = d_h2,
+  TensorView d_middle = context.NewRows(d_middle_, hidden_);
+  kernels::RmsNormBackwardInput(context.stream, {.dy = tape.Get(d_h2_),
                                                  .x = tape.Get(middle_),
                                                  .w = mlp_norm_->value,
                                                  .inverse_rms = tape.Get(rms2_),
@@ -97,11 +131,13 @@ absl::Status Block::BackwardInput(const Context& context, ConstTensorView x, Con
                                                  .inverse_rms = tape.Get(rms1_),
                                                  .dx = dx,
                                                  .dx_add = d_middle});
-  return absl::OkStatus();
 }
 
-void Block::BackwardWeight(const Context& context, ConstTensorView x, ConstTensorView dy) {
+void Block::BackwardWeight(const Context& context, int phase, ConstTensorView x,
+                           ConstTensorView dy) {
   Tape& tape = context.tape;
+  if (phase == kExperts) moe_->BackwardExpertWeights(context);
+  if (phase != kAttention) return;
   if (moe_ != nullptr) {
     moe_->BackwardWeight(context, tape.Get(h2_), dy);
   } else {

@@ -1,5 +1,8 @@
 // One pre-norm decoder layer: x + attention(norm(x)), then that + mlp(norm(that)).   T tokens, H
 // hidden
+//
+// An MoE layer has four phases: attention with the gate | dispatch | experts | combine; the second
+// and the fourth communicate. A dense layer has one.
 #pragma once
 
 #include <memory>
@@ -28,15 +31,27 @@ class Block {
   // Layer `index`; MoE when `is_moe`.
   Block(const BuildContext& build, int index, bool is_moe);
 
-  absl::Status Forward(const Context& context, ConstTensorView x, TensorView y);
-  // x and dy must live until BackwardWeight.
-  absl::Status BackwardInput(const Context& context, ConstTensorView x, ConstTensorView dy,
-                             TensorView dx);
-  void BackwardWeight(const Context& context, ConstTensorView x, ConstTensorView dy);
+  int NumPhases() const { return moe_ != nullptr ? 4 : 1; }
+  kernels::StreamRole RoleOf(int phase) const {
+    return phase % 2 == 0 ? kernels::StreamRole::kCompute : kernels::StreamRole::kComm;
+  }
+  // Phases ascend. y is written in the last ones.
+  absl::Status Forward(const Context& context, int phase, ConstTensorView x, TensorView y);
+  // Phases descend; dx is needed in phase 0 only. x and dy must live until BackwardWeight of phase
+  // 0.
+  absl::Status BackwardInput(const Context& context, int phase, ConstTensorView x,
+                             ConstTensorView dy, TensorView dx);
+  // Phases descend, each some time after its BackwardInput.
+  void BackwardWeight(const Context& context, int phase, ConstTensorView x, ConstTensorView dy);
   void ForEachLinear(const LinearVisitor& visit);
   MoeLayer* moe() { return moe_.get(); }  // null for a dense layer
 
  private:
+  enum Phase : int { kAttention, kDispatch, kExperts, kCombine };
+  void ForwardAttention(const Context& context, ConstTensorView x);
+  void BackwardAttention(const Context& context, ConstTensorView x, ConstTensorView dy,
+                         TensorView dx);
+  void FinishForward(const Context& context, TensorView y);
   void RestoreNormed(const Context& context, ConstTensorView x);
 
   const int64_t hidden_;

@@ -80,8 +80,9 @@ MoeLayer::MoeLayer(const ModelConfig& config, const std::string& prefix,
     shared_ = std::make_unique<Mlp>(prefix + "shared_experts.", hidden_,
                                     config.n_shared_experts() * width_, recompute, store, layout);
   }
-  for (SlotId* slot : {&logits_, &scores_, &expert_of_, &weights_, &load_, &balance_, &z_, &rows_,
-                       &gate_up_slot_, &activated_, &returned_, &d_out_, &d_gate_up_, &d_logits_}) {
+  for (SlotId* slot :
+       {&logits_, &scores_, &expert_of_, &weights_, &load_, &balance_, &z_, &rows_, &gate_up_slot_,
+        &activated_, &out_, &returned_, &d_out_, &d_weights_, &d_gate_up_, &d_rows_, &d_logits_}) {
     *slot = layout.NewSlot();
   }
 }
@@ -124,37 +125,50 @@ TensorView MoeLayer::NewExpertRows(const Context& context, SlotId slot, int64_t 
   return context.tape.New(slot, context.dtype, {context.tape.plan(plan_).num_received, width});
 }
 
-absl::Status MoeLayer::Forward(const Context& context, ConstTensorView x, TensorView y) {
+absl::Status MoeLayer::Dispatch(const Context& context, ConstTensorView x) {
   Tape& tape = context.tape;
-  Stream& stream = context.stream;
-  Route(context, x);
   parallel::ExchangePlan& plan = tape.plan(plan_);
-  RETURN_IF_ERROR(exchange_.Plan(tape.Get(expert_of_), stream, plan));
-  TensorView rows = NewExpertRows(context, rows_, hidden_);
-  RETURN_IF_ERROR(exchange_.Dispatch(plan, x, rows, stream));
-  TensorView gate_up = NewExpertRows(context, gate_up_slot_, 2 * width_);
-  TensorView activated = NewExpertRows(context, activated_, width_);
-  gate_up_.GroupedForward(context, rows, plan.offsets, gate_up);
-  kernels::Swiglu(stream, {.gate_up = gate_up, .y = activated});
-  Temporary out(context.pool, context.dtype, {plan.num_received, hidden_});
-  down_.GroupedForward(context, activated, plan.offsets, out.view());
-  if (recompute_) tape.Free(activated_);
-  if (shared_ != nullptr) shared_->Forward(context, x, y);
-  const int64_t sent = context.batch.num_tokens() * router_.experts_per_token;
-  TensorView returned = tape.New(returned_, context.dtype, {sent, hidden_});
-  return exchange_.Combine(plan, out.view(), tape.Get(weights_),
-                           shared_ != nullptr ? y : TensorView(), returned, y, stream);
+  RETURN_IF_ERROR(exchange_.Plan(tape.Get(expert_of_), context.stream, plan));
+  return exchange_.Dispatch(plan, x, NewExpertRows(context, rows_, hidden_), context.stream);
 }
 
-absl::Status MoeLayer::BackwardInput(const Context& context, ConstTensorView dy, TensorView dx) {
+void MoeLayer::Experts(const Context& context, ConstTensorView x, TensorView y) {
+  Tape& tape = context.tape;
+  const ConstTensorView offsets = tape.plan(plan_).offsets;
+  TensorView gate_up = NewExpertRows(context, gate_up_slot_, 2 * width_);
+  TensorView activated = NewExpertRows(context, activated_, width_);
+  gate_up_.GroupedForward(context, tape.Get(rows_), offsets, gate_up);
+  kernels::Swiglu(context.stream, {.gate_up = gate_up, .y = activated});
+  down_.GroupedForward(context, activated, offsets, NewExpertRows(context, out_, hidden_));
+  if (recompute_) tape.Free(activated_);
+  if (shared_ != nullptr) shared_->Forward(context, x, y);
+}
+
+absl::Status MoeLayer::Combine(const Context& context, TensorView y) {
+  Tape& tape = context.tape;
+  const int64_t sent = context.batch.num_tokens() * router_.experts_per_token;
+  TensorView returned = tape.New(returned_, context.dtype, {sent, hidden_});
+  RETURN_IF_ERROR(exchange_.Combine(tape.plan(plan_), tape.Get(out_), tape.Get(weights_),
+                                    shared_ != nullptr ? y : TensorView(), returned, y,
+                                    context.stream));
+  tape.Free(out_);
+  return absl::OkStatus();
+}
+
+absl::Status MoeLayer::BackwardCombine(const Context& context, ConstTensorView dy) {
+  Tape& tape = context.tape;
+  TensorView d_out = NewExpertRows(context, d_out_, hidden_);
+  TensorView d_weights = tape.New(d_weights_, DType::kF32, tape.Get(weights_).shape());
+  RETURN_IF_ERROR(exchange_.CombineBackward(tape.plan(plan_), dy, tape.Get(returned_),
+                                            tape.Get(weights_), d_out, d_weights, context.stream));
+  tape.Free(returned_);
+  return absl::OkStatus();
+}
+
+void MoeLayer::BackwardExperts(const Context& context, ConstTensorView dy, TensorView dx) {
   Tape& tape = context.tape;
   Stream& stream = context.stream;
   const parallel::ExchangePlan& plan = tape.plan(plan_);
-  TensorView d_out = NewExpertRows(context, d_out_, hidden_);
-  Temporary dweights(context.pool, DType::kF32, tape.Get(weights_).shape());
-  RETURN_IF_ERROR(exchange_.CombineBackward(plan, dy, tape.Get(returned_), tape.Get(weights_),
-                                            d_out, dweights.view(), stream));
-  tape.Free(returned_);
   if (recompute_) {
     kernels::Swiglu(stream, {.gate_up = tape.Get(gate_up_slot_),
                              .y = NewExpertRows(context, activated_, width_)});
@@ -162,25 +176,30 @@ absl::Status MoeLayer::BackwardInput(const Context& context, ConstTensorView dy,
   TensorView d_gate_up = NewExpertRows(context, d_gate_up_, 2 * width_);
   {
     Temporary d_activated(context.pool, context.dtype, {plan.num_received, width_});
-    down_.GroupedBackwardInput(context, d_out, plan.offsets, d_activated.view());
+    down_.GroupedBackwardInput(context, tape.Get(d_out_), plan.offsets, d_activated.view());
     kernels::SwigluBackward(
         stream,
         {.dy = d_activated.view(), .gate_up = tape.Get(gate_up_slot_), .dgate_up = d_gate_up});
   }
   tape.Free(gate_up_slot_);
-  Temporary d_rows(context.pool, context.dtype, {plan.num_received, hidden_});
-  gate_up_.GroupedBackwardInput(context, d_gate_up, plan.offsets, d_rows.view());
-  RETURN_IF_ERROR(BackwardRouter(context, dweights.view(), dx));
-  if (shared_ != nullptr) {
-    Temporary d_shared(context.pool, context.dtype, dx.shape());
-    shared_->BackwardInput(context, dy, d_shared.view());
-    kernels::Add(stream, {.a = d_shared.view(), .b = dx, .y = dx});
-  }
-  return exchange_.DispatchBackward(plan, d_rows.view(), dx, dx, stream);
+  gate_up_.GroupedBackwardInput(context, d_gate_up, plan.offsets,
+                                NewExpertRows(context, d_rows_, hidden_));
+  BackwardRouter(context, dx);
+  if (shared_ == nullptr) return;
+  Temporary d_shared(context.pool, context.dtype, dx.shape());
+  shared_->BackwardInput(context, dy, d_shared.view());
+  kernels::Add(stream, {.a = d_shared.view(), .b = dx, .y = dx});
 }
 
-absl::Status MoeLayer::BackwardRouter(const Context& context, ConstTensorView dweights,
-                                      TensorView dx) {
+absl::Status MoeLayer::BackwardDispatch(const Context& context, TensorView dx) {
+  Tape& tape = context.tape;
+  RETURN_IF_ERROR(
+      exchange_.DispatchBackward(tape.plan(plan_), tape.Get(d_rows_), dx, dx, context.stream));
+  tape.Free(d_rows_);
+  return absl::OkStatus();
+}
+
+void MoeLayer::BackwardRouter(const Context& context, TensorView dx) {
   Tape& tape = context.tape;
   const Shape shape = tape.Get(logits_).shape();
   Temporary d_logits(context.pool, DType::kF32, shape);
@@ -188,7 +207,7 @@ absl::Status MoeLayer::BackwardRouter(const Context& context, ConstTensorView dw
                                            .logits = tape.Get(logits_),
                                            .scores = tape.Get(scores_),
                                            .expert_of = tape.Get(expert_of_),
-                                           .dweights = dweights,
+                                           .dweights = tape.Get(d_weights_),
                                            .starts = context.batch.sequence_starts,
                                            .load = tape.Get(load_),
                                            .dlogits = d_logits.view(),
@@ -198,18 +217,23 @@ absl::Status MoeLayer::BackwardRouter(const Context& context, ConstTensorView dw
   TensorView rounded = tape.New(d_logits_, context.dtype, shape);
   kernels::Cast(context.stream, {.from = d_logits.view(), .to = rounded});
   gate_.BackwardInput(context, rounded, dx);
-  for (SlotId slot : {logits_, scores_, expert_of_, weights_, load_, balance_, z_}) tape.Free(slot);
-  return absl::OkStatus();
+  for (SlotId slot : {logits_, scores_, expert_of_, weights_, load_, balance_, z_, d_weights_}) {
+    tape.Free(slot);
+  }
 }
 
-void MoeLayer::BackwardWeight(const Context& context, ConstTensorView x, ConstTensorView dy) {
+void MoeLayer::BackwardExpertWeights(const Context& context) {
   Tape& tape = context.tape;
   const ConstTensorView offsets = tape.plan(plan_).offsets;
   down_.GroupedBackwardWeight(context, tape.Get(d_out_), tape.Get(activated_), offsets);
   gate_up_.GroupedBackwardWeight(context, tape.Get(d_gate_up_), tape.Get(rows_), offsets);
+  for (SlotId slot : {d_out_, activated_, d_gate_up_, rows_}) tape.Free(slot);
+}
+
+void MoeLayer::BackwardWeight(const Context& context, ConstTensorView x, ConstTensorView dy) {
   if (shared_ != nullptr) shared_->BackwardWeight(context, x, dy);
-  gate_.BackwardWeight(context, tape.Get(d_logits_), x);
-  for (SlotId slot : {d_out_, activated_, d_gate_up_, rows_, d_logits_}) tape.Free(slot);
+  gate_.BackwardWeight(context, context.tape.Get(d_logits_), x);
+  context.tape.Free(d_logits_);
 }
 
 void MoeLayer::ForEachLinear(const LinearVisitor& visit) {

@@ -26,8 +26,19 @@ class MoeLayer {
   // The gate's state: selection bias and token counts.
   absl::Status Allocate(kernels::DeviceContext& device);
 
-  absl::Status Forward(const Context& context, ConstTensorView x, TensorView y);
-  absl::Status BackwardInput(const Context& context, ConstTensorView dy, TensorView dx);
+  // The forward in four steps, so that they can run on two streams: Route and Experts compute,
+  // Dispatch and Combine communicate. x and y are the same tensors in all of them.
+  void Route(const Context& context, ConstTensorView x);
+  absl::Status Dispatch(const Context& context, ConstTensorView x);
+  void Experts(const Context& context, ConstTensorView x, TensorView y);
+  absl::Status Combine(const Context& context, TensorView y);
+  // The backward: BackwardExperts computes (experts, gate and shared experts), the others
+  // communicate. dx is whole after BackwardDispatch.
+  absl::Status BackwardCombine(const Context& context, ConstTensorView dy);
+  void BackwardExperts(const Context& context, ConstTensorView dy, TensorView dx);
+  absl::Status BackwardDispatch(const Context& context, TensorView dx);
+  // Weight gradients: of the routed experts, after BackwardExperts; then of the rest.
+  void BackwardExpertWeights(const Context& context);
   void BackwardWeight(const Context& context, ConstTensorView x, ConstTensorView dy);
   void ForEachLinear(const LinearVisitor& visit);
 
@@ -48,12 +59,11 @@ class MoeLayer {
   ConstTensorView scores(const Context& context) const {
     return context.tape.Get(scores_);
   }  // [T, E] f32
-  // What the gate chose, for parity reports; valid until the end of BackwardInput.
+  // What the gate chose, for parity reports; valid until BackwardExperts.
   ConstTensorView expert_of(const Context& context) const { return context.tape.Get(expert_of_); }
 
  private:
-  void Route(const Context& context, ConstTensorView x);
-  absl::Status BackwardRouter(const Context& context, ConstTensorView dweights, TensorView dx);
+  void BackwardRouter(const Context& context, TensorView dx);
   TensorView NewExpertRows(const Context& context, SlotId slot, int64_t width) const;
 
   const std::string prefix_;
@@ -68,7 +78,7 @@ class MoeLayer {
   TensorView bias_, counts_, eval_counts_;
   int plan_;
   SlotId logits_, scores_, expert_of_, weights_, load_, balance_, z_, rows_, gate_up_slot_,
-      activated_, returned_, d_out_, d_gate_up_, d_logits_;
+      activated_, out_, returned_, d_out_, d_weights_, d_gate_up_, d_rows_, d_logits_;
 };
 
 }  // namespace sluice::trainer

@@ -34,7 +34,17 @@ MtpModule::MtpModule(const BuildContext& build, int index, Parameter& embedding,
   }
 }
 
-absl::Status MtpModule::Forward(const Context& context, ConstTensorView h, TensorView loss) {
+absl::Status MtpModule::Forward(const Context& context, int phase, ConstTensorView h,
+                                TensorView loss) {
+  if (phase == block_.NumPhases()) {
+    ForwardHead(context, loss);
+    return absl::OkStatus();
+  }
+  if (phase == 0) JoinInputs(context, h);
+  return block_.Forward(context, phase, context.tape.Get(projected_), context.tape.Get(out_));
+}
+
+void MtpModule::JoinInputs(const Context& context, ConstTensorView h) {
   Tape& tape = context.tape;
   const int64_t tokens = context.batch.num_tokens();
   TensorView embedded = context.NewRows(embedded_, hidden_),
@@ -52,30 +62,46 @@ absl::Status MtpModule::Forward(const Context& context, ConstTensorView h, Tenso
                                     .y = joined.Columns(hidden_, hidden_),
                                     .inverse_rms = tape.New(hidden_rms_, DType::kF32, {tokens}),
                                     .eps = eps_});
-  TensorView projected = context.NewRows(projected_, hidden_), out = context.NewRows(out_, hidden_);
-  projection_.Forward(context, joined, projected);
-  RETURN_IF_ERROR(block_.Forward(context, projected, out));
+  projection_.Forward(context, joined, context.NewRows(projected_, hidden_));
+  context.NewRows(out_, hidden_);
+}
+
+void MtpModule::ForwardHead(const Context& context, TensorView loss) {
+  Tape& tape = context.tape;
   TensorView normed = context.NewRows(normed_, hidden_);
-  kernels::RmsNorm(context.stream, {.x = out,
-                                    .w = final_norm_->value,
-                                    .y = normed,
-                                    .inverse_rms = tape.New(final_rms_, DType::kF32, {tokens}),
-                                    .eps = eps_});
+  kernels::RmsNorm(context.stream,
+                   {.x = tape.Get(out_),
+                    .w = final_norm_->value,
+                    .y = normed,
+                    .inverse_rms = tape.New(final_rms_, DType::kF32, {context.batch.num_tokens()}),
+                    .eps = eps_});
   head_.Loss(context,
              {.h = normed,
               .targets = context.batch.mtp_targets[index_],
               .scale = context.scales.mtp,
               .loss = loss,
               .dh = context.training ? context.NewRows(d_normed_, hidden_) : TensorView()});
-  return absl::OkStatus();
 }
 
 ConstTensorView MtpModule::Hidden(const Context& context, bool before_norm) const {
   return context.tape.Get(before_norm ? out_ : normed_);
 }
 
-absl::Status MtpModule::BackwardInput(const Context& context, ConstTensorView h,
+absl::Status MtpModule::BackwardInput(const Context& context, int phase, ConstTensorView h,
                                       ConstTensorView d_next, TensorView dh) {
+  Tape& tape = context.tape;
+  if (phase == block_.NumPhases()) {
+    BackwardHead(context, d_next);
+    return absl::OkStatus();
+  }
+  const TensorView d_projected = phase == 0 ? context.NewRows(d_projected_, hidden_) : TensorView();
+  RETURN_IF_ERROR(
+      block_.BackwardInput(context, phase, tape.Get(projected_), tape.Get(d_out_), d_projected));
+  if (phase == 0) BackwardJoin(context, h, dh);
+  return absl::OkStatus();
+}
+
+void MtpModule::BackwardHead(const Context& context, ConstTensorView d_next) {
   Tape& tape = context.tape;
   TensorView d_normed = tape.Get(d_normed_), d_out = context.NewRows(d_out_, hidden_);
   const bool next_reads_out = !d_next.is_null() && before_norm_;
@@ -89,10 +115,12 @@ absl::Status MtpModule::BackwardInput(const Context& context, ConstTensorView h,
                                  .inverse_rms = tape.Get(final_rms_),
                                  .dx = d_out,
                                  .dx_add = next_reads_out ? d_next : ConstTensorView()});
-  TensorView d_projected = context.NewRows(d_projected_, hidden_);
-  RETURN_IF_ERROR(block_.BackwardInput(context, tape.Get(projected_), d_out, d_projected));
+}
+
+void MtpModule::BackwardJoin(const Context& context, ConstTensorView h, TensorView dh) {
+  Tape& tape = context.tape;
   TensorView d_joined = context.NewRows(d_joined_, 2 * hidden_);
-  projection_.BackwardInput(context, d_projected, d_joined);
+  projection_.BackwardInput(context, tape.Get(d_projected_), d_joined);
   kernels::RmsNormBackwardInput(context.stream, {.dy = d_joined.Columns(0, hidden_),
                                                  .x = tape.Get(embedded_),
                                                  .w = embedding_norm_->value,
@@ -103,17 +131,24 @@ absl::Status MtpModule::BackwardInput(const Context& context, ConstTensorView h,
                                                  .w = hidden_norm_->value,
                                                  .inverse_rms = tape.Get(hidden_rms_),
                                                  .dx = dh});
-  return absl::OkStatus();
 }
 
-void MtpModule::BackwardWeight(const Context& context, ConstTensorView h) {
+void MtpModule::BackwardWeight(const Context& context, int phase, ConstTensorView h) {
+  Tape& tape = context.tape;
+  if (phase == block_.NumPhases()) {
+    kernels::RmsNormBackwardWeight(context.stream, {.dy = tape.Get(d_normed_),
+                                                    .x = tape.Get(out_),
+                                                    .inverse_rms = tape.Get(final_rms_),
+                                                    .dw = final_norm_->gradient});
+    return;
+  }
+  block_.BackwardWeight(context, phase, tape.Get(projected_), tape.Get(d_out_));
+  if (phase == 0) BackwardJoinWeight(context, h);
+}
+
+void MtpModule::BackwardJoinWeight(const Context& context, ConstTensorView h) {
   Tape& tape = context.tape;
   Stream& stream = context.stream;
-  kernels::RmsNormBackwardWeight(stream, {.dy = tape.Get(d_normed_),
-                                          .x = tape.Get(out_),
-                                          .inverse_rms = tape.Get(final_rms_),
-                                          .dw = final_norm_->gradient});
-  block_.BackwardWeight(context, tape.Get(projected_), tape.Get(d_out_));
   projection_.BackwardWeight(context, tape.Get(d_projected_), tape.Get(joined_));
   ConstTensorView d_joined = tape.Get(d_joined_);
   kernels::RmsNormBackwardWeight(stream, {.dy = d_joined.Columns(0, hidden_),

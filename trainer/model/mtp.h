@@ -16,18 +16,30 @@ class MtpModule {
   // model.
   MtpModule(const BuildContext& build, int index, Parameter& embedding, LmHead& head);
 
-  // h [T, H]: hidden state of the previous depth. Losses go to loss [T] f32.
-  absl::Status Forward(const Context& context, ConstTensorView h, TensorView loss);
+  // The block's phases and one more, for the head.
+  int NumPhases() const { return block_.NumPhases() + 1; }
+  kernels::StreamRole RoleOf(int phase) const {
+    return phase < block_.NumPhases() ? block_.RoleOf(phase) : kernels::StreamRole::kCompute;
+  }
+  // h [T, H]: hidden state of the previous depth. The last phase writes the losses to loss [T] f32.
+  absl::Status Forward(const Context& context, int phase, ConstTensorView h, TensorView loss);
   // What the next depth reads: after the module's final norm, or before it.
   ConstTensorView Hidden(const Context& context, bool before_norm) const;
-  // d_next: gradient of Hidden() from the next depth, or null. dh [T, H]: gradient of h.
-  absl::Status BackwardInput(const Context& context, ConstTensorView h, ConstTensorView d_next,
-                             TensorView dh);
-  void BackwardWeight(const Context& context, ConstTensorView h);
+  // d_next: gradient of Hidden() from the next depth, or null, read in the last phase. dh [T, H]:
+  // gradient of h, written in phase 0.
+  absl::Status BackwardInput(const Context& context, int phase, ConstTensorView h,
+                             ConstTensorView d_next, TensorView dh);
+  void BackwardWeight(const Context& context, int phase, ConstTensorView h);
   void ForEachLinear(const LinearVisitor& visit);
   MoeLayer* moe() { return block_.moe(); }
 
  private:
+  void JoinInputs(const Context& context, ConstTensorView h);
+  void ForwardHead(const Context& context, TensorView loss);
+  void BackwardHead(const Context& context, ConstTensorView d_next);
+  void BackwardJoin(const Context& context, ConstTensorView h, TensorView dh);
+  void BackwardJoinWeight(const Context& context, ConstTensorView h);
+
   const int index_;
   const int64_t hidden_;
   const float eps_;

@@ -1,5 +1,6 @@
 #include "trainer/model/transformer_stage.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "kernels/core/status_macros.h"
@@ -54,21 +55,7 @@ TransformerStage::TransformerStage(const BuildContext& build, const StageSpec& s
     blocks_.push_back(std::make_unique<Block>(build, layer, IsMoe(config_, layer)));
     if (MoeLayer* moe = blocks_.back()->moe()) gates_.push_back({moe, layer - first_moe});
   }
-  if (spec.has_head) {
-    final_norm_ = &build.store.AddNorm("model.norm.weight", hidden_);
-    Parameter& head =
-        config_.tie_word_embeddings()
-            ? FindOrCopyEmbedding(build)
-            : build.store.AddTensor("lm_head.weight", {config_.vocab_size(), hidden_});
-    head_ = std::make_unique<LmHead>(head);
-    for (int depth = 0; depth < config_.num_nextn_predict_layers(); ++depth) {
-      embedding_ = &FindOrCopyEmbedding(build);
-      mtp_.push_back(std::make_unique<MtpModule>(build, depth, *embedding_, *head_));
-      if (MoeLayer* moe = mtp_.back()->moe())
-        gates_.push_back({moe, config_.num_hidden_layers() - first_moe + depth});
-      d_mtp_.push_back(layout.NewSlot());
-    }
-  }
+  if (spec.has_head) BuildHead(build, first_moe);
   const auto collect = [this](Linear& linear) { linears_.push_back(&linear); };
   for (auto& block : blocks_) block->ForEachLinear(collect);
   if (head_ != nullptr) collect(head_->linear());
@@ -78,6 +65,38 @@ TransformerStage::TransformerStage(const BuildContext& build, const StageSpec& s
     d_.push_back(layout.NewSlot());
   }
   for (SlotId* slot : {&normed_, &final_rms_, &d_normed_, &loss_}) *slot = layout.NewSlot();
+  ListPhases();
+}
+
+void TransformerStage::BuildHead(const BuildContext& build, int first_moe) {
+  final_norm_ = &build.store.AddNorm("model.norm.weight", hidden_);
+  Parameter& head = config_.tie_word_embeddings()
+                        ? FindOrCopyEmbedding(build)
+                        : build.store.AddTensor("lm_head.weight", {config_.vocab_size(), hidden_});
+  head_ = std::make_unique<LmHead>(head);
+  for (int depth = 0; depth < config_.num_nextn_predict_layers(); ++depth) {
+    embedding_ = &FindOrCopyEmbedding(build);
+    mtp_.push_back(std::make_unique<MtpModule>(build, depth, *embedding_, *head_));
+    if (MoeLayer* moe = mtp_.back()->moe()) {
+      gates_.push_back({moe, config_.num_hidden_layers() - first_moe + depth});
+    }
+    d_mtp_.push_back(layout_.NewSlot());
+  }
+}
+
+void TransformerStage::ListPhases() {
+  if (spec_.has_embedding) phases_.push_back({.part = Part::kEmbedding});
+  for (int i = 0; i < static_cast<int>(blocks_.size()); ++i) {
+    for (int phase = 0; phase < blocks_[i]->NumPhases(); ++phase) {
+      phases_.push_back({Part::kBlock, i, phase, blocks_[i]->RoleOf(phase)});
+    }
+  }
+  if (spec_.has_head) phases_.push_back({.part = Part::kHead});
+  for (int depth = 0; depth < static_cast<int>(mtp_.size()); ++depth) {
+    for (int phase = 0; phase < mtp_[depth]->NumPhases(); ++phase) {
+      phases_.push_back({Part::kMtp, depth, phase, mtp_[depth]->RoleOf(phase)});
+    }
+  }
 }
 
 absl::Status TransformerStage::Allocate() {
@@ -96,6 +115,7 @@ void TransformerStage::BeginStep(const std::vector<MicrobatchInput>* inputs,
   scales_ = scales;
   training_ = training;
   sums_ = sums;
+  pending_.clear();
   if (active_.size() < inputs->size()) active_.resize(inputs->size());
   weights_done_.assign(active_.size(), false);
   // A step that ended in an error leaves tapes behind.
@@ -119,50 +139,77 @@ void TransformerStage::RecycleTape(int microbatch) {
   spare_.push_back(std::move(active_[microbatch]));
 }
 
-Context TransformerStage::MakeContext(int microbatch) {
-  return Context{stream_,   pool_, TapeOf(microbatch), (*inputs_)[microbatch], scales_,
-                 training_, dtype_};
+Context TransformerStage::MakeContext(int microbatch, kernels::StreamRole role) {
+  pool_.Enter(role);
+  return Context{device_.stream(role),
+                 pool_,
+                 TapeOf(microbatch),
+                 (*inputs_)[microbatch],
+                 scales_,
+                 training_,
+                 dtype_};
 }
 
-absl::Status TransformerStage::Forward(int microbatch, int /*phase*/) {
-  const Context context = MakeContext(microbatch);
-  Tape& tape = context.tape;
-  if (spec_.has_embedding) {
-    kernels::Embedding(stream_, {.tokens = context.batch.tokens,
-                                 .table = embedding_->value,
-                                 .y = context.NewRows(x_[0], hidden_)});
+absl::Status TransformerStage::Forward(int microbatch, int phase) {
+  const Phase& part = phases_[phase];
+  const Context context = MakeContext(microbatch, part.role);
+  switch (part.part) {
+    case Part::kEmbedding:
+      kernels::Embedding(stream_, {.tokens = context.batch.tokens,
+                                   .table = embedding_->value,
+                                   .y = context.NewRows(x_[0], hidden_)});
+      break;
+    case Part::kBlock:
+      RETURN_IF_ERROR(ForwardBlock(context, part.index, part.phase));
+      break;
+    case Part::kHead:
+      RETURN_IF_ERROR(ForwardHead(context));
+      break;
+    case Part::kMtp:
+      RETURN_IF_ERROR(ForwardMtp(context, part.index, part.phase));
+      break;
   }
-  for (size_t i = 0; i < blocks_.size(); ++i) {
-    const int layer = spec_.first_layer + static_cast<int>(i);
-    RETURN_IF_ERROR(
-        blocks_[i]->Forward(context, tape.Get(x_[i]), context.NewRows(x_[i + 1], hidden_)));
-    Visit("activation", layer, context, tape.Get(x_[i + 1]));
-    if (MoeLayer* moe = blocks_[i]->moe()) Visit("routes", layer, context, moe->expert_of(context));
+  if (spec_.has_head && phase + 1 == NumPhases()) {
+    context.tape.Free(loss_);
+    if (!training_) RecycleTape(microbatch);
   }
-  if (spec_.has_head) RETURN_IF_ERROR(ForwardHead(context, tape.Get(x_.back())));
-  RETURN_IF_ERROR(ReadGateLosses(context));
-  if (spec_.has_head && !training_) RecycleTape(microbatch);
   return absl::OkStatus();
 }
 
-void TransformerStage::Visit(const char* what, int layer, const Context& context,
-                             ConstTensorView rows) const {
-  if (row_visitor_) row_visitor_(what, layer, context.batch, rows);
+absl::Status TransformerStage::ForwardBlock(const Context& context, int index, int phase) {
+  Tape& tape = context.tape;
+  Block& block = *blocks_[index];
+  const int layer = spec_.first_layer + index;
+  if (phase == 0) context.NewRows(x_[index + 1], hidden_);
+  RETURN_IF_ERROR(block.Forward(context, phase, tape.Get(x_[index]), tape.Get(x_[index + 1])));
+  if (phase == 0 && block.moe() != nullptr) {
+    RETURN_IF_ERROR(ReadGateLosses(context, *block.moe()));
+    RETURN_IF_ERROR(Visit("routes", layer, context, block.moe()->expert_of(context)));
+  }
+  if (phase + 1 < block.NumPhases()) return absl::OkStatus();
+  return Visit("activation", layer, context, tape.Get(x_[index + 1]));
 }
 
-ConstTensorView TransformerStage::MtpInput(const Context& context, ConstTensorView x,
-                                           int depth) const {
+absl::Status TransformerStage::Visit(const char* what, int layer, const Context& context,
+                                     ConstTensorView rows) const {
+  if (!row_visitor_) return absl::OkStatus();
+  RETURN_IF_ERROR(context.stream.Synchronize());
+  row_visitor_(what, layer, context.batch, rows);
+  return absl::OkStatus();
+}
+
+ConstTensorView TransformerStage::MtpInput(const Context& context, int depth) const {
   const bool before_norm = config_.mtp_hidden_before_norm();
   if (depth > 0) return mtp_[depth - 1]->Hidden(context, before_norm);
-  return before_norm ? x : context.tape.Get(normed_);
+  return context.tape.Get(before_norm ? x_.back() : normed_);
 }
 
-absl::Status TransformerStage::ForwardHead(const Context& context, ConstTensorView x) {
+absl::Status TransformerStage::ForwardHead(const Context& context) {
   Tape& tape = context.tape;
   const int64_t tokens = context.batch.num_tokens();
   TensorView normed = context.NewRows(normed_, hidden_);
   TensorView loss = tape.New(loss_, DType::kF32, {tokens});
-  kernels::RmsNorm(stream_, {.x = x,
+  kernels::RmsNorm(stream_, {.x = tape.Get(x_.back()),
                              .w = final_norm_->value,
                              .y = normed,
                              .inverse_rms = tape.New(final_rms_, DType::kF32, {tokens}),
@@ -171,85 +218,106 @@ absl::Status TransformerStage::ForwardHead(const Context& context, ConstTensorVi
                         .targets = context.batch.targets,
                         .loss = loss,
                         .dh = training_ ? context.NewRows(d_normed_, hidden_) : TensorView()});
-  RETURN_IF_ERROR(AddSums(context, loss, sums_->loss));
-  if (head_visitor_) head_visitor_(context, {normed, loss, head_.get()});
-  for (int depth = 0; depth < static_cast<int>(mtp_.size()); ++depth) {
-    RETURN_IF_ERROR(mtp_[depth]->Forward(context, MtpInput(context, x, depth), loss));
-    if (MoeLayer* moe = mtp_[depth]->moe()) {
-      Visit("routes", config_.num_hidden_layers() + depth, context, moe->expert_of(context));
-    }
-    RETURN_IF_ERROR(AddSums(context, loss, sums_->mtp_loss));
-  }
-  tape.Free(loss_);
+  AddSums(context, loss, sums_->loss);
+  if (!head_visitor_) return absl::OkStatus();
+  RETURN_IF_ERROR(stream_.Synchronize());
+  head_visitor_(context, {normed, loss, head_.get()});
   return absl::OkStatus();
 }
 
-absl::Status TransformerStage::BackwardInput(int microbatch, int /*phase*/) {
-  const Context context = MakeContext(microbatch);
+absl::Status TransformerStage::ForwardMtp(const Context& context, int depth, int phase) {
+  MtpModule& mtp = *mtp_[depth];
+  RETURN_IF_ERROR(mtp.Forward(context, phase, MtpInput(context, depth), context.tape.Get(loss_)));
+  if (phase == 0 && mtp.moe() != nullptr) {
+    RETURN_IF_ERROR(ReadGateLosses(context, *mtp.moe()));
+    RETURN_IF_ERROR(Visit("routes", config_.num_hidden_layers() + depth, context,
+                          mtp.moe()->expert_of(context)));
+  }
+  if (phase + 1 == mtp.NumPhases()) AddSums(context, context.tape.Get(loss_), sums_->mtp_loss);
+  return absl::OkStatus();
+}
+
+absl::Status TransformerStage::BackwardInput(int microbatch, int phase) {
+  const Phase& part = phases_[phase];
+  const Context context = MakeContext(microbatch, part.role);
+  switch (part.part) {
+    case Part::kEmbedding:
+      return absl::OkStatus();
+    case Part::kBlock:
+      return BackwardBlock(context, part.index, part.phase);
+    case Part::kHead:
+      BackwardHead(context);
+      return absl::OkStatus();
+    case Part::kMtp:
+      return BackwardMtp(context, part.index, part.phase);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TransformerStage::BackwardBlock(const Context& context, int index, int phase) {
   Tape& tape = context.tape;
-  if (spec_.has_head) {
-    RETURN_IF_ERROR(
-        BackwardHead(context, tape.Get(x_.back()), context.NewRows(d_.back(), hidden_)));
-  }
-  for (size_t i = blocks_.size(); i-- > 0;) {
-    RETURN_IF_ERROR(blocks_[i]->BackwardInput(context, tape.Get(x_[i]), tape.Get(d_[i + 1]),
-                                              context.NewRows(d_[i], hidden_)));
-    Visit("gradient", spec_.first_layer + static_cast<int>(i), context, tape.Get(d_[i]));
-  }
-  return absl::OkStatus();
+  const TensorView dx = phase == 0 ? context.NewRows(d_[index], hidden_) : TensorView();
+  RETURN_IF_ERROR(blocks_[index]->BackwardInput(context, phase, tape.Get(x_[index]),
+                                                tape.Get(d_[index + 1]), dx));
+  if (phase > 0) return absl::OkStatus();
+  return Visit("gradient", spec_.first_layer + index, context, dx);
 }
 
-absl::Status TransformerStage::BackwardHead(const Context& context, ConstTensorView x,
-                                            TensorView dx) {
+absl::Status TransformerStage::BackwardMtp(const Context& context, int depth, int phase) {
+  const bool is_deepest = depth + 1 == static_cast<int>(mtp_.size());
+  return mtp_[depth]->BackwardInput(
+      context, phase, MtpInput(context, depth),
+      is_deepest ? ConstTensorView() : ConstTensorView(context.tape.Get(d_mtp_[depth + 1])),
+      phase == 0 ? context.NewRows(d_mtp_[depth], hidden_) : TensorView());
+}
+
+void TransformerStage::BackwardHead(const Context& context) {
   Tape& tape = context.tape;
   const bool before_norm = config_.mtp_hidden_before_norm();
   ConstTensorView d_hidden;  // gradient of what the first MTP module read
-  for (int depth = static_cast<int>(mtp_.size()) - 1; depth >= 0; --depth) {
-    TensorView dh = context.NewRows(d_mtp_[depth], hidden_);
-    RETURN_IF_ERROR(mtp_[depth]->BackwardInput(context, MtpInput(context, x, depth), d_hidden, dh));
-    d_hidden = dh;
-  }
+  if (!mtp_.empty()) d_hidden = tape.Get(d_mtp_[0]);
   TensorView d_normed = tape.Get(d_normed_);
   if (!d_hidden.is_null() && !before_norm) {
     kernels::Add(stream_, {.a = d_normed, .b = d_hidden, .y = d_normed});
   }
   kernels::RmsNormBackwardInput(stream_, {.dy = d_normed,
-                                          .x = x,
+                                          .x = tape.Get(x_.back()),
                                           .w = final_norm_->value,
                                           .inverse_rms = tape.Get(final_rms_),
-                                          .dx = dx,
+                                          .dx = context.NewRows(d_.back(), hidden_),
                                           .dx_add = before_norm ? d_hidden : ConstTensorView()});
-  return absl::OkStatus();
 }
 
-absl::Status TransformerStage::BackwardWeight(int microbatch, int /*phase*/) {
+absl::Status TransformerStage::BackwardWeight(int microbatch, int phase) {
   const Context context = MakeContext(microbatch);
   Tape& tape = context.tape;
-  if (spec_.has_head) BackwardHeadWeight(context, tape.Get(x_.back()));
-  for (size_t i = blocks_.size(); i-- > 0;) {
-    blocks_[i]->BackwardWeight(context, tape.Get(x_[i]), tape.Get(d_[i + 1]));
+  const Phase& part = phases_[phase];
+  switch (part.part) {
+    case Part::kEmbedding:
+      kernels::EmbeddingBackward(
+          stream_,
+          {.dy = tape.Get(d_[0]), .tokens = context.batch.tokens, .dtable = embedding_->gradient});
+      break;
+    case Part::kBlock:
+      blocks_[part.index]->BackwardWeight(context, part.phase, tape.Get(x_[part.index]),
+                                          tape.Get(d_[part.index + 1]));
+      break;
+    case Part::kHead:
+      kernels::RmsNormBackwardWeight(stream_, {.dy = tape.Get(d_normed_),
+                                               .x = tape.Get(x_.back()),
+                                               .inverse_rms = tape.Get(final_rms_),
+                                               .dw = final_norm_->gradient});
+      break;
+    case Part::kMtp:
+      // Deepest first: a module reads what the one before it keeps until its own turn.
+      mtp_[part.index]->BackwardWeight(context, part.phase, MtpInput(context, part.index));
+      break;
   }
-  if (spec_.has_embedding) {
-    kernels::EmbeddingBackward(
-        stream_,
-        {.dy = tape.Get(d_[0]), .tokens = context.batch.tokens, .dtable = embedding_->gradient});
-  }
+  if (phase > 0) return absl::OkStatus();
   // The gradient of the input may still have to be sent.
   weights_done_[microbatch] = true;
   if (spec_.has_embedding || !tape.Has(d_[0])) RecycleTape(microbatch);
   return absl::OkStatus();
-}
-
-void TransformerStage::BackwardHeadWeight(const Context& context, ConstTensorView x) {
-  Tape& tape = context.tape;
-  kernels::RmsNormBackwardWeight(stream_, {.dy = tape.Get(d_normed_),
-                                           .x = x,
-                                           .inverse_rms = tape.Get(final_rms_),
-                                           .dw = final_norm_->gradient});
-  // Deepest first: a module reads what the one before it keeps until its own turn.
-  for (int depth = static_cast<int>(mtp_.size()) - 1; depth >= 0; --depth) {
-    mtp_[depth]->BackwardWeight(context, MtpInput(context, x, depth));
-  }
 }
 
 absl::StatusOr<TensorView> TransformerStage::InputActivation(int microbatch) {
@@ -281,47 +349,58 @@ void TransformerStage::ReleaseInputGradient(int microbatch) {
   if (weights_done_[microbatch]) RecycleTape(microbatch);
 }
 
-absl::Status TransformerStage::ToHost(ConstTensorView view, void* host) {
-  device_.Copy(view, TensorView(host, view.dtype(), view.shape()), stream_);
-  return stream_.Synchronize();
+void TransformerStage::ReadLater(const Context& context, ConstTensorView view,
+                                 std::function<void(const char* bytes)> use) {
+  pending_.push_back({std::vector<char>(view.bytes()), std::move(use)});
+  device_.Copy(view, TensorView(pending_.back().bytes.data(), view.dtype(), view.shape()),
+               context.stream);
 }
 
-absl::Status TransformerStage::AddSums(const Context& context, ConstTensorView token_losses,
-                                       std::vector<double>& sums) {
-  const MicrobatchInput& batch = context.batch;
-  std::vector<float> losses(batch.num_tokens());
-  RETURN_IF_ERROR(ToHost(token_losses, losses.data()));
-  for (int64_t s = 0; s < batch.num_sequences; ++s) {
-    double sum = 0;
-    for (int64_t t = 0; t < batch.sequence_length; ++t)
-      sum += losses[s * batch.sequence_length + t];
-    sums[batch.first_sequence + s] += sum;
-  }
-  return absl::OkStatus();
+void TransformerStage::FinishStep() {
+  for (const PendingRead& read : pending_) read.use(read.bytes.data());
+  pending_.clear();
 }
 
-absl::Status TransformerStage::ReadGateLosses(const Context& context) {
-  const MicrobatchInput& batch = context.batch;
-  std::vector<double> values(batch.num_sequences);
-  for (const Gate& gate : gates_) {
-    RETURN_IF_ERROR(ToHost(gate.layer->balance(context), values.data()));
+void TransformerStage::AddSums(const Context& context, ConstTensorView token_losses,
+                               std::vector<double>& sums) {
+  ReadLater(context, token_losses, [&batch = context.batch, &sums](const char* bytes) {
+    const auto* losses = reinterpret_cast<const float*>(bytes);
     for (int64_t s = 0; s < batch.num_sequences; ++s) {
-      sums_->balance[(batch.first_sequence + s) * sums_->num_gates + gate.index] = values[s];
+      double sum = 0;
+      for (int64_t t = 0; t < batch.sequence_length; ++t) {
+        sum += losses[s * batch.sequence_length + t];
+      }
+      sums[batch.first_sequence + s] += sum;
     }
-    RETURN_IF_ERROR(ToHost(gate.layer->z(context), values.data()));
-    for (int64_t s = 0; s < batch.num_sequences; ++s) {
-      sums_->z[(batch.first_sequence + s) * sums_->num_gates + gate.index] = values[s];
-    }
-    if (!sums_->expert_share.empty()) RETURN_IF_ERROR(ReadExpertShares(context, gate));
-  }
-  return absl::OkStatus();
+  });
+}
+
+absl::Status TransformerStage::ReadGateLosses(const Context& context, MoeLayer& layer) {
+  const auto gate = std::find_if(gates_.begin(), gates_.end(),
+                                 [&](const Gate& one) { return one.layer == &layer; });
+  const auto into = [&](std::vector<double>& sums) {
+    return [&batch = context.batch, &sums, num_gates = sums_->num_gates,
+            index = gate->index](const char* bytes) {
+      const auto* values = reinterpret_cast<const double*>(bytes);
+      for (int64_t s = 0; s < batch.num_sequences; ++s) {
+        sums[(batch.first_sequence + s) * num_gates + index] = values[s];
+      }
+    };
+  };
+  ReadLater(context, layer.balance(context), into(sums_->balance));
+  ReadLater(context, layer.z(context), into(sums_->z));
+  return sums_->expert_share.empty() ? absl::OkStatus() : ReadExpertShares(context, *gate);
 }
 
 absl::Status TransformerStage::ReadExpertShares(const Context& context, const Gate& gate) {
   const MicrobatchInput& batch = context.batch;
   const int64_t experts = sums_->num_experts;
   std::vector<float> scores(batch.num_tokens() * experts);
-  RETURN_IF_ERROR(ToHost(gate.layer->scores(context), scores.data()));
+  // Read at once: the scores of all microbatches together would be large.
+  const ConstTensorView on_device = gate.layer->scores(context);
+  device_.Copy(on_device, TensorView(scores.data(), DType::kF32, on_device.shape()),
+               context.stream);
+  RETURN_IF_ERROR(context.stream.Synchronize());
   for (int64_t t = 0; t < batch.num_tokens(); ++t) {
     const int64_t sequence = batch.first_sequence + t / batch.sequence_length;
     double* share =

@@ -1,7 +1,9 @@
 // A run of decoder layers on one rank as a pipeline stage, with the embedding before the first and
-// the head after the last.
+// the head after the last. Its phases are those of its layers, and one each for embedding and head.
 #pragma once
 
+#include <deque>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -48,16 +50,18 @@ class TransformerStage : public parallel::Stage {
   // After the store's values changed.
   void Repack();
 
-  // The microbatches of the next Execute; `sums` receives their losses. Everything outlives the
-  // Execute.
+  // The microbatches of the next Execute; FinishStep adds their losses to `sums`. Everything
+  // outlives FinishStep.
   void BeginStep(const std::vector<MicrobatchInput>* inputs, const LossScales& scales,
                  bool training, SequenceSums* sums);
+  // After Execute, which synchronized the streams.
+  void FinishStep();
 
   // Before the first backward of the step.
   void SetGlobalLoad(ConstTensorView global_load) { scales_.global_load = global_load; }
 
-  int NumPhases() const override { return 1; }
-  kernels::StreamRole RoleOf(int /*phase*/) const override { return kernels::StreamRole::kCompute; }
+  int NumPhases() const override { return static_cast<int>(phases_.size()); }
+  kernels::StreamRole RoleOf(int phase) const override { return phases_[phase].role; }
   absl::Status Forward(int microbatch, int phase) override;
   absl::Status BackwardInput(int microbatch, int phase) override;
   absl::Status BackwardWeight(int microbatch, int phase) override;
@@ -85,19 +89,38 @@ class TransformerStage : public parallel::Stage {
   void set_head_visitor(HeadVisitor visitor) { head_visitor_ = std::move(visitor); }
 
  private:
-  Context MakeContext(int microbatch);
+  enum class Part : uint8_t { kEmbedding, kBlock, kHead, kMtp };
+  struct Phase {
+    Part part;
+    int index = 0, phase = 0;  // of the block or MTP module; of its phases
+    kernels::StreamRole role = kernels::StreamRole::kCompute;
+  };
+  // A tensor on its way to the host, and what to do with it there.
+  struct PendingRead {
+    std::vector<char> bytes;
+    std::function<void(const char* bytes)> use;
+  };
+
+  void BuildHead(const BuildContext& build, int first_moe);
+  void ListPhases();
+  // Whatever is enqueued with it goes to the stream of `role`.
+  Context MakeContext(int microbatch, kernels::StreamRole role = kernels::StreamRole::kCompute);
   Tape& TapeOf(int microbatch);
   void RecycleTape(int microbatch);
-  void Visit(const char* what, int layer, const Context& context, ConstTensorView rows) const;
-  absl::Status ForwardHead(const Context& context, ConstTensorView x);
-  absl::Status BackwardHead(const Context& context, ConstTensorView x, TensorView dx);
-  void BackwardHeadWeight(const Context& context, ConstTensorView x);
-  ConstTensorView MtpInput(const Context& context, ConstTensorView x, int depth) const;
-  absl::Status AddSums(const Context& context, ConstTensorView token_losses,
-                       std::vector<double>& sums);
-  absl::Status ReadGateLosses(const Context& context);
+  absl::Status Visit(const char* what, int layer, const Context& context,
+                     ConstTensorView rows) const;
+  absl::Status ForwardBlock(const Context& context, int index, int phase);
+  absl::Status ForwardHead(const Context& context);
+  absl::Status ForwardMtp(const Context& context, int depth, int phase);
+  absl::Status BackwardBlock(const Context& context, int index, int phase);
+  void BackwardHead(const Context& context);
+  absl::Status BackwardMtp(const Context& context, int depth, int phase);
+  ConstTensorView MtpInput(const Context& context, int depth) const;
+  void ReadLater(const Context& context, ConstTensorView view,
+                 std::function<void(const char* bytes)> use);
+  void AddSums(const Context& context, ConstTensorView token_losses, std::vector<double>& sums);
+  absl::Status ReadGateLosses(const Context& context, MoeLayer& layer);
   absl::Status ReadExpertShares(const Context& context, const Gate& gate);
-  absl::Status ToHost(ConstTensorView view, void* host);
 
   const ModelConfig& config_;
   const StageSpec spec_;
@@ -106,7 +129,7 @@ class TransformerStage : public parallel::Stage {
   kernels::DeviceContext& device_;
   ActivationPool& pool_;
   TapeLayout& layout_;
-  Stream& stream_;
+  Stream& stream_;                  // of computing
   Parameter* embedding_ = nullptr;  // also on the stage with MTP
   std::vector<std::unique_ptr<Block>> blocks_;
   Parameter* final_norm_ = nullptr;
@@ -114,6 +137,7 @@ class TransformerStage : public parallel::Stage {
   std::vector<std::unique_ptr<MtpModule>> mtp_;
   std::vector<Gate> gates_;
   std::vector<Linear*> linears_;
+  std::vector<Phase> phases_;
 
   std::vector<SlotId> x_, d_;  // inputs of the blocks and of what follows; their gradients
   SlotId normed_, final_rms_, d_normed_, loss_;
@@ -127,6 +151,7 @@ class TransformerStage : public parallel::Stage {
   RowVisitor row_visitor_;
   std::vector<std::unique_ptr<Tape>> active_, spare_;
   std::vector<bool> weights_done_;
+  std::deque<PendingRead> pending_;  // in the order in which they were enqueued
 };
 
 }  // namespace sluice::trainer
