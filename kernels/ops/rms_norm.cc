@@ -1,8 +1,8 @@
 #include "kernels/ops/rms_norm.h"
 
-#include "kernels/core/cpu_stream.h"
 #include "kernels/cpu/rms_norm.h"
 #include "kernels/ops/check_arguments.h"
+#include "kernels/ops/dispatch.h"
 
 namespace sluice::kernels {
 
@@ -18,7 +18,7 @@ void RmsNorm(Stream& stream, const RmsNormArgs& args) {
     CheckTensor(stream, "RmsNorm.residual", args.residual, shape, dtype);
     CheckTensor(stream, "RmsNorm.residual_out", args.residual_out, shape, dtype);
   }
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::RmsNorm(pool, args); });
+  RUN_OP(stream, RmsNorm, args);
 }
 
 void RmsNormBackwardInput(Stream& stream, const RmsNormBackwardInputArgs& args) {
@@ -34,7 +34,7 @@ void RmsNormBackwardInput(Stream& stream, const RmsNormBackwardInputArgs& args) 
   if (!args.dx_add.is_null()) {
     CheckTensor(stream, "RmsNormBackwardInput.dx_add", args.dx_add, shape, dtype);
   }
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::RmsNormBackwardInput(pool, args); });
+  RUN_OP(stream, RmsNormBackwardInput, args);
 }
 
 void RmsNormBackwardWeight(Stream& stream, const RmsNormBackwardWeightArgs& args) {
@@ -46,7 +46,7 @@ void RmsNormBackwardWeight(Stream& stream, const RmsNormBackwardWeightArgs& args
   CheckTensor(stream, "RmsNormBackwardWeight.inverse_rms", args.inverse_rms, {shape[0]},
               DType::kF32);
   CheckTensor(stream, "RmsNormBackwardWeight.dw", args.dw, {shape[1]}, DType::kF32);
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::RmsNormBackwardWeight(pool, args); });
+  RUN_OP(stream, RmsNormBackwardWeight, args);
 }
 
 }  // namespace sluice::kernels

@@ -1,6 +1,6 @@
 # sluice_room(NAME FOLDER [LINK target...] [EXCLUDE file...] [ONLY file...])
 #
-# One static library from the .cc and .proto files directly in FOLDER. Files are globbed with CONFIGURE_DEPENDS, so a new
+# One static library from the .cc, .cu and .proto files directly in FOLDER. Files are globbed with CONFIGURE_DEPENDS, so a new
 # file is built by the next `cmake --build`. A folder with no source yet becomes an interface library.
 set(SLUICE_WARNINGS -Wall -Wextra -Werror -Wno-missing-field-initializers)
 
@@ -19,7 +19,7 @@ function(sluice_room name folder)
       list(APPEND sources ${source})
     endforeach()
   else()
-    file(GLOB sources CONFIGURE_DEPENDS ${dir}/*.cc ${dir}/commands/*.cc)
+    file(GLOB sources CONFIGURE_DEPENDS ${dir}/*.cc ${dir}/*.cu ${dir}/commands/*.cc)
     file(GLOB protos CONFIGURE_DEPENDS ${dir}/*.proto)
     foreach(file ${ROOM_EXCLUDE})
       list(REMOVE_ITEM sources ${dir}/${file})
@@ -51,7 +51,9 @@ function(sluice_room name folder)
   target_include_directories(${name} PUBLIC ${PROJECT_SOURCE_DIR})
   target_include_directories(${name} SYSTEM PUBLIC ${CMAKE_BINARY_DIR}/protos)
   # No float contraction or reassociation the source does not spell out: the bits are part of the contract.
-  target_compile_options(${name} PRIVATE ${SLUICE_WARNINGS} -ffp-contract=off -fno-math-errno -fno-trapping-math)
+  set(options ${SLUICE_WARNINGS} -ffp-contract=off -fno-math-errno -fno-trapping-math)
+  target_compile_options(${name} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:${options}>"
+                         "$<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;--diag-suppress=940>")
   target_compile_options(${name} PUBLIC ${SLUICE_SANITIZE})
   target_link_options(${name} PUBLIC ${SLUICE_SANITIZE})
   target_link_libraries(${name} PUBLIC ${ROOM_LINK})

@@ -52,7 +52,7 @@ std::vector<std::string> AllowedFor(const SourceFile& file) {
       {"trainer/loop",
        {"kernels", "parallel", "data", "checkpoints", "trainer/model", "trainer/optim"}},
   };
-  if (folder == "kernels/ops" && file.has_suffix(".cc")) return {"kernels"};
+  if (folder == "kernels/ops" && file.has_any_suffix({".cc", "/dispatch.h"})) return {"kernels"};
   if (folder == "parallel/mesh") return plain;
   std::vector<std::string> allowed = plain;
   if (folder == "parallel/schedule") {
@@ -150,6 +150,24 @@ TEST(IncludeGraph, EveryEdgePointsDown) {
   EXPECT_GT(files, 30) << "the project was not found";
 }
 
+// Whether CUDA is built is known where a backend is chosen, and nowhere else.
+TEST(IncludeGraph, TheCudaMacroStaysWhereBackendsAreChosen) {
+  const std::vector<std::string> places = {"kernels/ops/dispatch.h", "kernels/create_device.cc",
+                                           "parallel/comm/create.cc",
+                                           "tests/lint/include_graph_test.cc"};
+  int found = 0;
+  for (const SourceFile& file : ReadSourceFiles(CodeFolders())) {
+    if (!file.has_any_suffix({".h", ".cc", ".cu", ".cuh"})) continue;
+    const bool has_macro = std::any_of(
+        file.lines.begin(), file.lines.end(),
+        [](const std::string& line) { return line.find("SLUICE_WITH_CUDA") != std::string::npos; });
+    if (has_macro) ++found;
+    EXPECT_TRUE(!has_macro || std::count(places.begin(), places.end(), file.path) == 1)
+        << file.path;
+  }
+  EXPECT_GE(found, 3);
+}
+
 TEST(IncludeGraph, APlantedEdgeIsNamedWithFileAndLine) {
   const auto of = [](const std::string& path, const std::string& line) {
     return Violations({.path = path, .lines = {"#pragma once", line}});
@@ -159,6 +177,10 @@ TEST(IncludeGraph, APlantedEdgeIsNamedWithFileAndLine) {
       std::vector<std::string>{"kernels/core/x.h:2: kernels/ops/cast.h is not below kernels/core"});
   EXPECT_EQ(of("kernels/ops/x.h", "#include \"kernels/cpu/target.h\"").size(), 1u);
   EXPECT_EQ(of("kernels/ops/x.cc", "#include \"kernels/cpu/target.h\"").size(), 0u);
+  EXPECT_EQ(of("kernels/ops/x.h", "#include \"kernels/cuda/ops.h\"").size(), 1u);
+  EXPECT_EQ(of("kernels/cuda/x.cu", "#include \"kernels/cpu/target.h\"").size(), 1u);
+  EXPECT_EQ(of("kernels/cuda/x.cu", "#include <cuda_bf16.h>").size(), 0u);
+  EXPECT_EQ(of("trainer/loop/x.cc", "#include <cuda_runtime_api.h>").size(), 1u);
   EXPECT_EQ(of("kernels/cpu/x.cc", "#include \"kernels/reference/x.h\"").size(), 1u);
   EXPECT_EQ(of("parallel/mesh/x.h", "#include \"kernels/core/tensor_view.h\"").size(), 1u);
   EXPECT_EQ(of("parallel/mesh/x.h", "#include \"kernels/core/check.h\"").size(), 0u);

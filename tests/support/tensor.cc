@@ -1,6 +1,7 @@
 #include "tests/support/tensor.h"
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 
@@ -61,15 +62,32 @@ void Store(const TensorView& view, int64_t offset, double value) {
   }
 }
 
+TensorMemory& CurrentMemory() {
+  static auto* const memory = new TensorMemory;
+  return *memory;
+}
+
+std::shared_ptr<char> AllocateZeroed(size_t bytes) {
+  const TensorMemory& memory = CurrentMemory();
+  if (memory.allocate == nullptr) {
+    // Aligned for every element type.
+    return {static_cast<char*>(std::calloc(bytes, 1)), std::free};
+  }
+  return {static_cast<char*>(memory.allocate(bytes)), memory.free};
+}
+
 }  // namespace
+
+void SetTensorMemory(const TensorMemory& memory) { CurrentMemory() = memory; }
 
 Tensor::Tensor(Shape shape, DType dtype, int64_t padding) {
   const int64_t width = shape.elements_per_row(), stride = width + padding;
   const int64_t rows = shape.rank() == 0 ? 1 : shape[0];
   const size_t bytes = static_cast<size_t>(rows * stride) * SizeOf(dtype);
-  // One word more: an empty tensor has an address too.
-  storage_ = std::make_shared<std::vector<uint64_t>>(bytes / sizeof(uint64_t) + 1);
-  view_ = TensorView(storage_->data(), dtype, shape, {}, stride);
+  // An empty tensor has an address too.
+  storage_bytes_ = bytes == 0 ? 1 : bytes;
+  storage_ = AllocateZeroed(storage_bytes_);
+  view_ = TensorView(storage_.get(), dtype, shape, CurrentMemory().device, stride);
   if (!IsFloat(dtype)) return;
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = width; c < stride; ++c) {
@@ -131,7 +149,7 @@ Tensor Tensor::To(DType dtype) const {
 
 Tensor Tensor::Clone() const {
   Tensor tensor(shape(), dtype(), view_.row_stride() - shape().elements_per_row());
-  *tensor.storage_ = *storage_;
+  std::memcpy(tensor.storage_.get(), storage_.get(), storage_bytes_);
   return tensor;
 }
 

@@ -1,7 +1,9 @@
-// A tensor that a test owns: memory on the CPU, with a view; rows may be strided.
+// A tensor that a test owns, with a view; rows may be strided.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <memory>
 #include <vector>
@@ -9,6 +11,16 @@
 #include "kernels/core/tensor_view.h"
 
 namespace sluice::testing {
+
+// Where tensors lie: on the CPU, or in memory that a device and the host both see. `allocate` gives
+// zero-filled bytes.
+struct TensorMemory {
+  kernels::DeviceId device;
+  std::function<void*(size_t bytes)> allocate;
+  std::function<void(void*)> free;
+};
+// For tensors made from now on; {} for the CPU.
+void SetTensorMemory(const TensorMemory& memory);
 
 class Tensor {
  public:
@@ -46,7 +58,8 @@ class Tensor {
 
  private:
   int64_t Offset(int64_t i) const;
-  std::shared_ptr<std::vector<uint64_t>> storage_;  // copies of a Tensor share it, as views do
+  std::shared_ptr<char> storage_;  // copies of a Tensor share it, as views do
+  size_t storage_bytes_ = 0;
   kernels::TensorView view_;
 };
 

@@ -152,7 +152,7 @@ absl::Status ValidateNames(RunConfig& c) {
                             c.mutable_schedule()));
   RETURN_IF_ERROR(
       Canonical("compute.precision", {"FP32", "BF16"}, c.mutable_compute()->mutable_precision()));
-  RETURN_IF_ERROR(Canonical("compute.device", {"cpu"}, c.mutable_compute()->mutable_device()));
+  RETURN_IF_ERROR(Canonical("compute.device", {"cpu", "cuda"}, c.mutable_compute()->mutable_device()));
   RETURN_IF_ERROR(
       Canonical("train.moment_dtype", {"FP32", "BF16"}, c.mutable_train()->mutable_moment_dtype()));
   RETURN_IF_ERROR(Canonical("train.lr.schedule", {"constant", "cosine", "wsd", "deepseek_v3"},

@@ -1,0 +1,116 @@
+#include "kernels/cuda/cuda_device.h"
+
+#include <cuda_runtime_api.h>
+
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/core/check.h"
+#include "kernels/core/status_macros.h"
+#include "kernels/cuda/cuda_stream.h"
+
+namespace sluice::kernels::cuda {
+namespace {
+
+constexpr int kWantedMajor = 9, kWantedMinor = 0;
+
+class CudaDevice : public DeviceContext {
+ public:
+  CudaDevice(const DeviceOptions& options, DeviceId id)
+      : id_(id), num_host_threads_(options.num_threads) {
+    memory_limit_bytes_ = options.memory_limit_bytes;
+    for (auto& stream : streams_) stream = std::make_unique<CudaStream>(id);
+  }
+  ~CudaDevice() override {
+    for (auto& stream : streams_) stream->Synchronize().IgnoreError();
+  }
+  DeviceId id() const override { return id_; }
+  int num_threads() const override { return num_host_threads_; }
+  Stream& stream(StreamRole role) override { return *streams_[static_cast<size_t>(role)]; }
+  std::unique_ptr<Event> CreateEvent() override { return std::make_unique<CudaEvent>(); }
+
+  void Copy(ConstTensorView from, TensorView to, Stream& stream) override {
+    CHECK_EQ(from.shape(), to.shape());
+    CHECK(from.dtype() == to.dtype());
+    if (from.num_elements() == 0) return;
+    CudaStream& cuda = CudaStream::From(stream);
+    if (from.is_contiguous() && to.is_contiguous()) {
+      cuda.Note(cudaMemcpyAsync(to.raw_mutable_data(), from.raw_data(), from.bytes(),
+                                cudaMemcpyDefault, cuda.handle()),
+                "copying");
+      return;
+    }
+    const size_t element = SizeOf(from.dtype());
+    const auto width = static_cast<size_t>(from.shape().elements_per_row()) * element;
+    cuda.Note(
+        cudaMemcpy2DAsync(to.raw_mutable_data(), static_cast<size_t>(to.row_stride()) * element,
+                          from.raw_data(), static_cast<size_t>(from.row_stride()) * element, width,
+                          static_cast<size_t>(from.extent(0)), cudaMemcpyDefault, cuda.handle()),
+        "copying rows");
+  }
+
+ protected:
+  void* AllocateBytes(size_t bytes) override {
+    void* data = nullptr;
+    if (cudaMalloc(&data, bytes) != cudaSuccess) {
+      cudaGetLastError();  // out of memory is reported by the caller
+      return nullptr;
+    }
+    const cudaError_t code = cudaMemset(data, 0, bytes);
+    CHECK(code == cudaSuccess) << cudaGetErrorString(code);
+    // cudaMemset may return before it is done, and our streams do not wait for the default one.
+    CHECK(cudaStreamSynchronize(nullptr) == cudaSuccess);
+    return data;
+  }
+  void FreeBytes(void* data, size_t) override { cudaFree(data); }
+
+ private:
+  const DeviceId id_;
+  const int num_host_threads_;
+  std::unique_ptr<CudaStream> streams_[kNumStreamRoles];
+};
+
+absl::Status CheckCapability(int device) {
+  int major = 0, minor = 0;
+  RETURN_IF_ERROR(StatusOf(
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "attributes"));
+  RETURN_IF_ERROR(StatusOf(
+      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "attributes"));
+  if (major == kWantedMajor && minor == kWantedMinor) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("device cuda: compute capability of device ", device, ": found ", major, ".",
+                   minor, ", wanted ", kWantedMajor, ".", kWantedMinor, " (Hopper)"));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<DeviceContext>> CreateCudaDevice(const DeviceOptions& options) {
+  if (options.num_threads < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("threads per rank: found ", options.num_threads, ", wanted at least 1"));
+  }
+  int count = 0;
+  const cudaError_t code = cudaGetDeviceCount(&count);
+  if (code != cudaSuccess || count == 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("device cuda: found no usable GPU (",
+                     code == cudaSuccess ? "the driver lists none" : cudaGetErrorString(code),
+                     "), wanted one of compute capability 9.0 and its driver"));
+  }
+  constexpr int kDevice = 0;  // the launcher shows each rank its own by CUDA_VISIBLE_DEVICES
+  RETURN_IF_ERROR(CheckCapability(kDevice));
+  RETURN_IF_ERROR(StatusOf(cudaSetDevice(kDevice), "choosing the device"));
+  return std::make_unique<CudaDevice>(options,
+                                      DeviceId{.type = DeviceType::kCuda, .index = kDevice});
+}
+
+void* AllocateManaged(size_t bytes) {
+  void* data = nullptr;
+  if (cudaMallocManaged(&data, bytes, cudaMemAttachGlobal) != cudaSuccess) return nullptr;
+  std::memset(data, 0, bytes);
+  return data;
+}
+
+void FreeManaged(void* data) { cudaFree(data); }
+
+}  // namespace sluice::kernels::cuda

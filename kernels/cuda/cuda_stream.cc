@@ -1,0 +1,51 @@
+#include "kernels/cuda/cuda_stream.h"
+
+#include "absl/strings/str_cat.h"
+#include "kernels/core/check.h"
+
+namespace sluice::kernels::cuda {
+
+absl::Status StatusOf(cudaError_t code, const char* what) {
+  if (code == cudaSuccess) return absl::OkStatus();
+  return absl::InternalError(
+      absl::StrCat("CUDA: ", what, ": ", cudaGetErrorName(code), ": ", cudaGetErrorString(code)));
+}
+
+CudaEvent::CudaEvent() {
+  const cudaError_t code = cudaEventCreateWithFlags(&handle_, cudaEventDisableTiming);
+  CHECK(code == cudaSuccess) << cudaGetErrorString(code);
+}
+
+CudaEvent::~CudaEvent() { cudaEventDestroy(handle_); }
+
+CudaStream::CudaStream(DeviceId device) : device_(device) {
+  const cudaError_t code = cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking);
+  CHECK(code == cudaSuccess) << cudaGetErrorString(code);
+}
+
+CudaStream::~CudaStream() { cudaStreamDestroy(handle_); }
+
+CudaStream& CudaStream::From(Stream& stream) {
+  CHECK(stream.device().type == DeviceType::kCuda) << "a stream of another device";
+  return static_cast<CudaStream&>(stream);
+}
+
+void CudaStream::Record(Event& event) {
+  Note(cudaEventRecord(static_cast<CudaEvent&>(event).handle(), handle_), "recording an event");
+}
+
+void CudaStream::Wait(const Event& event) {
+  Note(cudaStreamWaitEvent(handle_, static_cast<const CudaEvent&>(event).handle(), 0),
+       "waiting for an event");
+}
+
+absl::Status CudaStream::Synchronize() {
+  Note(cudaStreamSynchronize(handle_), "running what the stream holds");
+  return first_error_;
+}
+
+void CudaStream::Note(cudaError_t code, const char* what) {
+  if (code != cudaSuccess && first_error_.ok()) first_error_ = StatusOf(code, what);
+}
+
+}  // namespace sluice::kernels::cuda

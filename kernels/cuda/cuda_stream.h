@@ -1,0 +1,53 @@
+// A CUDA stream and event. The only CUDA type that the ops' launch code needs is the handle.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "absl/status/status.h"
+#include "kernels/core/stream.h"
+
+namespace sluice::kernels::cuda {
+
+// INTERNAL with the runtime's name and text of `code`, after `what` was tried; OK for cudaSuccess.
+absl::Status StatusOf(cudaError_t code, const char* what);
+
+class CudaEvent : public Event {
+ public:
+  CudaEvent();
+  ~CudaEvent() override;
+  CudaEvent(const CudaEvent&) = delete;
+  CudaEvent& operator=(const CudaEvent&) = delete;
+  cudaEvent_t handle() const { return handle_; }
+
+ private:
+  cudaEvent_t handle_ = nullptr;
+};
+
+// Enqueuing never reports: the first error is kept and comes out of Synchronize, as do those of the
+// kernels themselves.
+class CudaStream : public Stream {
+ public:
+  explicit CudaStream(DeviceId device);
+  ~CudaStream() override;
+  CudaStream(const CudaStream&) = delete;
+  CudaStream& operator=(const CudaStream&) = delete;
+
+  // The stream as a CudaStream; CHECKs that it belongs to a CUDA device.
+  static CudaStream& From(Stream& stream);
+
+  DeviceId device() const override { return device_; }
+  void Record(Event& event) override;
+  void Wait(const Event& event) override;
+  absl::Status Synchronize() override;
+
+  cudaStream_t handle() const { return handle_; }
+  // Keeps the first error: what launching or copying returned.
+  void Note(cudaError_t code, const char* what);
+
+ private:
+  const DeviceId device_;
+  cudaStream_t handle_ = nullptr;
+  absl::Status first_error_;
+};
+
+}  // namespace sluice::kernels::cuda

@@ -1,0 +1,127 @@
+// The state behind the CUDA runtime's functions: registered kernels, memory, streams, errors.
+#pragma once
+
+#include <driver_types.h>
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "tests/cuda_double/check/global_memory.h"
+#include "tests/cuda_double/check/op_clocks.h"
+#include "tests/cuda_double/exec/block.h"
+#include "tests/cuda_double/ptx/ir.h"
+
+namespace sluice::cuda_double {
+
+struct Configuration {
+  Timing timing = Timing::kRandom;
+  uint32_t seed = 1;
+  Accumulator accumulator = Accumulator::kExact;
+};
+
+// From CUDA_DOUBLE_TIMING=early|late|random, CUDA_DOUBLE_SEED and
+// CUDA_DOUBLE_ACCUMULATOR=exact|truncating.
+Configuration ConfigurationOfEnvironment();
+
+struct StreamState;
+
+// A place in a stream: after its operation number `count`.
+struct StreamPlace {
+  StreamState* stream = nullptr;
+  uint64_t count = 0;
+};
+
+struct Operation {
+  std::function<std::string()> run;  // "" or what went wrong
+  StreamPlace after;                 // of another stream; must be reached first
+};
+
+struct StreamState {
+  int timeline = 0;
+  std::deque<Operation> queue;
+  uint64_t num_enqueued = 0, num_done = 0;
+};
+
+struct EventState {
+  StreamPlace place;
+  std::vector<uint32_t> snapshot;
+};
+
+struct LaunchRequest {
+  const void* function = nullptr;
+  Extent grid, block;
+  size_t shared_bytes = 0;
+  void** arguments = nullptr;
+  StreamState* stream = nullptr;
+};
+
+// One for the process, as the runtime is. Callers hold mutex().
+class Runtime {
+ public:
+  static Runtime& Get();
+  std::mutex& mutex() { return mutex_; }
+  void Configure(const Configuration& configuration);
+
+  void RegisterFatBinary(const void* wrapper);
+  void RegisterFunction(const void* function, const char* name);
+  cudaError_t SetDynamicShared(const void* function, int bytes);
+
+  StreamState* CreateStream();
+  void DestroyStream(StreamState* stream);
+  StreamState* Stream(cudaStream_t handle);  // null: the default stream's
+  cudaError_t EnqueueLaunch(const LaunchRequest& request);
+  // Work named for reports; it gets its place in the order of operations.
+  cudaError_t Enqueue(StreamState& stream, const std::string& name,
+                      std::function<std::string(OpId)> work);
+  void Record(EventState& event, StreamState& stream);
+  void Wait(StreamState& stream, const EventState& event);
+  void RunTo(const StreamPlace& place);
+  // The host has waited for it.
+  cudaError_t Synchronize(StreamState& stream);
+  cudaError_t SynchronizeAll();
+
+  // The first error stays, as a broken context does; what the call itself found otherwise.
+  cudaError_t Finish(cudaError_t code);
+  // A broken rule or a kernel's error: printed and kept.
+  cudaError_t Break(cudaError_t code, const std::string& report);
+  cudaError_t last_error = cudaSuccess;
+  const std::string& report() const { return report_; }
+  void ForgetErrors();
+
+  GlobalMemory& memory() { return memory_; }
+  OpClocks& clocks() { return clocks_; }
+
+ private:
+  struct Function {
+    std::string name;
+    size_t most_dynamic_shared = 48 * 1024;  // until it asks for more
+    Module* module = nullptr;
+    Kernel* kernel = nullptr;
+  };
+  Runtime();
+  std::string Load(Function& function);
+  void RunNext(StreamState& stream);
+  void RunSomeAtRandom();
+
+  std::mutex mutex_;
+  Configuration configuration_;
+  std::mt19937 random_;
+  OpClocks clocks_;
+  GlobalMemory memory_;
+  std::vector<std::string> texts_;  // PTX not yet parsed
+  std::vector<std::unique_ptr<Module>> modules_;
+  std::map<const void*, Function> functions_;
+  std::vector<std::unique_ptr<StreamState>> streams_;
+  cudaError_t broken_ = cudaSuccess;
+  std::string report_;
+  uint32_t num_launches_ = 0;
+};
+
+}  // namespace sluice::cuda_double
