@@ -17,6 +17,7 @@ namespace {
 
 using kernels::BFloat16;
 using kernels::DType;
+using kernels::E4M3;
 
 std::string TimeText(int64_t unix_ms) {
   const std::time_t seconds = unix_ms / 1000;
@@ -27,11 +28,13 @@ std::string TimeText(int64_t unix_ms) {
 }
 
 double Value(BFloat16 x) { return kernels::ToFloat(x); }
+double Value(E4M3 x) { return kernels::ToFloat(x); }
 template <typename T>
 double Value(T x) {
   return static_cast<double>(x);
 }
 std::string ValueText(BFloat16 x) { return absl::StrFormat("%.9g", kernels::ToFloat(x)); }
+std::string ValueText(E4M3 x) { return absl::StrFormat("%.9g", kernels::ToFloat(x)); }
 std::string ValueText(float x) { return absl::StrFormat("%.9g", x); }
 std::string ValueText(double x) { return absl::StrFormat("%.17g", x); }
 template <typename T>
@@ -75,6 +78,8 @@ void CompareStretch(DType dtype, const std::vector<char>& a, const std::vector<c
       return CompareElements<uint8_t>(a, b, first_element, difference);
     case DType::kF64:
       return CompareElements<double>(a, b, first_element, difference);
+    case DType::kE4M3:
+      return CompareElements<E4M3>(a, b, first_element, difference);
   }
   CHECK(false) << static_cast<int>(dtype);
 }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -53,7 +54,8 @@ class SafetensorsReader {  // one thread
  public:
   // Reads and checks the header. DATA_LOSS, naming the tensor, for a header that is too long, is no
   // JSON, has a name twice, or offsets that leave the file, overlap, leave holes or do not fit
-  // dtype and shape. UNIMPLEMENTED for an element type other than F32, BF16, F64, I32, I64 and U8.
+  // dtype and shape. UNIMPLEMENTED for an element type other than F32, BF16, F64, I32, I64, U8 and
+  // F8_E4M3.
   static absl::StatusOr<std::unique_ptr<SafetensorsReader>> Open(FileSystem& files,
                                                                  const std::string& path);
 
@@ -72,8 +74,10 @@ class SafetensorsReader {  // one thread
   SafetensorsMetadata metadata_;
 };
 
-// One tensor as Hugging Face calls its type: "F32", "BF16", "F64", "I32", "I64", "U8".
+// What Hugging Face calls a type: "F32", "BF16", "F64", "I32", "I64", "U8", "F8_E4M3".
 absl::string_view SafetensorsNameOf(kernels::DType dtype);
+// The reverse; nothing for another name.
+std::optional<kernels::DType> SafetensorsTypeNamed(absl::string_view name);
 
 // Writes a file of whole tensors, data[i] belonging to tensors[i].
 absl::Status WriteSafetensors(FileSystem& files, const std::string& path,

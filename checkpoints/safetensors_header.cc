@@ -54,14 +54,6 @@ absl::StatusOr<Json> ParseObject(absl::string_view json) {
   return parsed;
 }
 
-std::optional<DType> DTypeOfName(absl::string_view name) {
-  for (const DType dtype :
-       {DType::kF32, DType::kBF16, DType::kF64, DType::kI32, DType::kI64, DType::kU8}) {
-    if (SafetensorsNameOf(dtype) == name) return dtype;
-  }
-  return std::nullopt;
-}
-
 // A non-negative integer below 2^62.
 std::optional<int64_t> Count(const Json& value) {
   if (!value.is_number_unsigned()) return std::nullopt;
@@ -90,11 +82,12 @@ absl::StatusOr<SafetensorsEntry> ParseEntry(const std::string& name, const Json&
       !value.contains("shape") || !value.contains("data_offsets") || !value["dtype"].is_string())
     return error("its entry is not {dtype, shape, data_offsets}");
   const std::string& dtype_name = value["dtype"].get_ref<const std::string&>();
-  const std::optional<DType> dtype = DTypeOfName(dtype_name);
+  const std::optional<DType> dtype = SafetensorsTypeNamed(dtype_name);
   if (!dtype)
     return absl::UnimplementedError(absl::StrCat("tensor ", Quoted(name), ": element type ",
                                                  Quoted(dtype_name),
-                                                 " is not one of F32, BF16, F64, I32, I64, U8"));
+                                                 " is not one of F32, BF16, F64, I32, I64, U8, "
+                                                 "F8_E4M3"));
   const std::optional<std::vector<int64_t>> shape = Counts(value["shape"]);
   if (!shape) return error("its shape is not a list of counts");
   const absl::StatusOr<int64_t> elements = NumElements(*shape);
@@ -145,9 +138,19 @@ absl::string_view SafetensorsNameOf(DType dtype) {
       return "U8";
     case DType::kF64:
       return "F64";
+    case DType::kE4M3:
+      return "F8_E4M3";
   }
   CHECK(false) << static_cast<int>(dtype);
   return "";
+}
+
+std::optional<DType> SafetensorsTypeNamed(absl::string_view name) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF64, DType::kI32, DType::kI64,
+                            DType::kU8, DType::kE4M3}) {
+    if (SafetensorsNameOf(dtype) == name) return dtype;
+  }
+  return std::nullopt;
 }
 
 absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(absl::string_view json,

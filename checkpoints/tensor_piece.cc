@@ -45,8 +45,8 @@ absl::Status CheckPiece(const TensorPiece& piece) {
 }
 
 std::optional<DType> DTypeNamed(absl::string_view name) {
-  for (const DType dtype :
-       {DType::kF32, DType::kBF16, DType::kI32, DType::kI64, DType::kU8, DType::kF64}) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kI32, DType::kI64, DType::kU8,
+                            DType::kF64, DType::kE4M3}) {
     if (kernels::NameOf(dtype) == name) return dtype;
   }
   return std::nullopt;

@@ -18,6 +18,8 @@ size_t SizeOf(DType dtype) {
       return 1;
     case DType::kF64:
       return 8;
+    case DType::kE4M3:
+      return 1;
   }
   CHECK(false) << "dtype " << static_cast<int>(dtype);
   return 0;
@@ -37,6 +39,8 @@ absl::string_view NameOf(DType dtype) {
       return "u8";
     case DType::kF64:
       return "f64";
+    case DType::kE4M3:
+      return "e4m3";
   }
   CHECK(false) << "dtype " << static_cast<int>(dtype);
   return "";

@@ -51,6 +51,8 @@ void Fill(ThreadPool& pool, const TensorView& to, double value) {
       return FillWith(pool, to, static_cast<uint8_t>(value));
     case DType::kF64:
       return FillWith(pool, to, value);
+    case DType::kE4M3:
+      return FillWith(pool, to, ToE4M3(static_cast<float>(value)));
   }
 }
 

@@ -52,7 +52,7 @@ Selection& ThreadSelection(const RouterConfig& config) {
   return selection;
 }
 
-// Sets the selection scores of all but the best groups to -infinity.
+// Sets the selection scores of all but the best groups to config.dropped_score.
 void MaskGroups(const RouterConfig& config, Selection& selection) {
   const int64_t size = config.num_experts / config.n_group;
   constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
@@ -73,7 +73,7 @@ void MaskGroups(const RouterConfig& config, Selection& selection) {
     if (next < config.topk_group && selection.groups[static_cast<size_t>(next)] == g) {
       ++next;
     } else {
-      std::fill_n(selection.scores.begin() + g * size, size, kMinusInfinity);
+      std::fill_n(selection.scores.begin() + g * size, size, config.dropped_score);
     }
   }
 }

@@ -4,6 +4,8 @@
 //   DeepSeek-V2 section 2.1.
 #pragma once
 
+#include <limits>
+
 #include "kernels/core/stream.h"
 #include "kernels/core/tensor_view.h"
 
@@ -24,10 +26,13 @@ struct RouterConfig {
   GroupScore group_score = GroupScore::kNone;
   bool norm_topk_prob = true;
   float routed_scaling_factor = 1.0f;
+  // Selection scores of the experts of dropped groups: -infinity as in DeepSeek's own code, or 0 as
+  // in older Hugging Face code, where a dropped expert wins over kept ones with negative scores.
+  float dropped_score = -std::numeric_limits<float>::infinity();
 };
 
 // scores = scoring_func(logits); selection scores = scores + bias; the groups with the highest
-// group score stay (others masked by -infinity); the K highest selection scores win, ties to the
+// group score stay (others become dropped_score); the K highest selection scores win, ties to the
 // lower index. weight = scaling * score, divided by (sum of the K scores + 1e-20) if
 // norm_topk_prob. All in FP32. A token's experts are listed in ascending order.
 struct RouteArgs {

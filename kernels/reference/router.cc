@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -54,7 +53,7 @@ void MaskGroups(const RouterConfig& config, Row& selection) {
   std::vector<bool> keep(groups, false);
   for (int64_t g : TopK(group_scores, config.topk_group)) keep[static_cast<size_t>(g)] = true;
   for (size_t i = 0; i < selection.size(); ++i) {
-    if (!keep[i / size]) selection[i] = -std::numeric_limits<double>::infinity();
+    if (!keep[i / size]) selection[i] = static_cast<double>(config.dropped_score);
   }
 }
 

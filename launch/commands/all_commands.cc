@@ -9,6 +9,7 @@ std::vector<std::unique_ptr<Command>> AllCommands() {
   commands.push_back(CreateEvalCommand());
   commands.push_back(CreateScoreCommand());
   commands.push_back(CreateGenerateCommand());
+  commands.push_back(CreateImportCommand());
   commands.push_back(CreateInspectCommand());
   commands.push_back(CreateDoctorCommand());
   return commands;

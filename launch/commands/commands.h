@@ -13,6 +13,7 @@ std::unique_ptr<Command> CreateTokenizeCommand();
 std::unique_ptr<Command> CreateEvalCommand();
 std::unique_ptr<Command> CreateScoreCommand();
 std::unique_ptr<Command> CreateGenerateCommand();
+std::unique_ptr<Command> CreateImportCommand();
 std::unique_ptr<Command> CreateInspectCommand();
 std::unique_ptr<Command> CreateDoctorCommand();
 

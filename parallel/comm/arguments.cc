@@ -120,6 +120,7 @@ void ReduceInOrder(std::span<const void* const> sources, void* out, int64_t n, D
       return ReduceTyped<int64_t>(sources, out, n, op);
     case DType::kBF16:
     case DType::kU8:
+    case DType::kE4M3:
       CHECK(false) << "no reduction of " << NameOf(dtype).data();
   }
 }

@@ -23,6 +23,7 @@ TEST(FrozenFlags, TheProgramHasExactlyTheseCommandsAndFlags) {
        {"--checkpoint", "--prompt", "--tokens", "--temperature", "--top-p", "--seed", "--tokenizer",
         "--json"}},
       {"doctor", {"--json"}},
+      {"import", {"--from", "--to", "--set", "--ignore", "--no-mtp", "--json"}},
       {"inspect", {"ACTION", "CHECKPOINT", "--json"}},
   };
   std::map<std::string, std::vector<std::string>> found;

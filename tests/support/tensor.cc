@@ -18,7 +18,8 @@ using kernels::TensorView;
 namespace {
 
 bool IsFloat(DType dtype) {
-  return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF64;
+  return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF64 ||
+         dtype == DType::kE4M3;
 }
 
 double Load(const TensorView& view, int64_t offset) {
@@ -35,6 +36,8 @@ double Load(const TensorView& view, int64_t offset) {
       return static_cast<double>(view.data<int64_t>()[offset]);
     case DType::kU8:
       return view.data<uint8_t>()[offset];
+    case DType::kE4M3:
+      return kernels::ToFloat(view.data<kernels::E4M3>()[offset]);
   }
   return 0;
 }
@@ -58,6 +61,9 @@ void Store(const TensorView& view, int64_t offset, double value) {
       break;
     case DType::kU8:
       view.mutable_data<uint8_t>()[offset] = static_cast<uint8_t>(value);
+      break;
+    case DType::kE4M3:
+      view.mutable_data<kernels::E4M3>()[offset] = kernels::ToE4M3(static_cast<float>(value));
       break;
   }
 }

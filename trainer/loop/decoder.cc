@@ -43,6 +43,7 @@ class CachedDecoder : public Decoder {
         max_positions_(max_positions),
         hidden_(config_.hidden_size()),
         is_mla_(config_.kv_lora_rank() > 0),
+        interleaved_(is_mla_ && config_.rope_interleave()),
         latents_(config_.num_hidden_layers()),
         keys_(config_.num_hidden_layers()) {
     const int rotated = is_mla_ ? config_.qk_rope_head_dim() : config_.head_dim();
@@ -50,7 +51,8 @@ class CachedDecoder : public Decoder {
     frequencies_ = RopeFrequencies(config_.rope_theta(), rotated, scaling);
     rotation_ = YarnRotationFactor(scaling);
     const int head = is_mla_ ? config_.qk_nope_head_dim() + rotated : config_.head_dim();
-    scale_ = static_cast<float>(YarnSoftmaxFactor(scaling) / std::sqrt(static_cast<double>(head)));
+    scale_ = static_cast<float>((is_mla_ ? YarnSoftmaxFactor(scaling) : 1.0) /
+                                std::sqrt(static_cast<double>(head)));
   }
 
   int64_t position() const override { return position_; }
@@ -135,15 +137,15 @@ class CachedDecoder : public Decoder {
     for (size_t i = 0; i < to.size(); ++i) to[i] += weight * from[i];
   }
 
-  // Rotates `width` elements at the current position: pairs (2i, 2i + 1) for MLA, (i, i + width /
-  // 2) else.
+  // Rotates `width` elements at the current position: pairs (2i, 2i + 1) for MLA unless
+  // the model says otherwise, (i, i + width / 2) else.
   void Rotate(float* x, int64_t width) const {
     for (int64_t i = 0; i < width / 2; ++i) {
       const double angle = static_cast<double>(position_) * frequencies_[i];
       const auto c = static_cast<float>(rotation_ * std::cos(angle)),
                  s = static_cast<float>(rotation_ * std::sin(angle));
-      float& a = x[is_mla_ ? 2 * i : i];
-      float& b = x[is_mla_ ? 2 * i + 1 : i + width / 2];
+      float& a = x[interleaved_ ? 2 * i : i];
+      float& b = x[interleaved_ ? 2 * i + 1 : i + width / 2];
       const float first = a * c - b * s, second = a * s + b * c;
       a = first;
       b = second;
@@ -285,7 +287,7 @@ class CachedDecoder : public Decoder {
   RankModel& model_;
   const ModelConfig& config_;
   const int64_t max_positions_, hidden_;
-  const bool is_mla_;
+  const bool is_mla_, interleaved_;
   std::vector<double> frequencies_;
   double rotation_ = 1;
   float scale_ = 1;

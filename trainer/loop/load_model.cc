@@ -34,8 +34,8 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& checkpoint, const RankC
   stored.mutable_mesh()->set_expert(stored.model().n_routed_experts() > 0
                                         ? std::gcd(ranks, stored.model().n_routed_experts())
                                         : 1);
-  stored.set_schedule("1f1b");
-  stored.set_schedule_chunks(1);
+  stored.clear_schedule();  // the model's default: a load-balancing loss asks for another one
+  stored.clear_schedule_chunks();
   stored.mutable_train()->set_microbatch(1);
   stored.mutable_train()->set_global_batch(ranks);
   stored.mutable_train()->set_batch_ramp_start(0);

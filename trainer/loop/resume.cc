@@ -7,6 +7,7 @@
 #include "google/protobuf/util/message_differencer.h"
 #include "kernels/core/status_macros.h"
 #include "trainer/loop/resolve_config.h"
+#include "trainer/model/model_config.h"
 
 namespace sluice::trainer {
 namespace {
@@ -136,7 +137,10 @@ absl::StatusOr<std::string> CompareForResume(const RunConfig& stored, const RunC
   Differences differences;
   google::protobuf::util::MessageDifferencer differencer;
   differencer.ReportDifferencesTo(&differences);
-  differencer.Compare(stored, now);
+  // A field that the program which stored did not have yet counts with its default.
+  RunConfig known = stored;
+  ResolveModel(*known.mutable_model());
+  differencer.Compare(known, now);
   // The ramp's sizes are multiples of what the mesh, the microbatch and the schedule need: with
   // another multiple, samples would be skipped or read twice.
   const bool ramps = now.train().batch_ramp_start() > 0 &&

@@ -7,7 +7,9 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "checkpoints/commit.h"
+#include "checkpoints/huggingface/weight_reader.h"
 #include "checkpoints/retention.h"
 #include "checkpoints/writer.h"
 #include "google/protobuf/text_format.h"
@@ -145,21 +147,31 @@ int64_t Counter(const checkpoints::RunMetadata& metadata, const std::string& nam
   return value;
 }
 
-absl::Status ReadGates(RankModel& model, checkpoints::CheckpointReader& reader, RunState& state) {
+// An imported checkpoint has no loads, and a bias only where the model's gate has one: zeros then.
+absl::Status ReadOrZero(checkpoints::CheckpointReader& reader, const TensorPiece& piece,
+                        bool may_miss, void* out) {
+  if (!may_miss || reader.Find(piece.tensor) != nullptr) return reader.Read(piece, out);
+  std::memset(out, 0, piece.bytes());
+  return absl::OkStatus();
+}
+
+absl::Status ReadGates(RankModel& model, const LoadOptions& options,
+                       checkpoints::CheckpointReader& reader, RunState& state) {
   const int64_t experts = model.config().model().n_routed_experts();
   state.load.assign(model.num_gates() * experts, 0);
   std::vector<float> bias(experts);
   for (const auto& stage : model.stages()) {
     for (const auto& gate : stage->gates()) {
-      RETURN_IF_ERROR(reader.Read(
+      RETURN_IF_ERROR(ReadOrZero(
+          reader,
           {GateName(*gate.layer, "e_score_correction_bias"), DType::kF32, {experts}, 0, experts},
-          bias.data()));
+          options.weights_only && !gate.layer->has_bias(), bias.data()));
       model.device().Copy(ConstTensorView(bias.data(), DType::kF32, {experts}), gate.layer->bias(),
                           model.stream());
       RETURN_IF_ERROR(model.stream().Synchronize());
       RETURN_IF_ERROR(
-          reader.Read({GateName(*gate.layer, "load"), DType::kI64, {experts}, 0, experts},
-                      state.load.data() + gate.index * experts));
+          ReadOrZero(reader, {GateName(*gate.layer, "load"), DType::kI64, {experts}, 0, experts},
+                     options.weights_only, state.load.data() + gate.index * experts));
     }
   }
   return absl::OkStatus();
@@ -217,11 +229,19 @@ absl::StatusOr<RunState> LoadState(RankModel& model, const std::string& generati
   RunState state;
   const auto read = [&]() -> absl::Status {
     ASSIGN_OR_RETURN(auto reader, checkpoints::CheckpointReader::Open(files, generation_dir));
-    RETURN_IF_ERROR(ForEachPiece(model, options.weights_only, true,
-                                 [&](const TensorPiece& piece, const TensorView& elements) {
-                                   return reader->Read(piece, elements.raw_mutable_data());
-                                 }));
-    RETURN_IF_ERROR(ReadGates(model, *reader, state));
+    checkpoints::WeightReader weights(*reader);
+    RETURN_IF_ERROR(ForEachPiece(
+        model, options.weights_only, true,
+        [&](const TensorPiece& piece, const TensorView& elements) {
+          absl::string_view name = piece.tensor;
+          if (!options.weights_only || !absl::ConsumePrefix(&name, checkpoints::kMasterPrefix)) {
+            return reader->Read(piece, elements.raw_mutable_data());
+          }
+          return weights.Read(std::string(name), piece.global_shape, piece.begin,
+                              {static_cast<float*>(elements.raw_mutable_data()),
+                               static_cast<size_t>(piece.num_elements())});
+        }));
+    RETURN_IF_ERROR(ReadGates(model, options, *reader, state));
     state.step = reader->step();
     state.updates = Counter(reader->metadata(), "updates");
     state.next_sample = Counter(reader->metadata(), "next_sample");

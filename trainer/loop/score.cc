@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "checkpoints/huggingface/name_map.h"
 #include "checkpoints/safetensors.h"
 #include "kernels/core/status_macros.h"
 #include "kernels/ops/cast.h"
@@ -70,12 +71,15 @@ absl::Status WriteGradients(RankModel& model, int64_t num_targets, const std::st
   std::vector<std::vector<float>> values;
   std::map<std::string, size_t>
       place;  // a named tensor may be cut in several pieces of a parameter
+  const std::string& model_type = model.config().model().model_type();
   for (const auto& parameter : model.store().parameters()) {
     const float* gradient = parameter->gradient.data<float>();
     for (const NamedPiece& piece : parameter->pieces) {
       const auto [it, is_new] = place.emplace(piece.name, tensors.size());
       if (is_new) {
-        tensors.push_back({.name = piece.name, .dtype = DType::kF32, .shape = piece.shape});
+        tensors.push_back({.name = checkpoints::DiskName(model_type, piece.name),
+                           .dtype = DType::kF32,
+                           .shape = piece.shape});
         int64_t elements = 1;
         for (int64_t extent : piece.shape) elements *= extent;
         values.emplace_back(elements);

@@ -18,7 +18,8 @@ struct ScoreOptions {
   std::string tokenizer;    // empty: the run's
   std::string logits_path;  // if not empty: a safetensors file with logits.<line> [tokens, V] f32
   std::string gradients_path;  // if not empty: a safetensors file with the gradient of the mean
-                               // main loss over all lines, by name
+                               // main loss over all lines, by the name that Hugging
+                               // Face's files have
 };
 
 // One line of input, either token ids or text.

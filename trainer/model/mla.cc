@@ -69,6 +69,8 @@ class Mla : public AttentionLayer {
             YarnSoftmaxFactor(config.has_rope_scaling() ? &config.rope_scaling() : nullptr) /
             std::sqrt(static_cast<double>(head_)))),
         recompute_up_(recompute.mla_up),
+        rope_layout_(config.rope_interleave() ? kernels::RopeLayout::kInterleaved
+                                              : kernels::RopeLayout::kHalf),
         rope_(rope),
         down_(AddDownProjection(config, prefix, q_width_, store)),
         q_norm_(has_q_lora_ ? &store.AddNorm(prefix + "q_a_layernorm.weight", q_width_) : nullptr),
@@ -243,7 +245,7 @@ class Mla : public AttentionLayer {
                                    .num_heads = heads,
                                    .head_stride = head_,
                                    .y_head_stride = head_,
-                                   .layout = kernels::RopeLayout::kInterleaved,
+                                   .layout = rope_layout_,
                                    .inverse = inverse});
   }
 
@@ -285,6 +287,7 @@ class Mla : public AttentionLayer {
   const int64_t q_width_;
   const float scale_;
   const bool recompute_up_;
+  const kernels::RopeLayout rope_layout_;
   const RopeTable& rope_;
   Linear down_;
   Parameter* q_norm_;

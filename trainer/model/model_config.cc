@@ -71,6 +71,7 @@ absl::Status ValidateGate(const ModelConfig& c) {
   }
   RETURN_IF_ERROR(
       OneOf("topk_method", c.topk_method(), {"greedy", "group_limited_greedy", "noaux_tc"}));
+  RETURN_IF_ERROR(OneOf("group_mask", c.group_mask(), {"minus_infinity", "zero"}));
   return OneOf("scoring_func", c.scoring_func(), {"sigmoid", "softmax"});
 }
 
@@ -109,6 +110,8 @@ void ResolveModel(ModelConfig& c) {
   SLUICE_DEFAULT(c, aux_loss_alpha, 0.0);
   SLUICE_DEFAULT(c, router_aux_loss_coef, 0.0);
   SLUICE_DEFAULT(c, router_z_loss_coef, 0.0);
+  SLUICE_DEFAULT(c, group_mask, "minus_infinity");
+  SLUICE_DEFAULT(c, rope_interleave, true);
 }
 
 absl::Status ValidateModel(const ModelConfig& c) {

@@ -23,6 +23,7 @@ kernels::RouterConfig MakeRouterConfig(const ModelConfig& config) {
     router.group_score = kernels::GroupScore::kMax;
   }
   router.norm_topk_prob = config.norm_topk_prob();
+  if (config.group_mask() == "zero") router.dropped_score = 0.0f;
   router.routed_scaling_factor = static_cast<float>(config.routed_scaling_factor());
   return router;
 }
