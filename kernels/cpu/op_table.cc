@@ -10,6 +10,7 @@ OpTable MakeTable(Target target) {
   table.matmul = MatmulTableOf(target);
   table.adamw = AdamWTableOf(target);
   table.attention = AttentionTableOf(target);
+  table.block_quantize = BlockQuantizeTableOf(target);
   table.cast = CastTableOf(target);
   table.cross_entropy = CrossEntropyTableOf(target);
   table.embedding = EmbeddingTableOf(target);

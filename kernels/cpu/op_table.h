@@ -3,6 +3,7 @@
 
 #include "kernels/cpu/adamw.h"
 #include "kernels/cpu/attention.h"
+#include "kernels/cpu/block_quantize.h"
 #include "kernels/cpu/cast.h"
 #include "kernels/cpu/cross_entropy.h"
 #include "kernels/cpu/embedding.h"
@@ -20,6 +21,7 @@ struct OpTable {
   MatmulTable matmul;
   AdamWTable adamw;
   AttentionTable attention;
+  BlockQuantizeTable block_quantize;
   CastTable cast;
   CrossEntropyTable cross_entropy;
   EmbeddingTable embedding;
