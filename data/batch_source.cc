@@ -191,6 +191,18 @@ absl::Status CheckLongEnough(const TokenStream& stream, const std::string& path,
 
 }  // namespace
 
+absl::Status BatchSource::ReadTargetMask(int64_t first_sample, int count,
+                                         std::span<uint8_t> is_target) const {
+  const size_t width = static_cast<size_t>(sequence_length()) + 1;
+  CHECK_EQ(is_target.size(), static_cast<size_t>(count) * width);
+  for (int i = 0; i < count; ++i) {
+    const auto row = is_target.subspan(static_cast<size_t>(i) * width, width);
+    std::fill(row.begin(), row.end(), uint8_t{0});
+    std::fill_n(row.begin() + 1, NumTargets(first_sample + i), uint8_t{1});
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<BatchSource>> MakeBatchSource(const BatchSourceOptions& options) {
   RETURN_IF_ERROR(CheckOptions(options));
   std::vector<double> weights;

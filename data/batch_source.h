@@ -52,6 +52,11 @@ class BatchSource {  // any thread
   // How many targets of a sample are real. L, but for the last sample of a sequential source (whose
   // other targets are padding with id 0) and all samples behind it (which are padding only: 0).
   virtual int64_t NumTargets(int64_t sample) const = 0;
+  // Fills `is_target` [count, L + 1] for the same samples: 1 where a token is a target of the loss,
+  // 0 where it is not. Token 0 of a sample never is; without a mask of its own, a source has the
+  // NumTargets tokens behind it. DATA_LOSS as Read.
+  virtual absl::Status ReadTargetMask(int64_t first_sample, int count,
+                                      std::span<uint8_t> is_target) const;
 };
 
 struct BatchSourceOptions {

@@ -2,11 +2,13 @@
 #include <utf8proc.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <filesystem>
 #include <mutex>
 #include <unordered_map>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "data/added_tokens.h"
 #include "data/bpe_model.h"
@@ -72,23 +74,24 @@ class BpeTokenizer : public Tokenizer {
       : forms_(spec.normalizers),
         prefix_ids_(spec.prefix_ids),
         suffix_ids_(spec.suffix_ids),
-        raw_tokens_(Select(spec, /*normalized=*/false)),
-        normalized_tokens_(Select(spec, /*normalized=*/true)),
+        finders_{Finders(spec, AddedTokens::kAll), Finders(spec, AddedTokens::kNoControl),
+                 Finders(spec, AddedTokens::kNone)},
         pre_tokenizer_(std::move(pre_tokenizer)),
         model_(std::move(model)),
         hash_(std::move(hash)) {
     FillTokenTable(spec);
   }
 
-  std::vector<int32_t> Encode(absl::string_view utf8) const override {
+  using Tokenizer::Encode;
+  std::vector<int32_t> Encode(absl::string_view utf8, const EncodeOptions& options) const override {
     std::vector<int32_t> ids;
-    AppendIds(utf8, &ids);
+    AppendIds(utf8, options, &ids);
     return ids;
   }
 
   std::vector<int32_t> EncodeWithSpecialTokens(absl::string_view utf8) const override {
     std::vector<int32_t> ids = prefix_ids_;
-    AppendIds(utf8, &ids);
+    AppendIds(utf8, {}, &ids);
     ids.insert(ids.end(), suffix_ids_.begin(), suffix_ids_.end());
     return ids;
   }
@@ -141,10 +144,25 @@ class BpeTokenizer : public Tokenizer {
     BpeModel::Scratch model;
   };
 
-  static std::vector<AddedToken> Select(const TokenizerSpec& spec, bool normalized) {
+  // What is looked for before and after normalisation.
+  struct Finders {
+    Finders(const TokenizerSpec& spec, AddedTokens which)
+        : raw(Select(spec, which, /*normalized=*/false)),
+          normalized(Select(spec, which, /*normalized=*/true)) {}
+    AddedTokenFinder raw, normalized;
+  };
+
+  static bool IsControl(const AddedToken& token) {
+    return token.special || absl::StartsWith(token.content, "<|") ||
+           absl::StartsWith(token.content, "<\xef\xbd\x9c");
+  }
+
+  static std::vector<AddedToken> Select(const TokenizerSpec& spec, AddedTokens which,
+                                        bool normalized) {
     std::vector<AddedToken> tokens;
     for (AddedToken token : spec.added_tokens) {
-      if (token.normalized != normalized) continue;
+      if (token.normalized != normalized || which == AddedTokens::kNone) continue;
+      if (which == AddedTokens::kNoControl && IsControl(token)) continue;
       if (normalized) token.content = Normalize(token.content, spec.normalizers);
       tokens.push_back(std::move(token));
     }
@@ -173,28 +191,31 @@ class BpeTokenizer : public Tokenizer {
     bos_id_ = first_of(kBosNames);
   }
 
-  void AppendIds(absl::string_view text, std::vector<int32_t>* ids) const {
+  void AppendIds(absl::string_view text, const EncodeOptions& options,
+                 std::vector<int32_t>* ids) const {
+    const Finders& finders = finders_[static_cast<size_t>(options.added_tokens)];
     std::string replaced;
     if (!IsValidUtf8(text)) {
       AppendAsValidUtf8(text, &replaced);
       text = replaced;
     }
     std::unique_ptr<Scratch> scratch = Take();
-    for (const auto& part : raw_tokens_.Split(text)) {
+    for (const auto& part : finders.raw.Split(text)) {
       const absl::string_view piece = text.substr(part.begin, part.end - part.begin);
       if (part.id >= 0) {
         ids->push_back(part.id);
       } else if (forms_.empty() || IsAscii(piece)) {
-        AppendNormalized(piece, *scratch, ids);
+        AppendNormalized(piece, finders.normalized, *scratch, ids);
       } else {
-        AppendNormalized(Normalize(std::string(piece), forms_), *scratch, ids);
+        AppendNormalized(Normalize(std::string(piece), forms_), finders.normalized, *scratch, ids);
       }
     }
     Return(std::move(scratch));
   }
 
-  void AppendNormalized(absl::string_view text, Scratch& scratch, std::vector<int32_t>* ids) const {
-    for (const auto& part : normalized_tokens_.Split(text)) {
+  void AppendNormalized(absl::string_view text, const AddedTokenFinder& added, Scratch& scratch,
+                        std::vector<int32_t>* ids) const {
+    for (const auto& part : added.Split(text)) {
       if (part.id >= 0) {
         ids->push_back(part.id);
         continue;
@@ -226,7 +247,7 @@ class BpeTokenizer : public Tokenizer {
 
   const std::vector<UnicodeForm> forms_;
   std::vector<int32_t> prefix_ids_, suffix_ids_;
-  const AddedTokenFinder raw_tokens_, normalized_tokens_;
+  const std::array<Finders, 3> finders_;  // [AddedTokens]
   const std::unique_ptr<PreTokenizer> pre_tokenizer_;
   const std::unique_ptr<BpeModel> model_;
   const std::string hash_;

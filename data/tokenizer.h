@@ -12,6 +12,18 @@
 
 namespace sluice::data {
 
+// Which added tokens become their ids where they are spelled out in a text.
+enum class AddedTokens : uint8_t {
+  kAll,        // as Hugging Face's library has it
+  kNoControl,  // all but control tokens: special ones, and those that begin with "<|" or "<U+FF5C"
+  kNone        // the text is only text
+};
+
+struct EncodeOptions {
+  AddedTokens added_tokens = AddedTokens::kAll;
+  bool continues = false;  // the text goes on where another ended: no prefix is put before it
+};
+
 // Immutable; all members may be called from any number of threads at once.
 class Tokenizer {
  public:
@@ -19,7 +31,9 @@ class Tokenizer {
 
   // The ids of `utf8`, without BOS or EOS. Added tokens that are spelled out in the text become
   // their ids. Bytes that are not UTF-8 are read as U+FFFD.
-  virtual std::vector<int32_t> Encode(absl::string_view utf8) const = 0;
+  std::vector<int32_t> Encode(absl::string_view utf8) const { return Encode(utf8, {}); }
+  virtual std::vector<int32_t> Encode(absl::string_view utf8,
+                                      const EncodeOptions& options) const = 0;
   // The same with the BOS and EOS that the tokenizer's files ask for.
   virtual std::vector<int32_t> EncodeWithSpecialTokens(absl::string_view utf8) const = 0;
   // The text of `ids`. Bytes that do not form UTF-8 (an id may be a part of a character) become
