@@ -32,7 +32,7 @@ class ChatWriter {
   void Control(int32_t id, bool learn) {
     Flush();
     Put(id, learn);
-    continues_ = false;
+    place_ = TextPlace::kAfterToken;
   }
   TokenizedChat Finish() {
     Flush();
@@ -48,17 +48,16 @@ class ChatWriter {
   void Flush() {
     if (run_.empty()) return;
     const AddedTokens added = options_.control_tokens ? AddedTokens::kAll : AddedTokens::kNoControl;
-    for (const int32_t id :
-         tokenizer_.Encode(run_, {.added_tokens = added, .continues = continues_}))
+    for (const int32_t id : tokenizer_.Encode(run_, {.added_tokens = added, .place = place_}))
       Put(id, run_learned_);
     run_.clear();
-    continues_ = true;
+    place_ = TextPlace::kContinues;
   }
 
   const Tokenizer& tokenizer_;
   const ChatOptions options_;
   std::string run_;
-  bool run_learned_ = false, continues_ = false;
+  bool run_learned_ = false, place_ = TextPlace::kAfterToken;
   TokenizedChat result_;
 };
 

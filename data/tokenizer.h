@@ -19,9 +19,16 @@ enum class AddedTokens : uint8_t {
   kNone        // the text is only text
 };
 
+// Where a text stands, for tokenizers that put a space before a text.
+enum class TextPlace : uint8_t {
+  kStart,       // it is the whole text, or the beginning of it
+  kAfterToken,  // an added token stands before it
+  kContinues    // it goes on where another text ended: no space is put before it
+};
+
 struct EncodeOptions {
   AddedTokens added_tokens = AddedTokens::kAll;
-  bool continues = false;  // the text goes on where another ended: no prefix is put before it
+  TextPlace place = TextPlace::kStart;
 };
 
 // Immutable; all members may be called from any number of threads at once.

@@ -130,7 +130,9 @@ TEST_P(DecoderParity, LogitsOfEveryPositionEqualTheForwardPass) {
 class LetterTokenizer : public data::Tokenizer {
  public:
   explicit LetterTokenizer(int eos) : eos_(eos) {}
-  std::vector<int32_t> Encode(absl::string_view text) const override {
+  using Tokenizer::Encode;
+  std::vector<int32_t> Encode(absl::string_view text,
+                              const data::EncodeOptions& /*options*/) const override {
     std::vector<int32_t> ids;
     for (char c : text) ids.push_back(c - '@');
     return ids;
