@@ -57,7 +57,8 @@ class ChatWriter {
   const Tokenizer& tokenizer_;
   const ChatOptions options_;
   std::string run_;
-  bool run_learned_ = false, place_ = TextPlace::kAfterToken;
+  bool run_learned_ = false;
+  TextPlace place_ = TextPlace::kStart;
   TokenizedChat result_;
 };
 
