@@ -3,8 +3,16 @@
 #pragma once
 
 #include "kernels/core/stream.h"
+#include "kernels/ops/adamw.h"
 #include "kernels/ops/cast.h"
+#include "kernels/ops/copy_heads.h"
+#include "kernels/ops/cross_entropy.h"
+#include "kernels/ops/embedding.h"
+#include "kernels/ops/permute.h"
 #include "kernels/ops/rms_norm.h"
+#include "kernels/ops/rope.h"
+#include "kernels/ops/router.h"
+#include "kernels/ops/swiglu.h"
 
 namespace sluice::kernels::cuda {
 
@@ -15,5 +23,28 @@ void Add(Stream& stream, const AddArgs& args);
 void RmsNorm(Stream& stream, const RmsNormArgs& args);
 void RmsNormBackwardInput(Stream& stream, const RmsNormBackwardInputArgs& args);
 void RmsNormBackwardWeight(Stream& stream, const RmsNormBackwardWeightArgs& args);
+
+void GatherRows(Stream& stream, const GatherRowsArgs& args);
+void CombineRows(Stream& stream, const CombineRowsArgs& args);
+void CombineRowsBackward(Stream& stream, const CombineRowsBackwardArgs& args);
+
+void AdamW(Stream& stream, const AdamWArgs& args);
+void SumSquares(Stream& stream, const SumSquaresArgs& args);
+
+void Route(Stream& stream, const RouteArgs& args);
+void BalanceLoss(Stream& stream, const BalanceLossArgs& args);
+void RouterBackward(Stream& stream, const RouterBackwardArgs& args);
+
+void Swiglu(Stream& stream, const SwigluArgs& args);
+void SwigluBackward(Stream& stream, const SwigluBackwardArgs& args);
+
+void Rope(Stream& stream, const RopeArgs& args);
+void SumHeads(Stream& stream, const SumHeadsArgs& args);
+void BroadcastHeads(Stream& stream, const BroadcastHeadsArgs& args);
+void CopyHeads(Stream& stream, const CopyHeadsArgs& args);
+
+void Embedding(Stream& stream, const EmbeddingArgs& args);
+void EmbeddingBackward(Stream& stream, const EmbeddingBackwardArgs& args);
+void CrossEntropy(Stream& stream, const CrossEntropyArgs& args);
 
 }  // namespace sluice::kernels::cuda

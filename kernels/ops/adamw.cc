@@ -1,8 +1,8 @@
 #include "kernels/ops/adamw.h"
 
-#include "kernels/core/cpu_stream.h"
 #include "kernels/cpu/adamw.h"
 #include "kernels/ops/check_arguments.h"
+#include "kernels/ops/dispatch.h"
 
 namespace sluice::kernels {
 
@@ -18,7 +18,7 @@ void AdamW(Stream& stream, const AdamWArgs& args) {
   if (!args.value.is_null()) {
     CheckTensor(stream, "AdamW.value", args.value, shape, CheckFloat("AdamW.value", args.value));
   }
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::AdamW(pool, args); });
+  RUN_OP(stream, AdamW, args);
 }
 
 void SumSquares(Stream& stream, const SumSquaresArgs& args) {
@@ -29,7 +29,7 @@ void SumSquares(Stream& stream, const SumSquaresArgs& args) {
   CheckTensor(stream, "SumSquares.sum", args.sum, {1}, DType::kF64);
   CheckTensor(stream, "SumSquares.scratch", args.scratch.Rows(0, (shape[0] + kBlock - 1) / kBlock),
               {(shape[0] + kBlock - 1) / kBlock}, DType::kF64);
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::SumSquares(pool, args); });
+  RUN_OP(stream, SumSquares, args);
 }
 
 }  // namespace sluice::kernels

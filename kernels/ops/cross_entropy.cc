@@ -1,8 +1,8 @@
 #include "kernels/ops/cross_entropy.h"
 
-#include "kernels/core/cpu_stream.h"
 #include "kernels/cpu/cross_entropy.h"
 #include "kernels/ops/check_arguments.h"
+#include "kernels/ops/dispatch.h"
 
 namespace sluice::kernels {
 
@@ -16,7 +16,7 @@ void CrossEntropy(Stream& stream, const CrossEntropyArgs& args) {
     CheckTensor(stream, "CrossEntropy.dlogits", args.dlogits, shape,
                 CheckFloat("CrossEntropy.dlogits", args.dlogits));
   }
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::CrossEntropy(pool, args); });
+  RUN_OP(stream, CrossEntropy, args);
 }
 
 }  // namespace sluice::kernels

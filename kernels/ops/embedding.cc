@@ -1,8 +1,8 @@
 #include "kernels/ops/embedding.h"
 
-#include "kernels/core/cpu_stream.h"
 #include "kernels/cpu/embedding.h"
 #include "kernels/ops/check_arguments.h"
+#include "kernels/ops/dispatch.h"
 
 namespace sluice::kernels {
 
@@ -13,7 +13,7 @@ void Embedding(Stream& stream, const EmbeddingArgs& args) {
   CheckTensor(stream, "Embedding.tokens", args.tokens, args.tokens.shape(), DType::kI32);
   CheckTensor(stream, "Embedding.table", args.table, args.table.shape(), dtype);
   CheckTensor(stream, "Embedding.y", args.y, {args.tokens.extent(0), args.table.extent(1)}, dtype);
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::Embedding(pool, args); });
+  RUN_OP(stream, Embedding, args);
 }
 
 void EmbeddingBackward(Stream& stream, const EmbeddingBackwardArgs& args) {
@@ -24,7 +24,7 @@ void EmbeddingBackward(Stream& stream, const EmbeddingBackwardArgs& args) {
               {args.tokens.extent(0), args.dtable.extent(1)}, dtype);
   CheckTensor(stream, "EmbeddingBackward.tokens", args.tokens, args.tokens.shape(), DType::kI32);
   CheckTensor(stream, "EmbeddingBackward.dtable", args.dtable, args.dtable.shape(), DType::kF32);
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::EmbeddingBackward(pool, args); });
+  RUN_OP(stream, EmbeddingBackward, args);
 }
 
 }  // namespace sluice::kernels

@@ -1,8 +1,8 @@
 #include "kernels/ops/permute.h"
 
-#include "kernels/core/cpu_stream.h"
 #include "kernels/cpu/permute.h"
 #include "kernels/ops/check_arguments.h"
+#include "kernels/ops/dispatch.h"
 
 namespace sluice::kernels {
 
@@ -13,7 +13,7 @@ void GatherRows(Stream& stream, const GatherRowsArgs& args) {
   CheckTensor(stream, "GatherRows.x", args.x, args.x.shape(), dtype);
   CheckTensor(stream, "GatherRows.index", args.index, args.index.shape(), DType::kI32);
   CheckTensor(stream, "GatherRows.y", args.y, {args.index.extent(0), args.x.extent(1)}, dtype);
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::GatherRows(pool, args); });
+  RUN_OP(stream, GatherRows, args);
 }
 
 void CombineRows(Stream& stream, const CombineRowsArgs& args) {
@@ -28,7 +28,7 @@ void CombineRows(Stream& stream, const CombineRowsArgs& args) {
   }
   if (!args.base.is_null()) CheckTensor(stream, "CombineRows.base", args.base, y_shape, dtype);
   CheckTensor(stream, "CombineRows.y", args.y, y_shape, dtype);
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::CombineRows(pool, args); });
+  RUN_OP(stream, CombineRows, args);
 }
 
 void CombineRowsBackward(Stream& stream, const CombineRowsBackwardArgs& args) {
@@ -44,7 +44,7 @@ void CombineRowsBackward(Stream& stream, const CombineRowsBackwardArgs& args) {
   CheckTensor(stream, "CombineRowsBackward.weights", args.weights, top, DType::kF32);
   CheckTensor(stream, "CombineRowsBackward.drows", args.drows, shape, dtype);
   CheckTensor(stream, "CombineRowsBackward.dweights", args.dweights, top, DType::kF32);
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::CombineRowsBackward(pool, args); });
+  RUN_OP(stream, CombineRowsBackward, args);
 }
 
 }  // namespace sluice::kernels

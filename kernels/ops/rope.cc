@@ -1,8 +1,8 @@
 #include "kernels/ops/rope.h"
 
-#include "kernels/core/cpu_stream.h"
 #include "kernels/cpu/rope.h"
 #include "kernels/ops/check_arguments.h"
+#include "kernels/ops/dispatch.h"
 
 namespace sluice::kernels {
 
@@ -31,14 +31,14 @@ void Rope(Stream& stream, const RopeArgs& args) {
   CheckTensor(stream, "Rope.cos", args.cos, args.cos.shape(), DType::kF32);
   CheckTensor(stream, "Rope.sin", args.sin, args.cos.shape(), DType::kF32);
   CheckTensor(stream, "Rope.positions", args.positions, {tokens}, DType::kI32);
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::Rope(pool, args); });
+  RUN_OP(stream, Rope, args);
 }
 
 void SumHeads(Stream& stream, const SumHeadsArgs& args) {
   CHECK_EQ(args.y.shape().rank(), 2);
   CheckHeads(stream, "SumHeads.x", args.x, args.num_heads, args.head_stride, args.y.extent(1));
   CheckTensor(stream, "SumHeads.y", args.y, {args.x.extent(0), args.y.extent(1)}, args.x.dtype());
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::SumHeads(pool, args); });
+  RUN_OP(stream, SumHeads, args);
 }
 
 void BroadcastHeads(Stream& stream, const BroadcastHeadsArgs& args) {
@@ -47,7 +47,7 @@ void BroadcastHeads(Stream& stream, const BroadcastHeadsArgs& args) {
              args.x.extent(1));
   CheckTensor(stream, "BroadcastHeads.x", args.x, {args.y.extent(0), args.x.extent(1)},
               args.y.dtype());
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::BroadcastHeads(pool, args); });
+  RUN_OP(stream, BroadcastHeads, args);
 }
 
 }  // namespace sluice::kernels

@@ -1,8 +1,8 @@
 #include "kernels/ops/router.h"
 
-#include "kernels/core/cpu_stream.h"
 #include "kernels/cpu/router.h"
 #include "kernels/ops/check_arguments.h"
+#include "kernels/ops/dispatch.h"
 
 namespace sluice::kernels {
 
@@ -33,7 +33,7 @@ void Route(Stream& stream, const RouteArgs& args) {
   CheckTensor(stream, "Route.expert_of", args.expert_of, {tokens, top}, DType::kI32);
   CheckTensor(stream, "Route.weights", args.weights, {tokens, top}, DType::kF32);
   CheckTensor(stream, "Route.counts", args.counts, {experts}, DType::kI64);
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::Route(pool, args); });
+  RUN_OP(stream, Route, args);
 }
 
 void BalanceLoss(Stream& stream, const BalanceLossArgs& args) {
@@ -47,7 +47,7 @@ void BalanceLoss(Stream& stream, const BalanceLossArgs& args) {
   CheckTensor(stream, "BalanceLoss.load", args.load, {sequences, experts}, DType::kF32);
   CheckTensor(stream, "BalanceLoss.balance", args.balance, {sequences}, DType::kF64);
   CheckTensor(stream, "BalanceLoss.z", args.z, {sequences}, DType::kF64);
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::BalanceLoss(pool, args); });
+  RUN_OP(stream, BalanceLoss, args);
 }
 
 void RouterBackward(Stream& stream, const RouterBackwardArgs& args) {
@@ -67,7 +67,7 @@ void RouterBackward(Stream& stream, const RouterBackwardArgs& args) {
     CheckTensor(stream, "RouterBackward.global_load_scale", args.global_load_scale, {experts},
                 DType::kF32);
   }
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::RouterBackward(pool, args); });
+  RUN_OP(stream, RouterBackward, args);
 }
 
 }  // namespace sluice::kernels

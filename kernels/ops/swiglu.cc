@@ -1,8 +1,8 @@
 #include "kernels/ops/swiglu.h"
 
-#include "kernels/core/cpu_stream.h"
 #include "kernels/cpu/swiglu.h"
 #include "kernels/ops/check_arguments.h"
+#include "kernels/ops/dispatch.h"
 
 namespace sluice::kernels {
 
@@ -12,7 +12,7 @@ void Swiglu(Stream& stream, const SwigluArgs& args) {
   CHECK_EQ(shape.rank(), 2);
   CheckTensor(stream, "Swiglu.gate_up", args.gate_up, {shape[0], 2 * shape[1]}, dtype);
   CheckTensor(stream, "Swiglu.y", args.y, shape, dtype);
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::Swiglu(pool, args); });
+  RUN_OP(stream, Swiglu, args);
 }
 
 void SwigluBackward(Stream& stream, const SwigluBackwardArgs& args) {
@@ -22,7 +22,7 @@ void SwigluBackward(Stream& stream, const SwigluBackwardArgs& args) {
   CheckTensor(stream, "SwigluBackward.dy", args.dy, shape, dtype);
   CheckTensor(stream, "SwigluBackward.gate_up", args.gate_up, {shape[0], 2 * shape[1]}, dtype);
   CheckTensor(stream, "SwigluBackward.dgate_up", args.dgate_up, {shape[0], 2 * shape[1]}, dtype);
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::SwigluBackward(pool, args); });
+  RUN_OP(stream, SwigluBackward, args);
 }
 
 }  // namespace sluice::kernels

@@ -78,6 +78,26 @@ TEST(Labels, AreScoped) {
       [](uint32_t) { return 5; });
 }
 
+// PTX ISA 9.7.9.8: a destination wider than a signed type is filled with its sign.
+TEST(Memory, SignedLoadsFillWiderRegisters) {
+  ExpectLanes(
+      ".shared .align 8 .b8 s[256]; mov.u32 %r2, s; shl.b32 %r3, %r1, 2; add.u32 %r2, %r2, %r3;"
+      "mov.u32 %r4, 0xfffffffe; st.shared.u32 [%r2], %r4; ld.shared.s32 %rd5, [%r2];"
+      "shr.s64 %rd5, %rd5, 20; cvt.u32.u64 %r0, %rd5;",
+      [](uint32_t) { return 0xffffffffu; });
+}
+
+TEST(Memory, AddressesOfParameters) {
+  PtxProgram program(
+      "mov.b64 %rd1, p1; ld.param.u64 %rd2, [%rd1+-8]; ld.param.u32 %r1, [%rd1];"
+      "st.global.u32 [%rd2], %r1;",
+      2);
+  program.launch.block = {1, 1, 1};
+  const uint64_t out = program.Allocate(4);
+  EXPECT_EQ(program.Run({out, 77}), "");
+  EXPECT_EQ(program.WordAt(out), 77u);
+}
+
 TEST(Memory, VectorsNarrowTypesAndLocal) {
   ExpectLanes(
       ".shared .align 16 .b8 s[1024]; mov.u32 %r2, s; shl.b32 %r3, %r1, 3; add.u32 %r2, %r2, %r3;"

@@ -117,6 +117,16 @@ Handler PlainOf(Type to, Type from) {
   }
 }
 
+// cvt.sat: to [0, 1], a NaN to 0
+void RunSaturate(const Context& c) {
+  const uint64_t* a = c.Source(1);
+  uint64_t* d = c.Destination(0);
+  ForLanes(c.mask, [&](int lane) {
+    const float x = Get<float>(a[lane]);
+    d[lane] = Put<float>(x >= 1 ? 1.0f : x > 0 ? x : 0.0f);
+  });
+}
+
 // d = narrow(a)
 template <auto kNarrow>
 void RunNarrow(const Context& c) {
@@ -185,6 +195,11 @@ void DecodeConvert(Instruction& i, Modifiers& modifiers) {
   i.type = modifiers.TakeType();
   i.from_type = modifiers.TakeType();
   i.detail = (to_integral >= 0 ? to_integral : rounding) + 1;
+  if (i.type == Type::kF32 && i.from_type == Type::kF32 && i.detail == kNone &&
+      modifiers.Take("sat")) {
+    i.run = RunSaturate;
+    return;
+  }
   i.run = NarrowOf(modifiers, i.type, i.from_type, i.detail);
   if (i.run != nullptr) return;
   // Which rounding a form takes: to an integer an integral one; to a narrower float to nearest.

@@ -17,8 +17,8 @@ const std::map<std::string, std::vector<DecodeFunction>>& Opcodes() {
     add({"add", "sub", "mul", "fma", "div", "min", "max", "abs", "neg", "rcp", "sqrt", "rsqrt",
          "ex2", "lg2", "tanh", "copysign", "testp"},
         DecodeFloat);
-    add({"and", "or", "xor", "not", "shl", "shr", "shf", "lop3", "prmt", "bfe", "bfi", "popc",
-         "clz", "brev"},
+    add({"and", "or", "xor", "not", "shl", "shr", "shf", "lop3", "prmt", "bfe", "bfi", "bfind",
+         "popc", "clz", "brev"},
         DecodeLogic);
     add({"setp", "selp"}, DecodeCompare);
     add({"mov", "cvta"}, DecodeMove);

@@ -33,6 +33,23 @@ struct FusedMultiplyAdd {
     return std::fma(a, b, c);
   }
 };
+// Rounded towards minus infinity.
+struct FusedMultiplyAddDown {
+  float operator()(float a, float b, float c) const {
+    const float nearest = std::fma(a, b, c);
+    if (std::isnan(nearest)) return nearest;
+    if (std::isinf(nearest)) {
+      const bool overflowed = std::isfinite(a) && std::isfinite(b) && std::isfinite(c);
+      return overflowed && nearest > 0 ? std::numeric_limits<float>::max() : nearest;
+    }
+    // The exact value is sum + rest: a product of floats is exact in double, and the rounding error
+    // of a sum too (Knuth's two-sum).
+    const double product = double{a} * b, sum = product + c;
+    const double part = sum - product, rest = (product - (sum - part)) + (c - part);
+    const bool is_above = nearest - sum > rest;
+    return is_above ? std::nextafter(nearest, -std::numeric_limits<float>::infinity()) : nearest;
+  }
+};
 struct Divide {
   template <typename T>
   T operator()(T a, T b) const {
@@ -90,6 +107,15 @@ struct SquareRoot {
     return std::sqrt(a);
   }
 };
+// rcp.approx.ftz.f64: a coarse start for Newton's method; the lower half of the result is zero.
+struct CoarseReciprocal {
+  double operator()(double a) const {
+    constexpr double kSmallest = std::numeric_limits<double>::min();
+    const double inverse = 1.0 / (std::fabs(a) < kSmallest ? std::copysign(0.0, a) : a);
+    const double flushed = std::fabs(inverse) < kSmallest ? std::copysign(0.0, inverse) : inverse;
+    return Get<double>(Put<double>(flushed) & 0xffffffff00000000ull);
+  }
+};
 struct CopySign {  // of a to b
   template <typename T>
   T operator()(T a, T b) const {
@@ -144,6 +170,9 @@ Handler DivisionOf(const Instruction& i, Modifiers& modifiers, Type type) {
     return is_approximate ? Approximate<Binary, Divide>(modifiers, type)
                           : Rounded<Binary, Divide>(modifiers, type);
   }
+  if (i.opcode == "rcp" && is_approximate && type == Type::kF64) {
+    return modifiers.Take("ftz") ? RunUnary<CoarseReciprocal, double> : nullptr;
+  }
   if (i.opcode == "rcp") {
     return is_approximate ? Approximate<Unary, Reciprocal>(modifiers, type)
                           : Rounded<Unary, Reciprocal>(modifiers, type);
@@ -170,7 +199,11 @@ void DecodeFloat(Instruction& i, Modifiers& modifiers) {
   if (op == "add") i.run = Rounded<Binary, Add>(modifiers, type);
   if (op == "sub") i.run = Rounded<Binary, Subtract>(modifiers, type);
   if (op == "mul") i.run = Rounded<Binary, Multiply>(modifiers, type);
-  if (op == "fma") i.run = Rounded<Ternary, FusedMultiplyAdd>(modifiers, type);
+  if (op == "fma") {
+    const bool rounds_down = type == Type::kF32 && modifiers.Take("rm");
+    i.run = rounds_down ? RunTernary<FusedMultiplyAddDown, float>
+                        : Rounded<Ternary, FusedMultiplyAdd>(modifiers, type);
+  }
   if (op == "abs") i.run = Rounded<Unary, Absolute>(modifiers, type);
   if (op == "neg") i.run = Rounded<Unary, Negate>(modifiers, type);
   if (op == "copysign") i.run = ForFloats<Binary, CopySign>(type);

@@ -209,6 +209,17 @@ void RunLeadingZeros(const Context& c) {
   });
 }
 
+// The place of the highest bit that is set; with shiftamt (detail 1) how far it is from the top.
+void RunFindHighest(const Context& c) {
+  const uint64_t* a = c.Source(1);
+  uint64_t* d = c.Destination(0);
+  ForLanes(c.mask, [&](int lane) {
+    const auto x = Get<uint32_t>(a[lane]);
+    const auto zeros = x == 0 ? 0u : static_cast<uint32_t>(__builtin_clz(x));
+    d[lane] = x == 0 ? 0xffffffffu : c.instruction.detail == 1 ? zeros : 31 - zeros;
+  });
+}
+
 struct ReverseBits {
   template <typename T>
   T operator()(T a) const {
@@ -263,6 +274,10 @@ void DecodeLogic(Instruction& i, Modifiers& modifiers) {
     if (direction < 0 || mode < 0) return;
     i.detail = direction + 2 * mode;
     i.run = RunFunnelShift;
+  }
+  if (op == "bfind" && type == Type::kU32) {
+    i.detail = modifiers.Take("shiftamt") ? 1 : 0;
+    i.run = RunFindHighest;
   }
   if (i.run == nullptr) i.run = FieldOf(op, type);
 }

@@ -19,7 +19,7 @@ uint64_t Extended(const uint8_t* data, Type type) {
   const int bytes = BytesOf(type);
   uint64_t value = 0;
   std::memcpy(&value, data, static_cast<size_t>(bytes));
-  if (IsSigned(type) && bytes < 4) {
+  if (IsSigned(type) && bytes < 8) {
     const int unused = 64 - 8 * bytes;
     value = static_cast<uint64_t>(static_cast<int64_t>(value << unused) >> unused);
   }
@@ -51,13 +51,18 @@ void RunLoad(const Context& c) {
   });
 }
 
+// The parameters' space starts at 0; a kernel may hold an address in it in a register.
 void RunLoadParameter(const Context& c) {
-  const auto offset = static_cast<size_t>(c.instruction.operands[1].offset);
+  const Operand& from = c.instruction.operands[1];
   const std::vector<uint8_t>& parameters = c.block.launch().parameters;
-  if (offset + AccessBytes(c.instruction) > parameters.size()) {
-    return c.block.Fail(c, FirstLane(c.mask), "reads past the kernel's parameters");
-  }
-  ForLanes(c.mask, [&](int lane) { LoadValues(c, lane, parameters.data() + offset); });
+  ForLanes(c.mask, [&](int lane) {
+    const uint64_t offset =
+        from.is_parameter ? static_cast<uint64_t>(from.offset) : AddressOf(c, 1, lane);
+    if (offset + AccessBytes(c.instruction) > parameters.size()) {
+      return c.block.Fail(c, lane, "reads past the kernel's parameters");
+    }
+    LoadValues(c, lane, parameters.data() + offset);
+  });
 }
 
 void RunStore(const Context& c) {
@@ -152,7 +157,7 @@ void DecodeMemory(Instruction& i, Modifiers& modifiers) {
   if (i.type == Type::kNone) return;
   if (i.opcode == "ld") {
     const bool is_parameter = i.space == Space::kParameter;
-    if (is_parameter != i.operands[1].is_parameter) return;
+    if (!is_parameter && i.operands[1].is_parameter) return;
     i.run = is_parameter ? RunLoadParameter : RunLoad;
   } else if (i.opcode == "st") {
     if (i.space != Space::kParameter) i.run = RunStore;

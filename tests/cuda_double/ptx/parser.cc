@@ -336,8 +336,7 @@ class Parser {
     Operand operand;
     operand.kind = Operand::Kind::kAddress;
     const std::string base = lexer_.Next();
-    const auto parameter = std::find_if(kernel_->parameters.begin(), kernel_->parameters.end(),
-                                        [&](const Parameter& p) { return p.name == base; });
+    const auto parameter = ParameterOf(base);
     if (parameter != kernel_->parameters.end()) {
       operand.is_parameter = true;
       operand.offset = static_cast<int64_t>(parameter->offset);
@@ -353,6 +352,11 @@ class Parser {
     }
     Expect("]");
     return operand;
+  }
+
+  std::vector<Parameter>::const_iterator ParameterOf(const std::string& name) const {
+    return std::find_if(kernel_->parameters.begin(), kernel_->parameters.end(),
+                        [&](const Parameter& p) { return p.name == name; });
   }
 
   int RegisterOf(const std::string& name) const {
@@ -372,7 +376,7 @@ class Parser {
     return found->second;
   }
 
-  // Registers, numbers, special registers, and the addresses of variables; -1 for anything else.
+  // Registers, numbers, special registers, addresses of parameters and variables; -1 for others.
   int RowOf(const std::string& name) {
     const int row = RegisterOf(name);
     if (row >= 0) return row;
@@ -385,6 +389,8 @@ class Parser {
       }
       return found->second;
     }
+    const auto parameter = ParameterOf(name);
+    if (parameter != kernel_->parameters.end()) return ConstantRow(parameter->offset);
     const auto symbol = symbols_.find(name);
     if (symbol != symbols_.end()) return ConstantRow(symbol->second);
     if (std::find(dynamic_symbols_.begin(), dynamic_symbols_.end(), name) !=

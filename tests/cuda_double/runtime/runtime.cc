@@ -78,9 +78,10 @@ std::string Runtime::Load(Function& function) {
   const std::string entry = ".entry " + function.name + "(";
   for (std::string& text : texts_) {
     if (function.kernel != nullptr || text.find(entry) == text.npos) continue;
-    modules_.push_back(std::make_unique<Module>());
-    const std::string error = ParseModule(text, *modules_.back());
+    auto module = std::make_unique<Module>();
+    const std::string error = ParseModule(text, *module);
     if (!error.empty()) return error;
+    modules_.push_back(std::move(module));
     text.clear();
     find();
   }

@@ -1,0 +1,112 @@
+// Rows between token order and expert order: a block a row.
+#include "kernels/cuda/element.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/ops.h"
+#include "kernels/cuda/reduce.cuh"
+
+namespace sluice::kernels::cuda {
+namespace {
+
+constexpr int kThreads = 128, kWarps = kThreads / kWarp;
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    gather_rows_kernel(Rows<const T> x, const int32_t* index, Rows<T> y, int64_t width) {
+  const int64_t row = blockIdx.x;
+  const T* from = x[index[row]];
+  for (int64_t h = threadIdx.x; h < width; h += kThreads) y[row][h] = from[h];
+}
+
+template <typename T>
+struct CombineParameters {
+  Rows<const T> rows, base;
+  Rows<const int32_t> row_of;
+  Rows<const float> weights;
+  Rows<T> y;
+  int64_t top, width;
+};
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) combine_rows_kernel(const CombineParameters<T> p) {
+  const int64_t token = blockIdx.x;
+  const int32_t* row_of = p.row_of[token];
+  for (int64_t h = threadIdx.x; h < p.width; h += kThreads) {
+    float sum = p.base.is_null() ? 0.0f : ToFloat(p.base[token][h]);
+    for (int64_t k = 0; k < p.top; ++k) {
+      const float x = ToFloat(p.rows[row_of[k]][h]);
+      sum = p.weights.is_null() ? sum + x : __fmaf_rn(p.weights[token][k], x, sum);
+    }
+    p.y[token][h] = FromFloat<T>(sum);
+  }
+}
+
+template <typename T>
+struct CombineBackwardParameters {
+  Rows<const T> dy, rows;
+  Rows<const int32_t> row_of;
+  Rows<const float> weights;
+  Rows<T> drows;
+  Rows<float> dweights;
+  int64_t top, width;
+};
+
+// A block a (token, k); drows may be rows.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    combine_rows_backward_kernel(const CombineBackwardParameters<T> p) {
+  __shared__ float partial[kWarps];
+  const int64_t token = blockIdx.x / p.top, k = blockIdx.x % p.top;
+  const int64_t row = p.row_of[token][k];
+  const float weight = p.weights[token][k];
+  float dot = 0.0f;
+  for (int64_t h = threadIdx.x; h < p.width; h += kThreads) {
+    const float dy = ToFloat(p.dy[token][h]);
+    dot = __fmaf_rn(dy, ToFloat(p.rows[row][h]), dot);
+    p.drows[row][h] = FromFloat<T>(weight * dy);
+  }
+  dot = BlockReduce<Sum>(dot, partial);
+  if (threadIdx.x == 0) p.dweights[token][k] = dot;
+}
+
+}  // namespace
+
+void GatherRows(Stream& stream, const GatherRowsArgs& args) {
+  ForFloatType(args.x.dtype(), [&](auto tag) {
+    using T = typename decltype(tag)::Type;
+    Launch(stream, {.blocks = args.y.extent(0), .threads = kThreads}, gather_rows_kernel<T>,
+           RowsOf<T>(args.x), args.index.data<int32_t>(), MutableRowsOf<T>(args.y),
+           args.y.extent(1));
+  });
+}
+
+void CombineRows(Stream& stream, const CombineRowsArgs& args) {
+  ForFloatType(args.y.dtype(), [&](auto tag) {
+    using T = typename decltype(tag)::Type;
+    const CombineParameters<T> p = {.rows = RowsOf<T>(args.rows),
+                                    .base = RowsOf<T>(args.base),
+                                    .row_of = RowsOf<int32_t>(args.row_of),
+                                    .weights = RowsOf<float>(args.weights),
+                                    .y = MutableRowsOf<T>(args.y),
+                                    .top = args.row_of.extent(1),
+                                    .width = args.y.extent(1)};
+    Launch(stream, {.blocks = args.y.extent(0), .threads = kThreads}, combine_rows_kernel<T>, p);
+  });
+}
+
+void CombineRowsBackward(Stream& stream, const CombineRowsBackwardArgs& args) {
+  ForFloatType(args.dy.dtype(), [&](auto tag) {
+    using T = typename decltype(tag)::Type;
+    const CombineBackwardParameters<T> p = {.dy = RowsOf<T>(args.dy),
+                                            .rows = RowsOf<T>(args.rows),
+                                            .row_of = RowsOf<int32_t>(args.row_of),
+                                            .weights = RowsOf<float>(args.weights),
+                                            .drows = MutableRowsOf<T>(args.drows),
+                                            .dweights = MutableRowsOf<float>(args.dweights),
+                                            .top = args.row_of.extent(1),
+                                            .width = args.dy.extent(1)};
+    Launch(stream, {.blocks = args.row_of.num_elements(), .threads = kThreads},
+           combine_rows_backward_kernel<T>, p);
+  });
+}
+
+}  // namespace sluice::kernels::cuda
