@@ -8,6 +8,7 @@
 #include "kernels/ops/copy_heads.h"
 #include "kernels/ops/cross_entropy.h"
 #include "kernels/ops/embedding.h"
+#include "kernels/ops/matmul.h"
 #include "kernels/ops/permute.h"
 #include "kernels/ops/rms_norm.h"
 #include "kernels/ops/rope.h"
@@ -30,6 +31,12 @@ void CombineRowsBackward(Stream& stream, const CombineRowsBackwardArgs& args);
 
 void AdamW(Stream& stream, const AdamWArgs& args);
 void SumSquares(Stream& stream, const SumSquaresArgs& args);
+
+void PackMatrix(Stream& stream, const PackMatrixArgs& args);
+void Matmul(Stream& stream, const MatmulArgs& args);
+void PackedMatmul(Stream& stream, const PackedMatmulArgs& args);
+void GroupedMatmul(Stream& stream, const GroupedMatmulArgs& args);
+void GroupedWeightGradient(Stream& stream, const GroupedWeightGradientArgs& args);
 
 void Route(Stream& stream, const RouteArgs& args);
 void BalanceLoss(Stream& stream, const BalanceLossArgs& args);

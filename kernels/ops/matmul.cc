@@ -1,9 +1,9 @@
 #include "kernels/ops/matmul.h"
 
 #include "kernels/core/check.h"
-#include "kernels/core/cpu_stream.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/matmul_layout.h"
+#include "kernels/ops/dispatch.h"
 
 namespace sluice::kernels {
 namespace {
@@ -70,7 +70,7 @@ void PackMatrix(Stream& stream, const PackMatrixArgs& args) {
   CHECK_EQ(packed.num_matrices, rank == 3 ? args.b.extent(0) : 1);
   CHECK_EQ(args.b.extent(rank - 2), args.transpose ? packed.n : packed.k);
   CHECK_EQ(args.b.extent(rank - 1), args.transpose ? packed.k : packed.n);
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::PackMatrix(pool, args); });
+  RUN_OP(stream, PackMatrix, args);
 }
 
 void Matmul(Stream& stream, const MatmulArgs& args) {
@@ -83,7 +83,7 @@ void Matmul(Stream& stream, const MatmulArgs& args) {
   CHECK_EQ(args.a.extent(args.transpose_a ? 1 : 0), args.c.extent(0));
   CHECK_EQ(args.b.extent(args.transpose_b ? 1 : 0), k);
   CHECK_EQ(args.b.extent(args.transpose_b ? 0 : 1), args.c.extent(1));
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::Matmul(pool, args); });
+  RUN_OP(stream, Matmul, args);
 }
 
 void PackedMatmul(Stream& stream, const PackedMatmulArgs& args) {
@@ -96,7 +96,7 @@ void PackedMatmul(Stream& stream, const PackedMatmulArgs& args) {
   CHECK_EQ(args.a.extent(1), args.b.k);
   CHECK_EQ(args.c.extent(0), args.a.extent(0));
   CHECK_EQ(args.c.extent(1), args.b.n);
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::PackedMatmul(pool, args); });
+  RUN_OP(stream, PackedMatmul, args);
 }
 
 void GroupedMatmul(Stream& stream, const GroupedMatmulArgs& args) {
@@ -109,6 +109,9 @@ void GroupedMatmul(Stream& stream, const GroupedMatmulArgs& args) {
   CHECK_EQ(args.x.extent(1), args.w.k);
   CHECK_EQ(args.y.extent(0), args.x.extent(0));
   CHECK_EQ(args.y.extent(1), args.w.n);
+  if constexpr (kWithCuda) {
+    if (IsOnCuda(stream)) return cuda::GroupedMatmul(stream, args);
+  }
   CpuStream::From(stream).Run([args](ThreadPool& pool) {
     CheckOffsetValues(args.offsets, args.x.extent(0));
     cpu::GroupedMatmul(pool, args);
@@ -126,6 +129,9 @@ void GroupedWeightGradient(Stream& stream, const GroupedWeightGradientArgs& args
   CHECK_EQ(args.dy.extent(0), args.x.extent(0));
   CHECK_EQ(args.dy.extent(1), args.dw.extent(1));
   CHECK_EQ(args.x.extent(1), args.dw.extent(2));
+  if constexpr (kWithCuda) {
+    if (IsOnCuda(stream)) return cuda::GroupedWeightGradient(stream, args);
+  }
   CpuStream::From(stream).Run([args](ThreadPool& pool) {
     CheckOffsetValues(args.offsets, args.x.extent(0));
     cpu::GroupedWeightGradient(pool, args);

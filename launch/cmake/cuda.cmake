@@ -23,9 +23,11 @@ set(CMAKE_CUDA_ARCHITECTURES 90a)
 set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)
 # No contraction that the source does not spell out, as on the CPU; source lines for profilers and the software device.
 set(CMAKE_CUDA_FLAGS_RELEASE "-O3")
-set(CMAKE_CUDA_FLAGS "--fmad=false -lineinfo" CACHE STRING "" FORCE)
+set(CMAKE_CUDA_FLAGS "--fmad=false -lineinfo -Xptxas -v" CACHE STRING "" FORCE)
+# The compiler's report on each kernel is kept beside its object: tests/cuda reads them.
+set(CMAKE_CUDA_COMPILER_LAUNCHER ${CMAKE_CURRENT_LIST_DIR}/keep_ptxas_report)
 if(CCACHE)
-  set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE})
+  list(APPEND CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE})
 endif()
 set(CMAKE_CUDA_STANDARD 17) # for CMake's own trials: 3.25 does not know that nvcc 13 has 20
 enable_language(CUDA)

@@ -26,6 +26,7 @@ const std::map<std::string, std::vector<DecodeFunction>>& Opcodes() {
     add({"ld", "st", "atom", "red"}, DecodeMemory);
     add({"shfl", "vote", "match", "redux", "activemask"}, DecodeWarp);
     add({"bra", "ret", "exit", "bar", "fence", "membar", "trap"}, DecodeFlow);
+    add({"mma"}, DecodeMatrix);
     return opcodes;
   }();
   return kOpcodes;

@@ -36,6 +36,7 @@ void DecodeMove(Instruction& instruction, Modifiers& modifiers);
 void DecodeConvert(Instruction& instruction, Modifiers& modifiers);
 void DecodeMemory(Instruction& instruction, Modifiers& modifiers);
 void DecodeWarp(Instruction& instruction, Modifiers& modifiers);
+void DecodeMatrix(Instruction& instruction, Modifiers& modifiers);
 void DecodeFlow(Instruction& instruction, Modifiers& modifiers);
 
 }  // namespace sluice::cuda_double

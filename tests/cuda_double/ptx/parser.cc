@@ -97,6 +97,10 @@ class Parser {
     } else if (token == ".extern") {
       if (lexer_.Next() != ".shared") return Fail(".extern of something that is not shared memory");
       SharedDeclaration(true);
+    } else if (token == ".shared") {
+      const Declared declared = Declaration();
+      Expect(";");
+      module_shared_[declared.name] = declared;
     } else if (token == ".global" || token == ".const") {
       lexer_.SkipPast(';');  // an instruction that names it fails: no such operand
     } else if (token == ".entry") {
@@ -143,6 +147,10 @@ class Parser {
       dynamic_symbols_.push_back(declared.name);
       return;
     }
+    PlaceShared(declared);
+  }
+
+  void PlaceShared(const Declared& declared) {
     kernel_->shared_bytes = RoundUp(kernel_->shared_bytes, declared.align);
     symbols_[declared.name] = kernel_->shared_bytes;
     kernel_->shared_bytes += declared.bytes;
@@ -391,6 +399,9 @@ class Parser {
     }
     const auto parameter = ParameterOf(name);
     if (parameter != kernel_->parameters.end()) return ConstantRow(parameter->offset);
+    // Shared variables of device functions belong to each kernel that names them.
+    const auto shared = module_shared_.find(name);
+    if (shared != module_shared_.end() && symbols_.count(name) == 0) PlaceShared(shared->second);
     const auto symbol = symbols_.find(name);
     if (symbol != symbols_.end()) return ConstantRow(symbol->second);
     if (std::find(dynamic_symbols_.begin(), dynamic_symbols_.end(), name) !=
@@ -418,6 +429,7 @@ class Parser {
   Module& module_;
   std::string error_;
   std::vector<std::string> dynamic_symbols_;
+  std::map<std::string, Declared> module_shared_;
   // Of the kernel at hand:
   Kernel* kernel_ = nullptr;
   std::map<std::string, size_t> symbols_;  // shared and local variables: their offsets

@@ -107,6 +107,7 @@ class Runtime {
   };
   Runtime();
   std::string Load(Function& function);
+  void LoadReplacements();
   void RunNext(StreamState& stream);
   void RunSomeAtRandom();
 
@@ -117,6 +118,8 @@ class Runtime {
   GlobalMemory memory_;
   std::vector<std::string> texts_;  // PTX not yet parsed
   std::vector<std::unique_ptr<Module>> modules_;
+  // Kernels of CUDA_DOUBLE_PTX, a file of PTX that takes the place of what the program holds.
+  std::map<std::string, std::pair<Module*, Kernel*>> replacements_;
   std::map<const void*, Function> functions_;
   std::vector<std::unique_ptr<StreamState>> streams_;
   cudaError_t broken_ = cudaSuccess;

@@ -1,0 +1,85 @@
+#include "tests/cuda/mutants.h"
+
+namespace sluice::testing {
+
+std::vector<Mutant> Mutants() {
+  return {
+      // Bounds.
+      {"FillGuard", "cast.cu", "if (i < n) to[i] = value;", "if (i <= n) to[i] = value;",
+       "CastTest"},
+      {"AddGuard", "cast.cu", "if (i < n) y[i]", "y[i]", "CastTest"},
+      {"NormWidth", "rms_norm.cu",
+       "h < p.width; h += kThreads) {\n    float value = ToFloat(x[h]);",
+       "h <= p.width; h += kThreads) {\n    float value = ToFloat(x[h]);", "RmsNormTest"},
+      {"AdamWGuard", "adamw.cu", "if (i >= p.n) return;", "if (i > p.n) return;", "AdamWTest"},
+      {"RouteTokenGuard", "router.cu",
+       "if (token >= p.tokens) return;\n  const int experts = p.config.num_experts;\n  float* "
+       "selection",
+       "const int experts = p.config.num_experts;\n  float* selection", "RouterTest"},
+      // Barriers and races.
+      {"ReduceFirstBarrier", "reduce.cuh", "partial[warp] = x;\n  __syncthreads();",
+       "partial[warp] = x;", "RmsNormTest"},
+      {"ReduceLastBarrier", "reduce.cuh", "Op::kNeutral, op);\n  __syncthreads();",
+       "Op::kNeutral, op);", "CrossEntropyTest"},
+      {"WeightGradientFirstBarrier", "rms_norm.cu", "= sum;\n    __syncthreads();", "= sum;",
+       "RmsNormTest"},
+      {"WeightGradientLastBarrier", "rms_norm.cu", "    }\n    __syncthreads();\n  }\n  if (inside",
+       "    }\n  }\n  if (inside", "RmsNormTest"},
+      {"BalanceFirstBarrier", "router.cu", "BalanceOfToken(p, scratch, t);\n    __syncthreads();",
+       "BalanceOfToken(p, scratch, t);", "RouterTest"},
+      {"BalanceLastBarrier", "router.cu", "z += scratch.z[w];\n    __syncthreads();",
+       "z += scratch.z[w];", "RouterTest"},
+      {"CrossEntropyBarrier", "cross_entropy.cu", "  __syncthreads();  // all have read",
+       "  // all have read", "CrossEntropyTest"},
+      // Exchange between lanes.
+      {"ShuffleStep", "reduce.cuh", "offset > 0; offset /= 2", "offset > 1; offset /= 2",
+       "RmsNormTest"},
+      {"NeutralElement", "reduce.cuh", "lane < num_warps ? partial[lane] : Op::kNeutral",
+       "partial[lane % num_warps]", "RmsNormTest"},
+      {"SumSquaresOrder", "adamw.cu", "{8, 16, 4, 2, 1}", "{16, 8, 4, 2, 1}", "AdamWTest"},
+      {"TieToHigherIndex", "router.cu", "other < best);", "other > best);", "RouterTest"},
+      {"BallotPrefix", "router.cu", "(1u << lane) - 1", "(2u << lane) - 1", "RouterTest"},
+      // Arithmetic and indices.
+      {"RoundTwice", "rms_norm.cu", "ToFloat(from[h]) * scale * ToFloat(p.w[h])",
+       "ToFloat(FromFloat<bfloat16>(ToFloat(from[h]) * scale)) * ToFloat(p.w[h])", "RmsNormTest"},
+      {"NormOfUnrounded", "rms_norm.cu", "value = ToFloat(rounded);", "", "RmsNormTest"},
+      {"NanPayload", "element.cuh", "bits >> 16 | 0x40u", "0x7fff", "CastTest"},
+      {"CombineSkipsBase", "permute.cu", "p.base.is_null() ? 0.0f", "true ? 0.0f", "PermuteTest"},
+      {"CombineRowsOfNextToken", "permute.cu", "blockIdx.x % p.top;", "blockIdx.x % (p.top + 1);",
+       "PermuteTest"},
+      {"GroupSecondLargest", "router.cu", "second = x[i] > first ? first : fmaxf(second, x[i]);",
+       "second = fmaxf(second, x[i]);", "RouterTest"},
+      {"CountsPerTokenOnce", "router.cu", "p.counts + c * kWarp + lane, 1)",
+       "p.counts + c * kWarp + lane, k == 0)", "RouterTest"},
+      {"RopeSign", "rope.cu", "x1 * -s", "x1 * s", "RopeTest"},
+      {"RopeInPlaceOrder", "rope.cu",
+       "const float x0 = ToFloat(x[first]), x1 = ToFloat(x[second]);\n    y[first]",
+       "const float x0 = ToFloat(x[first]), x1 = ToFloat(x[first + 1]);\n    y[first]", "RopeTest"},
+      {"SwigluSlope", "swiglu.cu", "__fmaf_rn(g, 1.0f - sigmoid, 1.0f)",
+       "__fmaf_rn(g, sigmoid, 1.0f)", "SwigluTest"},
+      {"EmbeddingOverwrites", "embedding.cu", "[h] += ToFloat", "[h] = ToFloat", "EmbeddingTest"},
+      {"AdamWBias", "adamw.cu", "sqrtf(v * p.correction2)", "sqrtf(v)", "AdamWTest"},
+      {"WeightDecayOfNew", "adamw.cu", "__fmaf_rn(p.weight_decay, p.master[i], step)", "step",
+       "AdamWTest"},
+      // Matrix products.
+      {"TileFirstBarrier", "matmul_tile.cuh", "    __syncthreads();\n    MultiplyStep",
+       "    MultiplyStep", "MatmulDeviceTest"},
+      {"TileLastBarrier", "matmul_tile.cuh", "a_tile, b_tile);\n    __syncthreads();",
+       "a_tile, b_tile);", "MatmulDeviceTest"},
+      {"DepthTail", "matmul_tile.cuh", "r < rows && k < depth", "r < rows", "MatmulDeviceTest"},
+      {"RowTail", "matmul_tile.cuh", "r < rows && k < depth", "k < depth", "MatmulDeviceTest"},
+      {"StoreGuard", "matmul_tile.cuh", "column + j >= p.n", "column + j > p.n",
+       "MatmulDeviceTest"},
+      {"FragmentRow", "matmul_tile.cuh", "a[i][1] = PairAt(at + 8 * kStride)",
+       "a[i][1] = PairAt(at + 4 * kStride)", "MatmulDeviceTest"},
+      {"FragmentDepth", "matmul_tile.cuh", "b[j][1] = PairAt(at + 8)", "b[j][1] = PairAt(at + 2)",
+       "MatmulDeviceTest"},
+      {"ResultRow", "matmul_tile.cuh", "8 * (q / 2)", "8 * (q % 2)", "MatmulDeviceTest"},
+      {"TilesOfEarlierExperts", "matmul.cu", "tile -= tiles;", "", "MatmulDeviceTest"},
+      {"WeightGradientRows", "matmul.cu", "p.b += begin * p.b_k;", "", "MatmulDeviceTest"},
+      {"AccumulateForgets", "matmul_tile.cuh", "accumulate ? ToFloat(*c) + sum : sum", "sum",
+       "MatmulDeviceTest"},
+  };
+}
+
+}  // namespace sluice::testing
