@@ -9,13 +9,6 @@
 namespace sluice::data {
 namespace {
 
-// White_Space of the Unicode Character Database (PropList.txt).
-bool IsWhiteSpace(uint32_t c) {
-  return (c >= 0x9 && c <= 0xd) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f ||
-         c == 0x3000;
-}
-
 // \w of Rust's regex crate but for the few Other_Alphabetic symbols: letters, marks, decimal and
 // letter numbers, connectors, and the joiners.
 bool IsWordCharacter(uint32_t c) {
@@ -35,14 +28,6 @@ bool IsWordCharacter(uint32_t c) {
     default:
       return c == 0x200c || c == 0x200d;
   }
-}
-
-// The character that ends at text[end), and where it starts. `text` is valid UTF-8, end > 0.
-std::pair<uint32_t, size_t> CharacterBefore(absl::string_view text, size_t end) {
-  size_t begin = end - 1;
-  while (begin > 0 && (static_cast<uint8_t>(text[begin]) & 0xc0) == 0x80) --begin;
-  absl::string_view one = text.substr(begin, end - begin);
-  return {TakeCodePoint(&one).value_or(0), begin};
 }
 
 bool TouchesWord(absl::string_view text, size_t begin, size_t end) {

@@ -1,12 +1,15 @@
 #include "data/bpe_model.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <queue>
 #include <string_view>
 #include <tuple>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "data/utf8.h"
 #include "kernels/core/check.h"
 #include "kernels/core/status_macros.h"
@@ -20,6 +23,9 @@ constexpr size_t kShortWord = 96;
 constexpr size_t kMaxCachedWord = 128;
 constexpr size_t kCacheSlots = size_t{1} << 17;
 constexpr size_t kMaxCachedWords = kCacheSlots / 2;
+// What SentencePiece writes for a space.
+constexpr uint32_t kMarkCode = 0x2581;
+constexpr absl::string_view kMark = "\xe2\x96\x81";
 constexpr uint64_t kOddConstant = 0x9E3779B97F4A7C15ull;
 
 uint64_t HashOf(absl::string_view word) {
@@ -76,32 +82,71 @@ BpeModel::Merge BpeModel::PairTable::Find(int32_t left, int32_t right) const {
 
 absl::StatusOr<std::unique_ptr<BpeModel>> BpeModel::Create(const TokenizerSpec& spec) {
   auto model = std::make_unique<BpeModel>();
-  std::unordered_map<std::string_view, int32_t> id_of;
+  Ids id_of;
   id_of.reserve(spec.vocab.size());
   for (const auto& [token, id] : spec.vocab) {
     if (id < 0) return absl::InvalidArgumentError(absl::StrCat("token '", token, "' has id ", id));
     id_of.emplace(token, id);
   }
+  model->byte_level_ = spec.byte_level;
+  RETURN_IF_ERROR(model->FillUnknown(spec, id_of));
+  if (spec.byte_level) {
+    model->id_of_symbol_.assign(256, -1);
+    for (int b = 0; b < 256; ++b) {
+      const char byte = static_cast<char>(b);
+      const auto at = id_of.find(ToByteLevel(absl::string_view(&byte, 1)));
+      if (at != id_of.end()) model->id_of_symbol_[b] = at->second;
+    }
+  } else {
+    for (const auto& [token, id] : spec.vocab) {
+      absl::string_view rest = token;
+      const auto c = token.empty() ? std::nullopt : TakeCodePoint(&rest);
+      if (!c || !rest.empty()) continue;
+      if (*c >= model->id_of_symbol_.size()) model->id_of_symbol_.resize(*c + 1, -1);
+      model->id_of_symbol_[*c] = id;
+    }
+  }
+  if (spec.merges_are_ranks) {
+    model->FillPairsFromRanks(spec);
+  } else {
+    RETURN_IF_ERROR(model->FillPairs(spec, id_of));
+  }
+  model->ignore_merges_ = spec.ignore_merges;
+  for (const auto& [token, id] : spec.vocab) {
+    if (!spec.ignore_merges) break;
+    if (!spec.byte_level) {
+      model->whole_words_.emplace(token, id);
+    } else if (auto bytes = FromByteLevel(token)) {
+      model->whole_words_.emplace(*std::move(bytes), id);
+    }
+  }
+  model->cut_at_marks_ = model->CanCutAtMarks(spec);
+  return model;
+}
+
+absl::Status BpeModel::FillUnknown(const TokenizerSpec& spec, const Ids& id_of) {
+  fuse_unknown_ = spec.fuse_unknown;
   const auto find = [&id_of](std::string_view token) {
     const auto at = id_of.find(token);
     return at == id_of.end() ? -1 : at->second;
   };
-
-  int32_t unknown = -1;
   if (!spec.unknown_token.empty()) {
-    unknown = find(spec.unknown_token);
-    if (unknown < 0)
+    unknown_ = find(spec.unknown_token);
+    if (unknown_ < 0)
       return absl::InvalidArgumentError(
           absl::StrCat("unk_token '", spec.unknown_token, "' is not in the vocabulary"));
   }
-  model->id_of_byte_.resize(256);
-  for (int b = 0; b < 256; ++b) {
-    const char byte = static_cast<char>(b);
-    const int32_t id = find(ToByteLevel(absl::string_view(&byte, 1)));
-    model->id_of_byte_[b] = id >= 0 ? id : unknown;
-  }
+  for (int b = 0; spec.byte_fallback && b < 256; ++b)
+    fallback_.push_back(find(absl::StrFormat("<0x%02X>", b)));
+  return absl::OkStatus();
+}
 
-  model->pairs_.Reserve(spec.merges.size());
+absl::Status BpeModel::FillPairs(const TokenizerSpec& spec, const Ids& id_of) {
+  const auto find = [&id_of](std::string_view token) {
+    const auto at = id_of.find(token);
+    return at == id_of.end() ? -1 : at->second;
+  };
+  pairs_.Reserve(spec.merges.size());
   for (size_t rank = 0; rank < spec.merges.size(); ++rank) {
     const auto& [left, right] = spec.merges[rank];
     const int32_t left_id = find(left), right_id = find(right), id = find(left + right);
@@ -112,14 +157,43 @@ absl::StatusOr<std::unique_ptr<BpeModel>> BpeModel::Create(const TokenizerSpec& 
                                                      : right_id < 0 ? right
                                                                     : left + right,
                                                      "' is not in the vocabulary"));
-    model->pairs_.Insert(left_id, right_id, {static_cast<uint32_t>(rank), id});
+    pairs_.Insert(left_id, right_id, {static_cast<uint32_t>(rank), id});
   }
+  return absl::OkStatus();
+}
 
-  model->ignore_merges_ = spec.ignore_merges;
-  if (spec.ignore_merges)
-    for (const auto& [token, id] : spec.vocab)
-      if (auto bytes = FromByteLevel(token)) model->whole_words_.emplace(*std::move(bytes), id);
-  return model;
+// tiktoken merges what makes the token of the lowest rank, so each way to halve a token is a pair.
+void BpeModel::FillPairsFromRanks(const TokenizerSpec& spec) {
+  std::unordered_map<std::string, int32_t, Hash, std::equal_to<>> id_of;
+  for (const auto& [token, id] : spec.vocab)
+    if (auto bytes = FromByteLevel(token)) id_of.emplace(*std::move(bytes), id);
+  struct Pair {
+    int32_t left, right, id;
+  };
+  std::vector<Pair> pairs;
+  for (const auto& [token, id] : id_of) {
+    for (size_t cut = 1; cut < token.size(); ++cut) {
+      const auto left = id_of.find(std::string_view(token).substr(0, cut));
+      const auto right = id_of.find(std::string_view(token).substr(cut));
+      if (left != id_of.end() && right != id_of.end())
+        pairs.push_back({left->second, right->second, id});
+    }
+  }
+  pairs_.Reserve(pairs.size());
+  for (const Pair& pair : pairs)
+    pairs_.Insert(pair.left, pair.right, {static_cast<uint32_t>(pair.id), pair.id});
+}
+
+// A SentencePiece-like vocabulary has no words, only U+2581 for spaces: whole texts come as one
+// word. If no merge joins something to a mark behind it, a text may be cut before each mark (that
+// follows something else), and its parts, which repeat, be looked up.
+bool BpeModel::CanCutAtMarks(const TokenizerSpec& spec) const {
+  if (spec.byte_level || spec.ignore_merges || kMarkCode >= id_of_symbol_.size() ||
+      id_of_symbol_[kMarkCode] < 0)
+    return false;
+  for (const auto& [left, right] : spec.merges)
+    if (absl::StartsWith(right, kMark) && !absl::EndsWith(left, kMark)) return false;
+  return true;
 }
 
 void BpeModel::MergeShort(Scratch& scratch) const {
@@ -185,10 +259,7 @@ void BpeModel::EncodeUncached(absl::string_view word, Scratch& scratch,
     }
   }
   scratch.symbols_.clear();
-  for (const char byte : word) {
-    const int32_t id = id_of_byte_[static_cast<uint8_t>(byte)];
-    if (id >= 0) scratch.symbols_.push_back(id);
-  }
+  AppendSymbols(word, &scratch.symbols_);
   if (scratch.symbols_.size() <= kShortWord) {
     MergeShort(scratch);
   } else {
@@ -197,11 +268,65 @@ void BpeModel::EncodeUncached(absl::string_view word, Scratch& scratch,
   ids->insert(ids->end(), scratch.symbols_.begin(), scratch.symbols_.end());
 }
 
+// What is known, and what is not: its bytes, or an unknown token, which waits for the next known
+// character so that neighbours can be one (and so bytes overtake it, as in Hugging Face's library).
+void BpeModel::AppendSymbols(absl::string_view word, std::vector<int32_t>* symbols) const {
+  bool waiting = false;
+  while (!word.empty()) {
+    const absl::string_view before = word;
+    uint32_t symbol;
+    if (byte_level_) {
+      symbol = static_cast<uint8_t>(word[0]);
+      word.remove_prefix(1);
+    } else {
+      symbol = TakeCodePoint(&word).value_or(0xfffd);
+    }
+    const int32_t id = symbol < id_of_symbol_.size() ? id_of_symbol_[symbol] : -1;
+    if (id >= 0) {
+      if (waiting) symbols->push_back(unknown_);
+      waiting = false;
+      symbols->push_back(id);
+      continue;
+    }
+    if (!fallback_.empty()) {
+      const std::string written = byte_level_ ? ToByteLevel(before.substr(0, 1)) : std::string();
+      const absl::string_view bytes =
+          byte_level_ ? absl::string_view(written) : before.substr(0, before.size() - word.size());
+      const bool all = std::all_of(bytes.begin(), bytes.end(), [this](char byte) {
+        return fallback_[static_cast<uint8_t>(byte)] >= 0;
+      });
+      if (all) {
+        for (const char byte : bytes) symbols->push_back(fallback_[static_cast<uint8_t>(byte)]);
+        continue;
+      }
+    }
+    if (unknown_ < 0) continue;
+    if (waiting && !fuse_unknown_) symbols->push_back(unknown_);
+    waiting = true;
+  }
+  if (waiting) symbols->push_back(unknown_);
+}
+
 void BpeModel::Encode(absl::string_view word, Scratch& scratch, std::vector<int32_t>* ids) const {
-  if (word.size() == 1) {  // whole_words_ would give the same: the token of one byte
-    const int32_t id = id_of_byte_[static_cast<uint8_t>(word[0])];
-    if (id >= 0) ids->push_back(id);
-    return;
+  if (!cut_at_marks_) return EncodeCached(word, scratch, ids);
+  size_t begin = 0;
+  while (begin < word.size()) {
+    size_t end = begin;
+    while (absl::StartsWith(word.substr(end), kMark)) end += kMark.size();
+    end = std::min(word.find(kMark, end), word.size());
+    EncodeCached(word.substr(begin, end - begin), scratch, ids);
+    begin = end;
+  }
+}
+
+void BpeModel::EncodeCached(absl::string_view word, Scratch& scratch,
+                            std::vector<int32_t>* ids) const {
+  if (word.size() == 1 && byte_level_) {  // whole_words_ would give the same: the token of a byte
+    const int32_t id = id_of_symbol_[static_cast<uint8_t>(word[0])];
+    if (id >= 0) {
+      ids->push_back(id);
+      return;
+    }
   }
   if (word.empty() || word.size() > kMaxCachedWord) return EncodeUncached(word, scratch, ids);
   const uint64_t hash = HashOf(word);

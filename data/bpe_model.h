@@ -1,4 +1,4 @@
-// Byte-level BPE on one word: bytes to ids by merges in order of rank (Sennrich et al., "Neural
+// BPE on one word: bytes or characters to ids by merges in order of rank (Sennrich et al., "Neural
 // Machine Translation of Rare Words with Subword Units", 2016, on bytes as in GPT-2).
 #pragma once
 
@@ -49,8 +49,9 @@ class BpeModel {
   // without one.
   static absl::StatusOr<std::unique_ptr<BpeModel>> Create(const TokenizerSpec& spec);
 
-  // Appends the ids of `word` (any bytes). A byte that is no token adds the unknown token, or
-  // nothing where there is none, as Hugging Face's library has it.
+  // Appends the ids of `word` (byte-level: any bytes, else valid UTF-8). A byte or character that
+  // is no token adds its bytes' tokens, the unknown token or nothing, as Hugging Face's library has
+  // it.
   void Encode(absl::string_view word, Scratch& scratch, std::vector<int32_t>* ids) const;
 
  private:
@@ -72,6 +73,13 @@ class BpeModel {
     int shift_ = 0;
   };
 
+  using Ids = std::unordered_map<std::string_view, int32_t>;
+  absl::Status FillPairs(const TokenizerSpec& spec, const Ids& id_of);
+  void FillPairsFromRanks(const TokenizerSpec& spec);
+  absl::Status FillUnknown(const TokenizerSpec& spec, const Ids& id_of);
+  bool CanCutAtMarks(const TokenizerSpec& spec) const;
+  void AppendSymbols(absl::string_view word, std::vector<int32_t>* symbols) const;
+  void EncodeCached(absl::string_view word, Scratch& scratch, std::vector<int32_t>* ids) const;
   void MergeShort(Scratch& scratch) const;
   void MergeLong(Scratch& scratch) const;
   void EncodeUncached(absl::string_view word, Scratch& scratch, std::vector<int32_t>* ids) const;
@@ -81,7 +89,12 @@ class BpeModel {
     size_t operator()(std::string_view s) const { return std::hash<std::string_view>()(s); }
   };
 
-  std::vector<int32_t> id_of_byte_;  // -1: no token
+  bool byte_level_ = true;
+  std::vector<int32_t> id_of_symbol_;  // [byte or code point] -1: no token
+  std::vector<int32_t> fallback_;      // [byte] of <0xXX>, -1: no token; empty: no fallback
+  int32_t unknown_ = -1;               // -1: none
+  bool fuse_unknown_ = false;
+  bool cut_at_marks_ = false;  // see CanCutAtMarks
   PairTable pairs_;
   bool ignore_merges_ = false;
   // Bytes of a token to its id; filled only for ignore_merges.

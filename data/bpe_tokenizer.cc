@@ -1,20 +1,21 @@
-// The tokenizer of a tokenizer.json with byte-level BPE: added tokens, normal form, words, merges.
-#include <utf8proc.h>
-
-#include <algorithm>
+// The tokenizer of a tokenizer.json: added tokens, normal form, words, merges.
 #include <array>
-#include <cstdlib>
 #include <filesystem>
 #include <mutex>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "data/added_tokens.h"
 #include "data/bpe_model.h"
 #include "data/mapped_file.h"
+#include "data/normalizer.h"
 #include "data/pre_tokenizer.h"
 #include "data/sha256.h"
+#include "data/text_cutter.h"
+#include "data/tiktoken.h"
+#include "data/token_decoder.h"
 #include "data/tokenizer.h"
 #include "data/tokenizer_json.h"
 #include "data/utf8.h"
@@ -23,30 +24,6 @@
 
 namespace sluice::data {
 namespace {
-
-bool IsAscii(absl::string_view text) {
-  return std::all_of(text.begin(), text.end(),
-                     [](char c) { return static_cast<uint8_t>(c) < 128; });
-}
-
-std::string Normalize(std::string text, const std::vector<UnicodeForm>& forms) {
-  for (const UnicodeForm form : forms) {
-    if (IsAscii(text)) break;  // its own normal form, all four
-    int options = UTF8PROC_STABLE;
-    const bool compose = form == UnicodeForm::kNfc || form == UnicodeForm::kNfkc;
-    options |= compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE;
-    if (form == UnicodeForm::kNfkc || form == UnicodeForm::kNfkd) options |= UTF8PROC_COMPAT;
-    utf8proc_uint8_t* result = nullptr;
-    const utf8proc_ssize_t bytes =
-        utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                     static_cast<utf8proc_ssize_t>(text.size()), &result,
-                     static_cast<utf8proc_option_t>(options));
-    CHECK_GE(bytes, 0) << utf8proc_errmsg(bytes);  // valid UTF-8: only memory can be short
-    text.assign(reinterpret_cast<const char*>(result), static_cast<size_t>(bytes));
-    std::free(result);  // NOLINT: utf8proc allocates with malloc
-  }
-  return text;
-}
 
 // The usual names, where no tokenizer_config.json says it. The vertical bars of DeepSeek's are
 // U+FF5C, the low lines U+2581.
@@ -69,42 +46,63 @@ constexpr absl::string_view kBosNames[] = {"<|begin_of_text|>",
 
 class BpeTokenizer : public Tokenizer {
  public:
-  BpeTokenizer(const TokenizerSpec& spec, std::unique_ptr<PreTokenizer> pre_tokenizer,
-               std::unique_ptr<BpeModel> model, std::string hash)
-      : forms_(spec.normalizers),
+  struct Parts {
+    std::unique_ptr<Normalizer> normalizer;
+    std::unique_ptr<PreTokenizer> pre_tokenizer;
+    std::unique_ptr<BpeModel> model;
+    std::string hash;
+  };
+
+  BpeTokenizer(const TokenizerSpec& spec, Parts parts)
+      : parts_(std::move(parts)),
+        decoder_(spec.decoder),
+        cuts_long_texts_(spec.cuts_long_texts),
         prefix_ids_(spec.prefix_ids),
         suffix_ids_(spec.suffix_ids),
-        finders_{Finders(spec, AddedTokens::kAll), Finders(spec, AddedTokens::kNoControl),
-                 Finders(spec, AddedTokens::kNone)},
-        pre_tokenizer_(std::move(pre_tokenizer)),
-        model_(std::move(model)),
-        hash_(std::move(hash)) {
+        finders_{Finders(spec, *parts_.normalizer, AddedTokens::kAll),
+                 Finders(spec, *parts_.normalizer, AddedTokens::kNoControl),
+                 Finders(spec, *parts_.normalizer, AddedTokens::kNone)} {
     FillTokenTable(spec);
   }
 
   using Tokenizer::Encode;
   std::vector<int32_t> Encode(absl::string_view utf8, const EncodeOptions& options) const override {
     std::vector<int32_t> ids;
-    AppendIds(utf8, options, &ids);
+    if (!cuts_long_texts_ || utf8.size() <= kUncutBytes) {
+      AppendIds(utf8, options, &ids);
+      return ids;
+    }
+    std::string valid;
+    AppendAsValidUtf8(utf8, &valid);
+    for (const absl::string_view piece : CutLongText(valid)) AppendIds(piece, options, &ids);
     return ids;
   }
 
   std::vector<int32_t> EncodeWithSpecialTokens(absl::string_view utf8) const override {
     std::vector<int32_t> ids = prefix_ids_;
-    AppendIds(utf8, {}, &ids);
+    const std::vector<int32_t> text_ids = Encode(utf8, {});
+    ids.insert(ids.end(), text_ids.begin(), text_ids.end());
     ids.insert(ids.end(), suffix_ids_.begin(), suffix_ids_.end());
     return ids;
   }
 
   absl::StatusOr<std::string> Decode(std::span<const int32_t> ids,
                                      bool skip_special_tokens) const override {
+    const bool only_bytes = decoder_.only_bytes();
     std::string bytes;
+    std::vector<std::string> tokens;
     for (const int32_t id : ids) {
       if (id < 0 || id >= vocab_size() || !tokens_[id].exists)
         return absl::InvalidArgumentError(absl::StrCat(
             "token id ", id, " is not in the vocabulary of ", vocab_size(), " tokens"));
-      if (!(skip_special_tokens && tokens_[id].special)) bytes += tokens_[id].bytes;
+      if (skip_special_tokens && tokens_[id].special) continue;
+      if (only_bytes) {
+        bytes += tokens_[id].text;
+      } else {
+        tokens.push_back(tokens_[id].text);
+      }
     }
+    if (!only_bytes) return decoder_.Decode(std::move(tokens));
     std::string text;
     AppendAsValidUtf8(bytes, &text);
     return text;
@@ -113,7 +111,7 @@ class BpeTokenizer : public Tokenizer {
   int vocab_size() const override { return static_cast<int>(tokens_.size()); }
   int eos_id() const override { return eos_id_; }
   int bos_id() const override { return bos_id_; }
-  std::string hash() const override { return hash_; }
+  std::string hash() const override { return parts_.hash; }
   int IdOf(absl::string_view token) const override {
     const auto at = added_ids_.find(std::string(token));
     return at == added_ids_.end() ? -1 : at->second;
@@ -136,7 +134,7 @@ class BpeTokenizer : public Tokenizer {
 
  private:
   struct Token {
-    std::string bytes;
+    std::string text;  // its bytes if the decoder is only_bytes, else as written
     bool exists = false, special = false;
   };
   struct Scratch {
@@ -146,9 +144,9 @@ class BpeTokenizer : public Tokenizer {
 
   // What is looked for before and after normalisation.
   struct Finders {
-    Finders(const TokenizerSpec& spec, AddedTokens which)
-        : raw(Select(spec, which, /*normalized=*/false)),
-          normalized(Select(spec, which, /*normalized=*/true)) {}
+    Finders(const TokenizerSpec& spec, const Normalizer& normalizer, AddedTokens which)
+        : raw(Select(spec, normalizer, which, /*normalized=*/false)),
+          normalized(Select(spec, normalizer, which, /*normalized=*/true)) {}
     AddedTokenFinder raw, normalized;
   };
 
@@ -157,13 +155,13 @@ class BpeTokenizer : public Tokenizer {
            absl::StartsWith(token.content, "<\xef\xbd\x9c");
   }
 
-  static std::vector<AddedToken> Select(const TokenizerSpec& spec, AddedTokens which,
-                                        bool normalized) {
+  static std::vector<AddedToken> Select(const TokenizerSpec& spec, const Normalizer& normalizer,
+                                        AddedTokens which, bool normalized) {
     std::vector<AddedToken> tokens;
     for (AddedToken token : spec.added_tokens) {
       if (token.normalized != normalized || which == AddedTokens::kNone) continue;
       if (which == AddedTokens::kNoControl && IsControl(token)) continue;
-      if (normalized) token.content = Normalize(token.content, spec.normalizers);
+      if (normalized) token.content = normalizer.Apply(token.content);
       tokens.push_back(std::move(token));
     }
     return tokens;
@@ -173,13 +171,19 @@ class BpeTokenizer : public Tokenizer {
     const auto set = [this](const std::string& token, int32_t id, bool special) {
       if (id >= vocab_size()) tokens_.resize(static_cast<size_t>(id) + 1);
       // What is not in the byte-level alphabet stands for itself.
-      tokens_[id] = {FromByteLevel(token).value_or(token), true, special};
+      tokens_[id] = {decoder_.only_bytes() ? FromByteLevel(token).value_or(token) : token, true,
+                     special};
     };
     for (const auto& [token, id] : spec.vocab) set(token, id, false);
+    std::unordered_set<std::string> special;
+    for (const AddedToken& token : spec.added_tokens)
+      if (token.special) special.insert(token.content);
     for (const AddedToken& token : spec.added_tokens) {
-      // Hugging Face's library decodes to the form that it looks for.
-      set(token.normalized ? Normalize(token.content, spec.normalizers) : token.content, token.id,
-          token.special);
+      // Hugging Face's library decodes to the form that it looks for, and takes what is special
+      // from that.
+      const std::string form =
+          token.normalized ? parts_.normalizer->Apply(token.content) : token.content;
+      set(form, token.id, special.contains(form));
       added_ids_.emplace(token.content, token.id);
     }
     const auto first_of = [this](std::span<const absl::string_view> names) {
@@ -200,29 +204,35 @@ class BpeTokenizer : public Tokenizer {
       text = replaced;
     }
     std::unique_ptr<Scratch> scratch = Take();
+    const Normalizer& normalizer = *parts_.normalizer;
     for (const auto& part : finders.raw.Split(text)) {
       const absl::string_view piece = text.substr(part.begin, part.end - part.begin);
+      const TextPlace place = part.begin == 0 ? options.place : TextPlace::kAfterToken;
       if (part.id >= 0) {
         ids->push_back(part.id);
-      } else if (forms_.empty() || IsAscii(piece)) {
-        AppendNormalized(piece, finders.normalized, *scratch, ids);
+      } else if (normalizer.MayChange(piece)) {
+        const std::string normal =
+            normalizer.Apply(std::string(piece), place == TextPlace::kContinues);
+        AppendNormalized(normal, place, finders.normalized, *scratch, ids);
       } else {
-        AppendNormalized(Normalize(std::string(piece), forms_), finders.normalized, *scratch, ids);
+        AppendNormalized(piece, place, finders.normalized, *scratch, ids);
       }
     }
     Return(std::move(scratch));
   }
 
-  void AppendNormalized(absl::string_view text, const AddedTokenFinder& added, Scratch& scratch,
-                        std::vector<int32_t>* ids) const {
+  void AppendNormalized(absl::string_view text, TextPlace place, const AddedTokenFinder& added,
+                        Scratch& scratch, std::vector<int32_t>* ids) const {
+    const BpeModel& model = *parts_.model;
     for (const auto& part : added.Split(text)) {
       if (part.id >= 0) {
         ids->push_back(part.id);
         continue;
       }
-      pre_tokenizer_->ForEachWord(
-          text.substr(part.begin, part.end - part.begin), scratch.pre_tokenizer,
-          [&](absl::string_view word) { model_->Encode(word, scratch.model, ids); });
+      parts_.pre_tokenizer->ForEachWord(
+          text.substr(part.begin, part.end - part.begin),
+          part.begin == 0 ? place : TextPlace::kAfterToken, scratch.pre_tokenizer,
+          [&](absl::string_view word) { model.Encode(word, scratch.model, ids); });
     }
   }
 
@@ -237,7 +247,7 @@ class BpeTokenizer : public Tokenizer {
       }
     }
     auto scratch = std::make_unique<Scratch>();
-    scratch->pre_tokenizer = pre_tokenizer_->NewScratch();
+    scratch->pre_tokenizer = parts_.pre_tokenizer->NewScratch();
     return scratch;
   }
   void Return(std::unique_ptr<Scratch> scratch) const {
@@ -245,13 +255,12 @@ class BpeTokenizer : public Tokenizer {
     idle_.push_back(std::move(scratch));
   }
 
-  const std::vector<UnicodeForm> forms_;
+  const Parts parts_;
+  const TokenDecoder decoder_;
+  const bool cuts_long_texts_;
   std::vector<int32_t> prefix_ids_, suffix_ids_;
   const std::array<Finders, 3> finders_;  // [AddedTokens]
-  const std::unique_ptr<PreTokenizer> pre_tokenizer_;
-  const std::unique_ptr<BpeModel> model_;
-  const std::string hash_;
-  std::vector<Token> tokens_;  // by id
+  std::vector<Token> tokens_;             // by id
   std::unordered_map<std::string, int32_t> added_ids_;
   int eos_id_ = -1, bos_id_ = -1;
   mutable std::mutex mutex_;
@@ -283,26 +292,40 @@ absl::Status InFile(const std::string& path, const absl::Status& status) {
   return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
 }
 
+absl::StatusOr<std::unique_ptr<BpeTokenizer>> Build(const TokenizerSpec& spec,
+                                                    const std::string& path, std::string hash) {
+  BpeTokenizer::Parts parts{.hash = std::move(hash)};
+  const auto fill = [&]() -> absl::Status {
+    RETURN_IF_ERROR(CheckIds(spec));
+    ASSIGN_OR_RETURN(parts.normalizer, Normalizer::Create(spec.normalizers));
+    ASSIGN_OR_RETURN(parts.pre_tokenizer, PreTokenizer::Create(spec.pre_tokenizer));
+    ASSIGN_OR_RETURN(parts.model, BpeModel::Create(spec));
+    return absl::OkStatus();
+  };
+  if (const absl::Status status = fill(); !status.ok()) return InFile(path, status);
+  return std::make_unique<BpeTokenizer>(spec, std::move(parts));
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& path) {
   ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> file, MappedFile::Open(path));
-  ASSIGN_OR_RETURN(const TokenizerSpec spec, ParseTokenizerJson(file->bytes(), path));
-  if (absl::Status status = CheckIds(spec); !status.ok()) return InFile(path, status);
-  auto pre_tokenizer = PreTokenizer::Create(spec.pre_tokenizer);
-  if (!pre_tokenizer.ok()) return InFile(path, pre_tokenizer.status());
-  auto model = BpeModel::Create(spec);
-  if (!model.ok()) return InFile(path, model.status());
-  auto tokenizer = std::make_unique<BpeTokenizer>(spec, *std::move(pre_tokenizer),
-                                                  *std::move(model), Sha256Hex(file->bytes()));
-
   const std::string config_path =
       (std::filesystem::path(path).parent_path() / "tokenizer_config.json").string();
   const auto config_file = MappedFile::Open(config_path);
-  if (absl::IsNotFound(config_file.status())) return tokenizer;
-  RETURN_IF_ERROR(config_file.status());
-  ASSIGN_OR_RETURN(const TokenizerConfig config,
-                   ParseTokenizerConfig((*config_file)->bytes(), config_path));
+  TokenizerConfig config;
+  if (config_file.ok()) {
+    ASSIGN_OR_RETURN(config, ParseTokenizerConfig((*config_file)->bytes(), config_path));
+  } else if (!absl::IsNotFound(config_file.status())) {
+    return config_file.status();
+  }
+  TokenizerSpec spec;
+  if (LooksLikeTiktoken(file->bytes())) {
+    ASSIGN_OR_RETURN(spec, ParseTiktoken(file->bytes(), path, config.added_tokens));
+  } else {
+    ASSIGN_OR_RETURN(spec, ParseTokenizerJson(file->bytes(), path));
+  }
+  ASSIGN_OR_RETURN(auto tokenizer, Build(spec, path, Sha256Hex(file->bytes())));
   if (absl::Status status = tokenizer->ApplyConfig(config); !status.ok())
     return InFile(config_path, status);
   return tokenizer;

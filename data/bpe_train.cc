@@ -231,7 +231,7 @@ class BpeTrainerImpl : public BpeTrainer {
       text = replaced;
     }
     PreTokenizer::Scratch scratch = pre_tokenizer_->NewScratch();
-    pre_tokenizer_->ForEachWord(text, scratch,
+    pre_tokenizer_->ForEachWord(text, TextPlace::kStart, scratch,
                                 [counts](absl::string_view word) { Count(word, 1, counts); });
   }
 

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "kernels/core/status_macros.h"
 
 namespace sluice::data {
@@ -63,6 +66,21 @@ std::vector<PreTokenizer::Part> PreTokenizer::MergedParts(size_t step, absl::str
   }
   if (backwards) std::reverse(merged.begin(), merged.end());
   return merged;
+}
+
+std::string PreTokenizer::Prefixed(const PreTokenizerStep& step, absl::string_view text,
+                                   TextPlace place) {
+  using Prefix = PreTokenizerStep::Prefix;
+  if (step.kind == PreTokenizerStep::Kind::kPrefixSpace) {
+    const bool wanted = place != TextPlace::kContinues && text[0] != ' ';
+    return absl::StrCat(wanted ? " " : "", text);
+  }
+  const std::string& mark = step.pattern;
+  std::string result = absl::StrReplaceAll(text, {{" ", mark}});
+  const bool wanted = step.prefix == Prefix::kAlways
+                          ? place != TextPlace::kContinues
+                          : step.prefix == Prefix::kFirst && place == TextPlace::kStart;
+  return wanted && !absl::StartsWith(result, mark) ? absl::StrCat(mark, result) : result;
 }
 
 }  // namespace sluice::data

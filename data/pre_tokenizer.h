@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "data/split_pattern.h"
+#include "data/tokenizer.h"
 #include "data/tokenizer_json.h"
 
 namespace sluice::data {
@@ -25,8 +26,9 @@ class PreTokenizer {
   // Calls sink(word) for each word of `text` (valid UTF-8), in order; words are never empty and
   // live only during the call.
   template <typename Sink>
-  void ForEachWord(absl::string_view text, Scratch& scratch, const Sink& sink) const {
-    RunStep(0, text, scratch, sink);
+  void ForEachWord(absl::string_view text, TextPlace place, Scratch& scratch,
+                   const Sink& sink) const {
+    RunStep(0, text, place, scratch, sink);
   }
 
  private:
@@ -69,17 +71,21 @@ class PreTokenizer {
     if (done != text.size()) part(done, text.size(), invert);
   }
 
+  // The text with what the step puts before it.
+  static std::string Prefixed(const PreTokenizerStep& step, absl::string_view text,
+                              TextPlace place);
+
   template <typename Sink>
-  void RunStep(size_t step, absl::string_view text, Scratch& scratch, const Sink& sink) const {
+  void RunStep(size_t step, absl::string_view text, TextPlace place, Scratch& scratch,
+               const Sink& sink) const {
     if (text.empty()) return;
     if (step == steps_.size()) return sink(text);
     const auto next = [&](size_t begin, size_t end) {
-      RunStep(step + 1, text.substr(begin, end - begin), scratch, sink);
+      RunStep(step + 1, text.substr(begin, end - begin),
+              begin == 0 ? place : TextPlace::kAfterToken, scratch, sink);
     };
-    if (steps_[step].spec.kind == PreTokenizerStep::Kind::kPrefixSpace) {
-      if (text[0] == ' ') return RunStep(step + 1, text, scratch, sink);
-      return RunStep(step + 1, " " + std::string(text), scratch, sink);
-    }
+    if (steps_[step].spec.kind != PreTokenizerStep::Kind::kSplit)
+      return RunStep(step + 1, Prefixed(steps_[step].spec, text, place), place, scratch, sink);
     switch (steps_[step].spec.behavior) {
       case SplitBehavior::kIsolated:
         return ForEachPart(step, text, scratch,

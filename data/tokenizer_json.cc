@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/core/check.h"
 #include "kernels/core/status_macros.h"
@@ -31,22 +32,50 @@ std::string Text(const Json& object, const char* key) {
   return IsNull(object, key) ? std::string() : object.at(key).get<std::string>();
 }
 
-absl::Status ParseNormalizer(const Json& json, std::vector<UnicodeForm>* out) {
+// A Replace: a pattern and what comes in its place.
+absl::Status ParsePattern(const Json& pattern, std::string* text, bool* literal) {
+  *literal = pattern.contains("String");
+  if (!*literal && !pattern.contains("Regex")) return Unsupported("the pattern", pattern.dump());
+  *text = pattern.at(*literal ? "String" : "Regex").get<std::string>();
+  return absl::OkStatus();
+}
+
+absl::Status ParseNormalizer(const Json& json, std::vector<NormalizerStep>* out) {
+  using Kind = NormalizerStep::Kind;
   if (json.is_null()) return absl::OkStatus();
   const std::string type = TypeOf(json);
   if (type == "Sequence") {
     for (const Json& step : json.at("normalizers")) RETURN_IF_ERROR(ParseNormalizer(step, out));
-  } else if (type == "NFC") {
-    out->push_back(UnicodeForm::kNfc);
+    return absl::OkStatus();
+  }
+  NormalizerStep step;
+  if (type == "NFC") {
+    step.form = UnicodeForm::kNfc;
   } else if (type == "NFD") {
-    out->push_back(UnicodeForm::kNfd);
+    step.form = UnicodeForm::kNfd;
   } else if (type == "NFKC") {
-    out->push_back(UnicodeForm::kNfkc);
+    step.form = UnicodeForm::kNfkc;
   } else if (type == "NFKD") {
-    out->push_back(UnicodeForm::kNfkd);
+    step.form = UnicodeForm::kNfkd;
+  } else if (type == "Prepend") {
+    step.kind = Kind::kPrepend;
+    step.text = json.at("prepend").get<std::string>();
+  } else if (type == "Replace") {
+    step.kind = Kind::kReplace;
+    RETURN_IF_ERROR(ParsePattern(json.at("pattern"), &step.text, &step.literal));
+    step.content = json.at("content").get<std::string>();
+  } else if (type == "Lowercase") {
+    step.kind = Kind::kLowercase;
+  } else if (type == "Strip") {
+    step.kind = Kind::kStrip;
+    step.left = json.at("strip_left").get<bool>();
+    step.right = json.at("strip_right").get<bool>();
+  } else if (type == "StripAccents") {
+    step.kind = Kind::kStripAccents;
   } else {
     return Unsupported("the normalizer", type);
   }
+  out->push_back(std::move(step));
   return absl::OkStatus();
 }
 
@@ -59,17 +88,19 @@ absl::StatusOr<SplitBehavior> ParseBehavior(const std::string& name) {
   return Unsupported("the split behavior", name);
 }
 
+// Of a Metaspace. Old files say add_prefix_space only.
+absl::StatusOr<PreTokenizerStep::Prefix> ParsePrefix(const Json& json) {
+  const std::string scheme = Text(json, "prepend_scheme");
+  if (scheme == "never" || (scheme.empty() && !Flag(json, "add_prefix_space", true)))
+    return PreTokenizerStep::Prefix::kNever;
+  if (scheme == "always" || scheme.empty()) return PreTokenizerStep::Prefix::kAlways;
+  if (scheme == "first") return PreTokenizerStep::Prefix::kFirst;
+  return Unsupported("the Metaspace option prepend_scheme =", scheme);
+}
+
 absl::Status ParseSplit(const Json& json, std::vector<PreTokenizerStep>* out) {
   PreTokenizerStep step;
-  const Json& pattern = json.at("pattern");
-  if (pattern.contains("Regex")) {
-    step.pattern = pattern.at("Regex").get<std::string>();
-  } else if (pattern.contains("String")) {
-    step.pattern = pattern.at("String").get<std::string>();
-    step.literal = true;
-  } else {
-    return Unsupported("the split pattern", pattern.dump());
-  }
+  RETURN_IF_ERROR(ParsePattern(json.at("pattern"), &step.pattern, &step.literal));
   ASSIGN_OR_RETURN(step.behavior, ParseBehavior(json.at("behavior").get<std::string>()));
   step.invert = Flag(json, "invert", false);
   out->push_back(std::move(step));
@@ -78,6 +109,17 @@ absl::Status ParseSplit(const Json& json, std::vector<PreTokenizerStep>* out) {
 
 PreTokenizerStep SplitBy(absl::string_view pattern, SplitBehavior behavior, bool invert = false) {
   return {.pattern = std::string(pattern), .behavior = behavior, .invert = invert};
+}
+
+absl::Status ParseMetaspace(const Json& json, std::vector<PreTokenizerStep>* out) {
+  PreTokenizerStep step = {.kind = PreTokenizerStep::Kind::kMetaspace};
+  step.pattern = json.at("replacement").get<std::string>();
+  ASSIGN_OR_RETURN(step.prefix, ParsePrefix(json));
+  out->push_back(step);
+  if (!Flag(json, "split", true)) return absl::OkStatus();
+  out->push_back(
+      {.pattern = step.pattern, .literal = true, .behavior = SplitBehavior::kMergedWithNext});
+  return absl::OkStatus();
 }
 
 // *ended: ByteLevel was seen; it leaves an alphabet that our steps do not work in.
@@ -111,11 +153,26 @@ absl::Status ParsePreTokenizer(const Json& json, std::vector<PreTokenizerStep>* 
     constexpr absl::string_view kWord = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}";
     out->push_back(SplitBy(absl::StrCat("[", kWord, "]+|[^", kWord, "\\s]+"),
                            SplitBehavior::kRemoved, /*invert=*/true));
+  } else if (type == "Metaspace") {
+    return ParseMetaspace(json, out);
+  } else if (type == "CharDelimiterSplit") {
+    out->push_back({.pattern = json.at("delimiter").get<std::string>(),
+                    .literal = true,
+                    .behavior = SplitBehavior::kRemoved});
   } else if (type == "WhitespaceSplit") {
     out->push_back(SplitBy("\\s", SplitBehavior::kRemoved));
   } else {
     return Unsupported("the pre-tokenizer", type);
   }
+  return absl::OkStatus();
+}
+
+absl::Status Surround(std::vector<int32_t> before, std::vector<int32_t> behind,
+                      TokenizerSpec* spec) {
+  if (!spec->prefix_ids.empty() || !spec->suffix_ids.empty())
+    return absl::InvalidArgumentError("a second post-processor that adds tokens is not supported");
+  spec->prefix_ids = std::move(before);
+  spec->suffix_ids = std::move(behind);
   return absl::OkStatus();
 }
 
@@ -127,28 +184,61 @@ absl::Status ParsePostProcessor(const Json& json, TokenizerSpec* spec) {
     for (const Json& step : json.at("processors")) RETURN_IF_ERROR(ParsePostProcessor(step, spec));
     return absl::OkStatus();
   }
+  if (type == "BertProcessing" || type == "RobertaProcessing") {  // [content, id] each
+    return Surround({json.at("cls").at(1).get<int32_t>()}, {json.at("sep").at(1).get<int32_t>()},
+                    spec);
+  }
   if (type != "TemplateProcessing") return Unsupported("the post-processor", type);
-  bool behind = false;
+  std::vector<int32_t> ids[2];
+  int sequences = 0;
   for (const Json& piece : json.at("single")) {
     if (piece.contains("Sequence")) {
-      behind = true;
+      ++sequences;
       continue;
     }
     const std::string name = piece.at("SpecialToken").at("id").get<std::string>();
     for (const Json& id : json.at("special_tokens").at(name).at("ids"))
-      (behind ? spec->suffix_ids : spec->prefix_ids).push_back(id.get<int32_t>());
+      ids[sequences > 0 ? 1 : 0].push_back(id.get<int32_t>());
   }
-  return absl::OkStatus();
+  if (sequences != 1) return Unsupported("the template", json.at("single").dump());
+  return Surround(std::move(ids[0]), std::move(ids[1]), spec);
 }
 
-absl::Status ParseDecoder(const Json& json) {
-  if (json.is_null()) return Unsupported("the decoder", "null");
-  const std::string type = TypeOf(json);
+absl::Status ParseDecoder(const Json& json, std::vector<DecoderStep>* out) {
+  using Kind = DecoderStep::Kind;
+  DecoderStep step;
+  const std::string type = json.is_null() ? "" : TypeOf(json);
   if (type == "Sequence") {
-    for (const Json& step : json.at("decoders")) RETURN_IF_ERROR(ParseDecoder(step));
+    for (const Json& part : json.at("decoders")) RETURN_IF_ERROR(ParseDecoder(part, out));
     return absl::OkStatus();
   }
-  return type == "ByteLevel" ? absl::OkStatus() : Unsupported("the decoder", type);
+  if (type.empty()) {
+    step.kind = Kind::kSpaces;
+  } else if (type == "ByteFallback") {
+    step.kind = Kind::kByteFallback;
+  } else if (type == "Fuse") {
+    step.kind = Kind::kFuse;
+  } else if (type == "Replace") {
+    step.kind = Kind::kReplace;
+    bool literal = true;
+    RETURN_IF_ERROR(ParsePattern(json.at("pattern"), &step.text, &literal));
+    if (!literal || step.text.empty()) return Unsupported("the decoder's pattern", step.text);
+    step.content = json.at("content").get<std::string>();
+  } else if (type == "Strip") {
+    step.kind = Kind::kStrip;
+    step.text = json.at("content").get<std::string>();
+    step.start = json.at("start").get<int>();
+    step.stop = json.at("stop").get<int>();
+  } else if (type == "Metaspace") {
+    step.kind = Kind::kMetaspace;
+    step.text = json.at("replacement").get<std::string>();
+    ASSIGN_OR_RETURN(const auto prefix, ParsePrefix(json));
+    step.drops_first = prefix != PreTokenizerStep::Prefix::kNever;
+  } else if (type != "ByteLevel") {
+    return Unsupported("the decoder", type);
+  }
+  out->push_back(std::move(step));
+  return absl::OkStatus();
 }
 
 absl::Status ParseModel(const Json& model, TokenizerSpec* spec) {
@@ -162,8 +252,8 @@ absl::Status ParseModel(const Json& model, TokenizerSpec* spec) {
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
     if (!Text(model, key).empty())
       return Unsupported(absl::StrCat("the BPE option ", key, " ="), Text(model, key));
-  if (Flag(model, "byte_fallback", false))
-    return Unsupported("the BPE option byte_fallback =", "true");
+  spec->byte_fallback = Flag(model, "byte_fallback", false);
+  spec->fuse_unknown = Flag(model, "fuse_unk", false);
   spec->unknown_token = Text(model, "unk_token");
   spec->ignore_merges = Flag(model, "ignore_merges", false);
   spec->vocab.reserve(model.at("vocab").size());
@@ -189,13 +279,11 @@ absl::StatusOr<TokenizerSpec> ParseSpec(const Json& json) {
   TokenizerSpec spec;
   const auto part = [&json](const char* key) { return IsNull(json, key) ? Json() : json.at(key); };
   RETURN_IF_ERROR(ParseNormalizer(part("normalizer"), &spec.normalizers));
-  bool byte_level = false;
-  RETURN_IF_ERROR(ParsePreTokenizer(part("pre_tokenizer"), &spec.pre_tokenizer, &byte_level));
-  if (!byte_level)
-    return absl::InvalidArgumentError(
-        "the pre-tokenizer has no ByteLevel step; only byte-level BPE is supported");
+  spec.byte_level = false;
+  RETURN_IF_ERROR(ParsePreTokenizer(part("pre_tokenizer"), &spec.pre_tokenizer, &spec.byte_level));
   RETURN_IF_ERROR(ParsePostProcessor(part("post_processor"), &spec));
-  RETURN_IF_ERROR(ParseDecoder(part("decoder")));
+  spec.decoder.clear();
+  RETURN_IF_ERROR(ParseDecoder(part("decoder"), &spec.decoder));
   RETURN_IF_ERROR(ParseModel(json.at("model"), &spec));
   for (const Json& token : part("added_tokens")) {
     const bool special = Flag(token, "special", false);
@@ -240,10 +328,17 @@ absl::StatusOr<TokenizerConfig> ParseTokenizerConfig(absl::string_view json,
       const Json& value = config.at(key);
       return value.is_object() ? value.at("content").get<std::string>() : value.get<std::string>();
     };
-    return TokenizerConfig{.bos_token = token("bos_token"),
-                           .eos_token = token("eos_token"),
-                           .add_bos_token = Flag(config, "add_bos_token", false),
-                           .add_eos_token = Flag(config, "add_eos_token", false)};
+    TokenizerConfig result = {.bos_token = token("bos_token"),
+                              .eos_token = token("eos_token"),
+                              .add_bos_token = Flag(config, "add_bos_token", false),
+                              .add_eos_token = Flag(config, "add_eos_token", false)};
+    if (IsNull(config, "added_tokens_decoder")) return result;
+    for (const auto& [id, value] : config.at("added_tokens_decoder").items()) {
+      AddedToken added = {.content = value.at("content").get<std::string>()};
+      if (!absl::SimpleAtoi(id, &added.id)) return Unsupported("the added token's id", id);
+      result.added_tokens.push_back(std::move(added));
+    }
+    return result;
   });
 }
 

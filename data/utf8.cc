@@ -76,6 +76,19 @@ std::optional<uint32_t> TakeCodePoint(absl::string_view* text) {
   return c;
 }
 
+std::pair<uint32_t, size_t> CharacterBefore(absl::string_view text, size_t end) {
+  size_t begin = end - 1;
+  while (begin > 0 && (static_cast<uint8_t>(text[begin]) & 0xc0) == 0x80) --begin;
+  absl::string_view one = text.substr(begin, end - begin);
+  return {TakeCodePoint(&one).value_or(0), begin};
+}
+
+bool IsWhiteSpace(uint32_t c) {
+  return (c >= 0x9 && c <= 0xd) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 ||
+         (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f ||
+         c == 0x3000;
+}
+
 bool IsValidUtf8(absl::string_view text) {
   while (true) {
     text.remove_prefix(AsciiPrefix(text));

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "absl/strings/string_view.h"
 
@@ -17,6 +18,11 @@ void AppendUtf8(uint32_t code_point, std::string* out);
 // then `text` loses the longest prefix of a valid character that is there, one byte at least
 // (Unicode 15, section 3.9, "maximal subpart").
 std::optional<uint32_t> TakeCodePoint(absl::string_view* text);
+
+// The character that ends at text[end), and where it begins. `text` is valid UTF-8, end > 0.
+std::pair<uint32_t, size_t> CharacterBefore(absl::string_view text, size_t end);
+
+bool IsWhiteSpace(uint32_t code_point);  // White_Space of Unicode (PropList.txt)
 
 bool IsValidUtf8(absl::string_view text);
 

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "data/split_pattern.h"
+#include "data/text_cutter.h"
 #include "data_test_util.h"
 
 namespace sluice::data {
@@ -106,6 +107,98 @@ TEST(Tokenizer, EqualsHuggingFaceOnVariants) {
     ++count;
   }
   EXPECT_EQ(count, 25 * 50);
+}
+
+// See make_character_variants.py for the lines.
+Json CharacterVariant(Json json, const Json& line) {
+  for (const auto& [part, value] : line["parts"].items()) json[part] = value;
+  Json& model = json["model"];
+  for (const auto& [field, value] : line["model"].items()) model[field] = value;
+  for (const auto& [token, id] : line["tokens"].items()) model["vocab"][token] = id;
+  for (const Json& merge : line["merges"]) model["merges"].push_back(merge);
+  for (const Json& token : line["remove"]) model["vocab"].erase(token.get<std::string>());
+  return json;
+}
+
+TEST(Tokenizer, EqualsHuggingFaceOnCharacterVocabularies) {
+  std::istringstream lines(ZstdDecompress(Slurp(GoldenPath("character_variants.jsonl.zst"))));
+  std::string line, variant;
+  std::getline(lines, line);
+  const Json base = Json::parse(line);
+  std::unique_ptr<Tokenizer> tokenizer;
+  int count = 0;
+  while (std::getline(lines, line)) {
+    const Json golden = Json::parse(line);
+    if (golden.contains("variant")) {
+      variant = golden["variant"].get<std::string>();
+      auto loaded = Load(CharacterVariant(base, golden));
+      ASSERT_TRUE(loaded.ok()) << variant << ": " << loaded.status();
+      tokenizer = *std::move(loaded);
+      continue;
+    }
+    const std::string text = golden["text"].get<std::string>();
+    EXPECT_EQ(tokenizer->Encode(text), Ids(golden["ids"])) << variant << ": " << line;
+    EXPECT_EQ(tokenizer->EncodeWithSpecialTokens(text), Ids(golden["special"])) << variant;
+    ASSERT_TRUE(tokenizer->Decode(Ids(golden["ids"])).ok()) << variant;
+    EXPECT_EQ(*tokenizer->Decode(Ids(golden["ids"])), golden["decoded"].get<std::string>())
+        << variant << ": " << line;
+    EXPECT_EQ(*tokenizer->Decode(Ids(golden["ids"]), true), golden["skipped"].get<std::string>())
+        << variant << ": " << line;
+    ++count;
+  }
+  EXPECT_EQ(count, 26 * 40);
+}
+
+TEST(Tokenizer, EqualsTiktokenWithMoonshotsPattern) {
+  std::istringstream lines(ZstdDecompress(Slurp(GoldenPath("tiktoken.jsonl.zst"))));
+  std::string line;
+  std::getline(lines, line);
+  const Json files = Json::parse(line);
+  const TempDir dir;
+  dir.Write("tokenizer_config.json", files["config"].dump());
+  const auto tokenizer =
+      LoadTokenizer(dir.Write("tiktoken.model", files["model"].get<std::string>()));
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->bos_id(), (*tokenizer)->vocab_size() - 256);
+  EXPECT_EQ((*tokenizer)->eos_id(), (*tokenizer)->vocab_size() - 255);
+  int count = 0;
+  for (; std::getline(lines, line); ++count) {
+    const Json golden = Json::parse(line);
+    const std::string text = golden["text"].get<std::string>();
+    EXPECT_EQ((*tokenizer)->Encode(text), Ids(golden["ids"])) << line;
+    EXPECT_EQ((*tokenizer)->Encode(text, {.added_tokens = AddedTokens::kNone}),
+              Ids(golden["plain"]))
+        << line;
+    EXPECT_EQ(*(*tokenizer)->Decode(Ids(golden["ids"])), golden["decoded"].get<std::string>());
+  }
+  EXPECT_EQ(count, 400);
+  ExpectStatus(LoadTokenizer(dir.Write("tiktoken.model", "IQ== 0\nIg== 1\n%% 2\n")).status(),
+               Code::kInvalidArgument, {"tiktoken.model, line 3", "base64"});
+}
+
+// Lengths in characters: 400000 a part, 25000 of white space or of other characters in a row.
+TEST(Tokenizer, LongTextsAreCutAsMoonshotDoes) {
+  const auto lengths = [](const std::string& text) {
+    std::vector<size_t> result;
+    std::string joined;
+    for (const absl::string_view part : CutLongText(text)) {
+      result.push_back(part.size());
+      joined.append(part.data(), part.size());
+    }
+    EXPECT_EQ(joined, text);
+    return result;
+  };
+  const auto run = [](int count, const std::string& one) {
+    std::string text;
+    for (int i = 0; i < count; ++i) text += one;
+    return text;
+  };
+  EXPECT_THAT(lengths(run(25000, "a")), ElementsAre(25000));
+  EXPECT_THAT(lengths(run(25001, "a")), ElementsAre(25000, 1));
+  EXPECT_THAT(lengths(run(25001, "\xc3\xa9") + " b"), ElementsAre(50000, 4));
+  EXPECT_THAT(lengths(run(25000, "a") + run(25001, "\x1c")), ElementsAre(50000, 1));
+  EXPECT_THAT(lengths(run(200001, "a ")), ElementsAre(400000, 2));
+  EXPECT_TRUE(lengths("").empty());
 }
 
 TEST(Tokenizer, MergesByRankThenFromTheLeft) {
@@ -235,11 +328,13 @@ TEST(Tokenizer, UnsupportedConstructsAreRefusedByName) {
     all.push_back(dir.File("tokenizer.json"));
     ExpectStatus(Load(json, dir).status(), Code::kInvalidArgument, all);
   };
-  refused("/normalizer", {{"type", "Lowercase"}}, {"normalizer 'Lowercase'"});
-  refused("/normalizer", {{"type", "Sequence"}, {"normalizers", {{{"type", "Prepend"}}}}},
-          {"normalizer 'Prepend'"});
-  refused("/pre_tokenizer", {{"type", "Metaspace"}}, {"pre-tokenizer 'Metaspace'"});
-  refused("/pre_tokenizer", nullptr, {"no ByteLevel step"});
+  refused("/normalizer", {{"type", "Nmt"}}, {"normalizer 'Nmt'"});
+  refused("/normalizer", {{"type", "Sequence"}, {"normalizers", {{{"type", "Precompiled"}}}}},
+          {"normalizer 'Precompiled'"});
+  refused("/pre_tokenizer", {{"type", "UnicodeScripts"}}, {"pre-tokenizer 'UnicodeScripts'"});
+  refused("/pre_tokenizer",
+          {{"type", "Metaspace"}, {"replacement", "_"}, {"prepend_scheme", "twice"}},
+          {"prepend_scheme", "twice"});
   refused(
       "/pre_tokenizer",
       {{"type", "Sequence"}, {"pretokenizers", {{{"type", "ByteLevel"}}, {{"type", "Digits"}}}}},
@@ -251,14 +346,19 @@ TEST(Tokenizer, UnsupportedConstructsAreRefusedByName) {
               {{"type", "ByteLevel"}}}}};
   };
   refused("/pre_tokenizer", split({{"Regex", "a"}}, "Shuffled"), {"behavior 'Shuffled'"});
-  refused("/pre_tokenizer", split({{"Glob", "a"}}, "Isolated"), {"split pattern", "Glob"});
+  refused("/pre_tokenizer", split({{"Glob", "a"}}, "Isolated"), {"the pattern", "Glob"});
   refused("/pre_tokenizer", split({{"Regex", "a("}}, "Isolated"), {"'a('", "does not compile"});
   refused("/pre_tokenizer", split({{"Regex", "[a&&b]"}}, "Isolated"), {"'[a&&b]'", "&&"});
-  refused("/post_processor", {{"type", "BertProcessing"}}, {"post-processor 'BertProcessing'"});
+  refused("/post_processor", {{"type", "Other"}}, {"post-processor 'Other'"});
+  refused("/post_processor", Json::parse(R"({"type": "Sequence", "processors": [
+      {"type": "RobertaProcessing", "cls": ["a", 1], "sep": ["b", 2]},
+      {"type": "BertProcessing", "cls": ["a", 1], "sep": ["b", 2]}]})"),
+          {"second post-processor"});
+  refused("/post_processor", Json::parse(R"({"type": "TemplateProcessing", "single": [],
+      "special_tokens": {}})"),
+          {"template"});
   refused("/decoder", {{"type", "WordPiece"}}, {"decoder 'WordPiece'"});
-  refused("/decoder", nullptr, {"decoder 'null'"});
   refused("/model/type", "Unigram", {"model 'Unigram'"});
-  refused("/model/byte_fallback", true, {"byte_fallback"});
   refused("/model/dropout", 0.1, {"dropout", "0.1"});
   refused("/model/end_of_word_suffix", "</w>", {"end_of_word_suffix", "</w>"});
   refused("/model/continuing_subword_prefix", "##", {"continuing_subword_prefix", "##"});
