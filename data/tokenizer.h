@@ -55,7 +55,8 @@ class Tokenizer {
   virtual std::string hash() const = 0;                 // SHA-256 of tokenizer.json, 64 hex digits
 };
 
-// Reads a Hugging Face tokenizer.json with byte-level BPE. A tokenizer_config.json in the same
+// Reads a Hugging Face tokenizer.json with BPE, or a tiktoken.model of Moonshot's models, whichever
+// the file's content is. A tokenizer_config.json in the same
 // folder, if there is one, names BOS and EOS and says whether EncodeWithSpecialTokens adds them;
 // without it BOS and EOS are found by their usual names among the special tokens.
 // NOT_FOUND: no such file. INVALID_ARGUMENT: not JSON, inconsistent, or a construct this reader

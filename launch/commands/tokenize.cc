@@ -13,8 +13,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "data/bpe_train.h"
+#include "data/chat_template.h"
 #include "data/json_lines.h"
+#include "data/sft_corpus.h"
 #include "data/tokenize_corpus.h"
 #include "data/tokenizer.h"
 #include "data/utf8.h"
@@ -61,42 +64,58 @@ class Tokenize : public Command {
            "For scripts, line by line from stdin to stdout:\n\n"
            "  sluice tokenize --ids --tokenizer tokenizer.json     {\"text\": ...} to {\"ids\": "
            "[...]}\n"
-           "  sluice tokenize --decode --tokenizer tokenizer.json  the reverse";
+           "  sluice tokenize --decode --tokenizer tokenizer.json  the reverse\n\n"
+           "With --chat a conversation ({\"messages\": ...} or {\"prompt\": ..., \"completion\": "
+           "...})\n"
+           "is a document; the token file gets a loss mask beside it, and --ids gives it, too:\n\n"
+           "  sluice tokenize --chat qwen3 --tokenizer tokenizer.json --output sft.tokens "
+           "chats.jsonl";
   }
   FlagSet flags() override {
-    return {{.name = "INPUT", .help = "files and folders of text", .target = &inputs_},
-            {.name = "--tokenizer",
-             .value = "FILE",
-             .help = "a tokenizer.json: read, or with --vocab-size written",
-             .target = &tokenizer_,
-             .required = true},
-            {.name = "--output",
-             .value = "FILE",
-             .help = "the token file to write",
-             .target = &output_},
-            {.name = "--vocab-size",
-             .value = "N",
-             .help = "train a vocabulary of N tokens, special tokens included",
-             .target = &vocab_size_},
-            {.name = "--threads", .value = "N", .help = "default: one a core", .target = &threads_},
-            {.name = "--strict",
-             .help = "refuse bytes that are not UTF-8 instead of reading them as U+FFFD",
-             .target = &strict_},
-            {.name = "--json", .help = "the summary as one JSON object", .target = &json_},
-            {.name = "--ids", .help = "text to ids, JSONL on stdin", .target = &ids_},
-            {.name = "--decode", .help = "ids to text, JSONL on stdin", .target = &decode_},
-            {.name = "--add-special-tokens",
-             .help = "with --ids: add the BOS and EOS that the tokenizer asks for",
-             .target = &add_special_tokens_},
-            {.name = "--skip-special-tokens",
-             .help = "with --decode: leave special tokens out of the text",
-             .target = &skip_special_tokens_}};
+    return {
+        {.name = "INPUT", .help = "files and folders of text", .target = &inputs_},
+        {.name = "--tokenizer",
+         .value = "FILE",
+         .help = "a tokenizer.json: read, or with --vocab-size written",
+         .target = &tokenizer_,
+         .required = true},
+        {.name = "--output",
+         .value = "FILE",
+         .help = "the token file to write",
+         .target = &output_},
+        {.name = "--vocab-size",
+         .value = "N",
+         .help = "train a vocabulary of N tokens, special tokens included",
+         .target = &vocab_size_},
+        {.name = "--threads", .value = "N", .help = "default: one a core", .target = &threads_},
+        {.name = "--strict",
+         .help = "refuse bytes that are not UTF-8 instead of reading them as U+FFFD",
+         .target = &strict_},
+        {.name = "--json", .help = "the summary as one JSON object", .target = &json_},
+        {.name = "--ids", .help = "text to ids, JSONL on stdin", .target = &ids_},
+        {.name = "--plain",
+         .help = "with --ids: added tokens spelled out in the text are text",
+         .target = &plain_},
+        {.name = "--chat",
+         .value = "TEMPLATE",
+         .help = "the lines are conversations: " + absl::StrJoin(data::ChatTemplate::Names(), ", "),
+         .target = &chat_},
+        {.name = "--decode", .help = "ids to text, JSONL on stdin", .target = &decode_},
+        {.name = "--add-special-tokens",
+         .help = "with --ids: add the BOS and EOS that the tokenizer asks for",
+         .target = &add_special_tokens_},
+        {.name = "--skip-special-tokens",
+         .help = "with --decode: leave special tokens out of the text",
+         .target = &skip_special_tokens_}};
   }
 
   absl::Status Run(const CommandContext& /*context*/) override {
     RETURN_IF_ERROR(CheckFlags());
     if (ids_ || decode_) {
       ASSIGN_OR_RETURN(const auto tokenizer, data::LoadTokenizer(tokenizer_));
+      if (!chat_.empty()) {
+        ASSIGN_OR_RETURN(template_, data::ChatTemplate::Create(chat_, *tokenizer, {}));
+      }
       return ConvertLines(*tokenizer);
     }
     if (vocab_size_ > 0) RETURN_IF_ERROR(TrainVocabulary());
@@ -112,6 +131,10 @@ class Tokenize : public Command {
     };
     std::error_code error;
     if (ids_ && decode_) return wrong("--ids and --decode are both given, wanted one");
+    if (!chat_.empty() && (decode_ || vocab_size_ > 0))
+      return wrong("--chat goes with --ids or --output only");
+    if (plain_ && (!ids_ || !chat_.empty() || add_special_tokens_))
+      return wrong("--plain goes with --ids alone");
     if (ids_ || decode_) {
       return inputs_.empty() && output_.empty()
                  ? absl::OkStatus()
@@ -146,9 +169,30 @@ class Tokenize : public Command {
 
   absl::Status WriteTokens() {
     ASSIGN_OR_RETURN(const auto tokenizer, data::LoadTokenizer(tokenizer_));
+    if (!chat_.empty()) return WriteConversations(*tokenizer);
     ASSIGN_OR_RETURN(const data::CorpusResult result,
                      data::TokenizeCorpus(Corpus("tokens"), *tokenizer, output_));
     Report("tokens", output_, result);
+    return absl::OkStatus();
+  }
+
+  absl::Status WriteConversations(const data::Tokenizer& tokenizer) {
+    ASSIGN_OR_RETURN(const auto chat, data::ChatTemplate::Create(chat_, tokenizer, {}));
+    ASSIGN_OR_RETURN(const data::SftCorpusResult result,
+                     data::TokenizeConversations(Corpus("tokens"), tokenizer, *chat, output_));
+    summary_["conversations"] = {{"path", output_},
+                                 {"mask", data::TargetMaskPath(output_)},
+                                 {"conversations", result.conversations},
+                                 {"tokens", result.tokens},
+                                 {"targets", result.targets},
+                                 {"replaced", result.num_replaced}};
+    if (json_) return absl::OkStatus();
+    std::string line =
+        absl::StrFormat("conversations: %s: %d conversations, %d tokens, %d of them learned (%s)",
+                        output_, result.conversations, result.tokens, result.targets, chat_);
+    if (result.num_replaced > 0)
+      absl::StrAppend(&line, "; ", result.num_replaced, " places were not UTF-8");
+    std::puts(line.c_str());
     return absl::OkStatus();
   }
 
@@ -176,14 +220,24 @@ class Tokenize : public Command {
     std::puts(line.c_str());
   }
 
+  data::EncodeOptions How() const {
+    return {.added_tokens = plain_ ? data::AddedTokens::kNone : data::AddedTokens::kAll};
+  }
+
   absl::StatusOr<std::string> Convert(const std::string& line,
                                       const data::Tokenizer& tokenizer) const {
     if (!data::IsValidUtf8(line)) return absl::InvalidArgumentError("the line is not UTF-8");
+    if (template_ != nullptr) {
+      ASSIGN_OR_RETURN(const data::Conversation conversation, data::ParseConversation(line));
+      ASSIGN_OR_RETURN(const data::TokenizedChat chat, template_->Tokenize(conversation));
+      return absl::StrCat("{\"ids\": [", absl::StrJoin(chat.ids, ", "), "], \"targets\": [",
+                          absl::StrJoin(chat.is_target, ", "), "]}");
+    }
     ASSIGN_OR_RETURN(const data::JsonLine json, data::ParseJsonLine(line));
     if (ids_) {
       if (!json.text.has_value()) return absl::InvalidArgumentError("wanted {\"text\": ...}");
       return data::IdsAsJsonLine(add_special_tokens_ ? tokenizer.EncodeWithSpecialTokens(*json.text)
-                                                     : tokenizer.Encode(*json.text));
+                                                     : tokenizer.Encode(*json.text, How()));
     }
     if (!json.ids.has_value()) return absl::InvalidArgumentError("wanted {\"ids\": [...]}");
     ASSIGN_OR_RETURN(const std::string text, tokenizer.Decode(*json.ids, skip_special_tokens_));
@@ -211,9 +265,10 @@ class Tokenize : public Command {
   }
 
   std::vector<std::string> inputs_;
-  std::string tokenizer_, output_;
+  std::string tokenizer_, output_, chat_;
+  std::unique_ptr<data::ChatTemplate> template_;
   int64_t vocab_size_ = 0, threads_ = 0;
-  bool strict_ = false, json_ = false, ids_ = false, decode_ = false;
+  bool strict_ = false, json_ = false, ids_ = false, decode_ = false, plain_ = false;
   bool add_special_tokens_ = false, skip_special_tokens_ = false;
   Json summary_;
 };

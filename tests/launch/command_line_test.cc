@@ -15,6 +15,7 @@ namespace sluice::launch {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::StartsWith;
 
 TEST(CommandLine, HelpAndVersionAnswerOnStdout) {
@@ -168,6 +169,30 @@ TEST_F(TokenizeCommand, IdsAndBackGiveTheText) {
   const Outcome skipped =
       RunSluice("tokenize --decode --skip-special-tokens --tokenizer " + Tokenizer(), ids.out);
   EXPECT_THAT(skipped.out, HasSubstr("{\"text\": \"ex\xc3\xa9 \"}\n"));
+  const auto end_id = [&](const std::string& flag) {
+    return RunSluice("tokenize --ids --tokenizer " + Tokenizer() + flag,
+                     R"({"text": "<|endoftext|>"})")
+        .out;
+  };
+  EXPECT_EQ(end_id(""), "{\"ids\": [0]}\n");
+  EXPECT_THAT(end_id(" --plain"), Not(HasSubstr("[0]")));
+}
+
+TEST_F(TokenizeCommand, ConversationsBecomeTokensAndMasks) {
+  const std::string line = R"({"prompt": "the worst", "completion": " of times"})";
+  const Outcome ids = RunSluice("tokenize --ids --chat raw --tokenizer " + Tokenizer(), line);
+  ASSERT_EQ(ids.exit_code, 0) << ids.err;
+  EXPECT_THAT(ids.out, HasSubstr("\"targets\": [0, "));
+  EXPECT_THAT(ids.out, HasSubstr(", 1]}"));
+  std::ofstream(dir_ + "/chats.jsonl") << line << "\n" << line << "\n";
+  const Outcome file = RunSluice("tokenize --chat raw --json --tokenizer " + Tokenizer() +
+                                 " --output " + dir_ + "/sft.tokens " + dir_ + "/chats.jsonl");
+  ASSERT_EQ(file.exit_code, 0) << file.err;
+  EXPECT_THAT(file.out, HasSubstr("\"conversations\""));
+  EXPECT_TRUE(std::filesystem::exists(dir_ + "/sft.tokens.mask"));
+  const Outcome missing = RunSluice("tokenize --ids --chat qwen3 --tokenizer " + Tokenizer(), line);
+  EXPECT_EQ(missing.exit_code, 1);
+  EXPECT_THAT(missing.err, HasSubstr("qwen3 needs the token '<|im_start|>'"));
 }
 
 TEST_F(TokenizeCommand, MistakesNameFlagOrLineAndLoseNothing) {
