@@ -24,6 +24,29 @@ absl::StatusOr<Schedule> MakeActions(absl::string_view name, const PipelineShape
 
 }  // namespace
 
+int MicrobatchUnit(absl::string_view name, int num_ranks) {
+  const std::string lower = absl::AsciiStrToLower(name);
+  if (lower == "dualpipe" || lower == "dualpipe_v") return 2 * num_ranks;
+  return lower == "interleaved" ? num_ranks : 1;
+}
+
+int DefaultChunks(absl::string_view name) {
+  const std::string lower = absl::AsciiStrToLower(name);
+  return lower == "interleaved" || lower == "dualpipe_v" ? 2 : 1;
+}
+
+std::vector<int> Schedule::StagesOn(int rank) const {
+  std::vector<int> stages;
+  for (int stage = 0; stage < num_stages; ++stage) {
+    for (const std::vector<int>& ranks : rank_of_stage) {
+      if (ranks[stage] != rank) continue;
+      stages.push_back(stage);
+      break;
+    }
+  }
+  return stages;
+}
+
 absl::StatusOr<Schedule> MakeSchedule(absl::string_view name, const PipelineShape& shape) {
   ASSIGN_OR_RETURN(Schedule actions, MakeActions(name, shape));
   ASSIGN_OR_RETURN(Schedule schedule, InsertCommunication(std::move(actions)));

@@ -41,9 +41,12 @@ struct Schedule {
   std::vector<std::vector<Action>> actions;     // [rank][step]
 
   int num_ranks() const { return static_cast<int>(actions.size()); }
+  int num_replicas() const { return static_cast<int>(rank_of_stage.size()); }
   int RankOf(int stage, int microbatch) const {
     return rank_of_stage[replica_of_microbatch[microbatch]][stage];
   }
+  // The stages of all replicas that a rank holds, ascending.
+  std::vector<int> StagesOn(int rank) const;
 };
 
 struct PipelineShape {
@@ -71,6 +74,11 @@ absl::StatusOr<Schedule> MakeDualPipeV(const PipelineShape& shape);
 // By name, case-insensitive, with communication inserted and validated; INVALID_ARGUMENT lists the
 // known names.
 absl::StatusOr<Schedule> MakeSchedule(absl::string_view name, const PipelineShape& shape);
+// A number of microbatches that the schedule of this name takes on so many ranks, and of which it
+// takes every multiple.
+int MicrobatchUnit(absl::string_view name, int num_ranks);
+// Stages a rank holds unless told otherwise: 2 for interleaved and dualpipe_v, else 1.
+int DefaultChunks(absl::string_view name);
 
 // Adds sends and receives between stages on different ranks: a send right after its product, a
 // receive right before its use, or earlier where its sender sends it before something that is used

@@ -110,6 +110,21 @@ TEST(CommandLine, DryRunDescribesAMeshThisMachineHasNot) {
   EXPECT_THAT(outcome.out, HasSubstr("671026419200"));
 }
 
+// Dense layers first, embedding and head apart from layers, both ends on ranks 0 and 3.
+TEST(CommandLine, DryRunPrintsTheStageMap) {
+  const std::string run =
+      "train --preset deepseek_v3 --dry-run --set mesh.pipe=4 --set train.global_batch=15360 "
+      "--set mesh.data=8 --set mesh.expert=8 --set schedule=dualpipe ";
+  const Outcome by_hand = RunSluice(run + "--set stage_layers=0,30,31,0");
+  EXPECT_EQ(by_hand.exit_code, 0) << by_hand.err;
+  for (const char* line :
+       {"0  0, 3    embed ", "1  1, 2    0-29 ", "2  2, 1    30-60 ", "3  3, 0    head "}) {
+    EXPECT_THAT(by_hand.out, HasSubstr(line));
+  }
+  const Outcome balanced = RunSluice(run);
+  EXPECT_THAT(balanced.out, HasSubstr("the slowest rank takes 1.0"));
+}
+
 TEST(CommandLine, ACheckpointThatIsNotThereIsNamed) {
   const std::string where = " --checkpoint /nowhere/run";
   for (const std::string command : {"eval", "generate", "score --json"}) {

@@ -44,6 +44,9 @@ class Resume : public TinyRunTest {
 // Sixty steps, so that the signal comes before the end.
 TEST_F(Resume, OneRankContinuesToTheBit) { ExpectEqualToUninterrupted(1, {"train.steps=60"}); }
 TEST_F(Resume, FourRanksContinueToTheBit) { ExpectEqualToUninterrupted(4, {"train.steps=60"}); }
+TEST_F(Resume, DualPipeContinuesToTheBit) {
+  ExpectEqualToUninterrupted(4, {"train.steps=60", "schedule=dualpipe"});
+}
 TEST_F(Resume, Bf16WithBatchRampContinuesToTheBit) {
   ExpectEqualToUninterrupted(
       4, {"train.steps=60", "compute.precision=BF16", "train.moment_dtype=BF16",

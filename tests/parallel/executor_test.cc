@@ -5,9 +5,13 @@
 
 #include <algorithm>
 #include <memory>
+#include <regex>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
+#include "parallel/comm/decorators.h"
 #include "tests/parallel/schedule_testing.h"
 #include "tests/parallel/toy_stage.h"
 #include "tests/support/thread_ranks.h"
@@ -125,6 +129,55 @@ TEST_P(Executor, TheTraceIsTheSchedule) {
     const std::vector<RankRun> runs = RunAll(schedule, GetParam());
     for (int rank = 0; rank < 4; ++rank)
       EXPECT_EQ(runs[rank].trace, schedule.actions[rank]) << name;
+  }
+}
+
+// "send 1 tag 4", "receive 0 tag 2": the messages of these actions of a rank.
+std::vector<std::string> MessagesOf(const Schedule& schedule, int rank) {
+  std::vector<std::string> messages;
+  const auto add = [&](const char* what, int peer_stage, const Action& action, int tag) {
+    messages.push_back(std::string(what) + " " +
+                       std::to_string(schedule.RankOf(peer_stage, action.microbatch)) + " tag " +
+                       std::to_string(tag));
+  };
+  for (const Action& a : schedule.actions[rank]) {
+    // Of the boundary below a stage 2 s for activations, of that above it 2 s + 1 for gradients.
+    if (a.kind == ActionKind::kSendActivation) add("send", a.stage + 1, a, 2 * (a.stage + 1));
+    if (a.kind == ActionKind::kReceiveActivation) add("receive", a.stage - 1, a, 2 * a.stage);
+    if (a.kind == ActionKind::kSendGradient) add("send", a.stage - 1, a, 2 * (a.stage - 1) + 1);
+    if (a.kind == ActionKind::kReceiveGradient) add("receive", a.stage + 1, a, 2 * a.stage + 1);
+  }
+  return messages;
+}
+
+// What a communicator saw, where the trace above is what the executor says.
+TEST_P(Executor, TheMessagesAreThoseOfTheSchedule) {
+  for (const char* name : {"gpipe", "1f1b", "interleaved", "zb_h1", "dualpipe", "dualpipe_v"}) {
+    const Schedule schedule = MakeSchedule(name, {4, 8, testing::ChunksOf(name)}).value();
+    std::vector<CallLog> logs(4);
+    auto groups = CreateThreadCommunicators(4);
+    std::vector<std::thread> ranks;
+    for (int rank = 0; rank < 4; ++rank) {
+      ranks.emplace_back([&, rank] {
+        const auto device = kernels::DeviceContext::Create({.stream_mode = GetParam()}).value();
+        const auto traced = CreateTracingCommunicator(std::move(groups[rank]), logs[rank]);
+        RankRun run;
+        RunRank(schedule, *traced, *device, {.num_phases = 2}, run);
+        EXPECT_EQ(run.status, absl::OkStatus());
+      });
+    }
+    for (std::thread& rank : ranks) rank.join();
+    for (int rank = 0; rank < 4; ++rank) {
+      std::vector<std::string> seen;
+      for (const std::string& line : logs[rank].lines()) {
+        std::smatch match;
+        if (std::regex_match(line, match,
+                             std::regex("(send|receive) .* (?:to|from) (\\d+ tag \\d+)"))) {
+          seen.push_back(match[1].str() + " " + match[2].str());
+        }
+      }
+      EXPECT_EQ(seen, MessagesOf(schedule, rank)) << name << " rank " << rank;
+    }
   }
 }
 

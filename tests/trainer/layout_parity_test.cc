@@ -26,6 +26,15 @@ const Layout kLayouts[] = {
     {.pipe = 2, .schedule = "interleaved", .chunks = 2},
     {.pipe = 2, .data = 2, .expert = 2},
     {.pipe = 4},
+    {.pipe = 2, .schedule = "dualpipe"},
+    {.pipe = 2, .schedule = "dualpipe_v", .chunks = 2},
+    {.pipe = 2, .schedule = "dualpipe_v", .chunks = 2, .threaded_streams = true},
+    {.pipe = 2, .data = 2, .expert = 2, .schedule = "dualpipe"},
+    {.pipe = 2, .data = 2, .expert = 2, .schedule = "dualpipe_v", .chunks = 2},
+    {.pipe = 4, .schedule = "dualpipe"},
+    {.pipe = 4, .schedule = "dualpipe", .stage_layers = "0,2,2,0", .threaded_streams = true},
+    {.pipe = 4, .data = 2, .expert = 2, .schedule = "dualpipe", .threaded_streams = true},
+    {.pipe = 4, .schedule = "zb_h1", .stage_layers = "1,1,2,0"},
     {.data = 4, .expert = 2},
     {.pipe = 2, .data = 4, .expert = 2},
     {.pipe = 2, .data = 4, .expert = 4},
@@ -114,6 +123,56 @@ TEST(LayoutParity, SchedulesOfOneStageCountGiveTheSameMasters) {
               base.masters)
         << schedule;
   }
+  const Layout uneven = {.pipe = 2, .schedule = "zb_h1", .stage_layers = "4,0"};
+  EXPECT_EQ(RunLayout(SmallConfig("FP32"), uneven, 3).masters, base.masters);
+}
+
+// DualPipe's replicas are two data ranks of 1F1B: the same halves of the batch, added in the same
+// order. Without MTP and tied embeddings, because the two copies of a shared embedding add their
+// terms in another order; without clipping, because the norm's shards are cut elsewhere.
+TEST(LayoutParity, DualPipeIsTwoWayDataParallel1F1B) {
+  for (const char* precision : {"FP32", "BF16"}) {
+    RunConfig config = SmallConfig(precision);
+    config.mutable_model()->set_num_nextn_predict_layers(0);
+    config.mutable_train()->set_clip_norm(0);
+    for (const int pipe : {2, 4}) {
+      const RunRecord two_way = RunLayout(config, {.pipe = pipe, .data = 2}, 3);
+      const RunRecord dual = RunLayout(config, {.pipe = pipe, .schedule = "dualpipe"}, 3);
+      EXPECT_EQ(dual.gradients, two_way.gradients) << precision << " pipe " << pipe;
+      EXPECT_EQ(dual.masters, two_way.masters) << precision << " pipe " << pipe;
+      for (int step = 0; step < 3; ++step) {
+        EXPECT_EQ(dual.steps[step].loss, two_way.steps[step].loss);
+        EXPECT_NEAR(dual.steps[step].grad_norm, two_way.steps[step].grad_norm,
+                    1e-12 * two_way.steps[step].grad_norm);
+      }
+    }
+  }
+}
+
+// Phases of a forward and a backward on two streams that really run at once: the bits of streams
+// that run in the caller. Under ThreadSanitizer a forgotten wait is a race.
+TEST(OverlapOnStreams, ChangesNoBit) {
+  RunConfig config = SmallConfig("FP32");
+  config.mutable_train()->set_global_batch(16);
+  for (const char* schedule : {"1f1b", "dualpipe", "dualpipe_v"}) {
+    Layout layout = {.pipe = 2, .data = 2, .expert = 2, .schedule = schedule};
+    layout.chunks = parallel::DefaultChunks(schedule);
+    const RunRecord inline_run = RunLayout(config, layout, 2);
+    layout.threaded_streams = true;
+    const RunRecord threaded = RunLayout(config, layout, 2);
+    EXPECT_EQ(threaded.masters, inline_run.masters) << schedule;
+    EXPECT_EQ(threaded.steps.back().loss, inline_run.steps.back().loss) << schedule;
+  }
+}
+
+// One replica in ascending order: the bits of interleaved 1F1B with as many stages.
+TEST(LayoutParity, DualPipeVAndInterleavedGiveTheSameMasters) {
+  RunConfig config = SmallConfig("FP32");
+  config.mutable_model()->set_num_nextn_predict_layers(0);
+  config.mutable_train()->set_clip_norm(0);
+  const Layout v = {.pipe = 2, .schedule = "dualpipe_v", .chunks = 2},
+               interleaved = {.pipe = 2, .schedule = "interleaved", .chunks = 2};
+  EXPECT_EQ(RunLayout(config, v, 3).masters, RunLayout(config, interleaved, 3).masters);
 }
 
 // ---- planted bugs

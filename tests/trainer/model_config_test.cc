@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
+#include <limits>
 #include <sstream>
 
 #include "google/protobuf/text_format.h"
@@ -84,6 +86,48 @@ TEST(SplitLayers, CoversAllLayersOnceAndBalancesTheHead) {
   const auto two = SplitLayers(config, 2, 256);
   EXPECT_GT((*two)[0].num_layers, (*two)[1].num_layers);  // head and MTP weigh on the second
   EXPECT_FALSE(SplitLayers(config, config.num_hidden_layers() + 1, 256).ok());
+}
+
+// Every cut of few layers, tried out: with stages s and S - 1 - s on one rank the slowest rank is
+// as fast as it can be.
+TEST(SplitLayers, FoldedStagesBalanceTheRanks) {
+  ModelConfig config = Preset("laptop");
+  for (const int layers : {4, 5, 7, 9}) {
+    config.set_num_hidden_layers(layers);
+    const FlopsPerToken flops = ForwardFlops(config, 256);
+    const auto slowest = [&](const std::vector<StageSpec>& stages) {
+      double worst = 0;
+      for (size_t s = 0; s < stages.size() / 2; ++s) {
+        worst = std::max(worst, StageFlops(config, stages[s], flops) +
+                                    StageFlops(config, stages[stages.size() - 1 - s], flops));
+      }
+      return worst;
+    };
+    double best = std::numeric_limits<double>::infinity();
+    for (int a = 1; a < layers; ++a) {
+      for (int b = a + 1; b < layers; ++b) {
+        for (int c = b + 1; c < layers; ++c) {
+          best = std::min(best, slowest({{0, a, true, false},
+                                         {a, b - a, false, false},
+                                         {b, c - b, false, false},
+                                         {c, layers - c, false, true}}));
+        }
+      }
+    }
+    const auto split = SplitLayers(config, 4, 256, StagePlacement::kFolded);
+    ASSERT_TRUE(split.ok()) << split.status();
+    int next = 0;
+    for (const StageSpec& stage : *split) {
+      EXPECT_EQ(stage.first_layer, next);
+      EXPECT_GE(stage.num_layers, 1);
+      next += stage.num_layers;
+    }
+    EXPECT_EQ(next, layers);
+    EXPECT_TRUE(split->front().has_embedding && split->back().has_head);
+    EXPECT_NEAR(slowest(*split), best, 1e-12 * best) << layers << " layers";  // sums are rounded
+    const auto alone = SplitLayers(config, 4, 256);
+    EXPECT_LE(slowest(*split), slowest(*alone) * (1 + 1e-12));
+  }
 }
 
 TEST(ModelConfig, BadValuesAreNamed) {

@@ -223,12 +223,44 @@ TEST_P(ResolveRefuses, InOneSentenceWithFieldFoundAndWanted) {
 INSTANTIATE_TEST_SUITE_P(All, ResolveRefuses, ::testing::ValuesIn(kRefusals),
                          [](const auto& info) { return std::string(info.param.name); });
 
-TEST(Resolve, AScheduleThatIsNotBuiltYetIsRefusedAtOnce) {
+TEST(Resolve, DualPipeVHoldsTwoStagesARank) {
   RunConfig config = TinyConfig();
-  config.set_schedule("DualPipe");
-  const absl::Status status = Resolve(config, 1).status();
-  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("dualpipe"));
+  config.set_schedule("DualPipe_V");
+  const auto resolved = Resolve(config, 1);
+  ASSERT_TRUE(resolved.ok()) << resolved.status();
+  EXPECT_EQ(resolved->schedule(), "dualpipe_v");
+  EXPECT_EQ(resolved->schedule_chunks(), 2);
+}
+
+TEST(Resolve, WhatDualPipeCannotRunIsRefusedAtOnce) {
+  RunConfig config = TinyConfig();
+  config.set_schedule("dualpipe");
+  EXPECT_THAT(std::string(Resolve(config, 1).status().message()), HasSubstr("even number"));
+  config.mutable_mesh()->set_pipe(2);  // two microbatches
+  EXPECT_THAT(std::string(Resolve(config, 2).status().message()), HasSubstr("at least 2 * mesh"));
+}
+
+// The message for this stage_layers with three layers on two ranks.
+std::string StageLayersError(const std::string& text) {
+  RunConfig config = TinyConfig();
+  config.mutable_model()->set_num_hidden_layers(3);
+  config.mutable_mesh()->set_pipe(2);
+  config.set_stage_layers(text);
+  return std::string(Resolve(config, 2).status().message());
+}
+
+TEST(Resolve, StageLayersThatDoNotFitAreNamed) {
+  EXPECT_EQ(StageLayersError("2,1"), "");
+  EXPECT_EQ(StageLayersError("0,3"), "");
+  EXPECT_EQ(StageLayersError("3,0"), "");
+  EXPECT_EQ(StageLayersError("1,1,1"),
+            "stage_layers: found \"1,1,1\", wanted mesh.pipe * schedule_chunks = 2 numbers");
+  EXPECT_EQ(StageLayersError("2,2"),
+            "stage_layers: found \"2,2\", wanted a sum of model.num_hidden_layers = 3, not 4");
+  for (const char* text : {"2,x", "4,-1", "2,,1", "3000000000,0"}) {
+    EXPECT_THAT(StageLayersError(text), HasSubstr("wanted numbers of layers separated by commas"))
+        << text;
+  }
 }
 
 // Else the first step of the ramp whose batch does not fit would end the run.

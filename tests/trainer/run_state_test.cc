@@ -113,6 +113,8 @@ const std::vector<Layout>& Layouts() {
       {.pipe = 4},
       {.pipe = 2, .data = 2, .expert = 2},
       {.pipe = 2, .schedule = "interleaved", .chunks = 2},
+      {.pipe = 2, .data = 2, .expert = 2, .schedule = "dualpipe"},
+      {.pipe = 2, .schedule = "dualpipe_v", .chunks = 2},
   };
   return layouts;
 }

@@ -91,7 +91,10 @@ void Collect(RankModel& model, bool gradients, std::map<std::string, std::vector
 
 void RunRank(const RunConfig& config, const Layout& layout, parallel::Communicator& world,
              int steps, RunRecord& record, std::mutex& mutex) {
-  auto device = kernels::DeviceContext::Create({.num_threads = layout.threads});
+  auto device = kernels::DeviceContext::Create(
+      {.num_threads = layout.threads,
+       .stream_mode = layout.threaded_streams ? kernels::CpuStreamMode::kThreaded
+                                              : kernels::CpuStreamMode::kInline});
   CHECK(device.ok());
   RankContext rank;
   rank.world = &world;
@@ -135,7 +138,8 @@ double Norm(const std::vector<float>& x) {
 std::string Layout::Name() const {
   return absl::StrCat("pipe", pipe, "_data", data, "_expert", expert, "_", schedule,
                       chunks > 1 ? absl::StrCat("_v", chunks) : "",
-                      threads > 1 ? absl::StrCat("_threads", threads) : "");
+                      threads > 1 ? absl::StrCat("_threads", threads) : "",
+                      stage_layers.empty() ? "" : "_uneven", threaded_streams ? "_streams" : "");
 }
 
 RunConfig SmallConfig(const std::string& precision) {
@@ -180,6 +184,7 @@ RunRecord RunLayout(RunConfig config, const Layout& layout, int steps, const Wra
   config.mutable_mesh()->set_expert(layout.expert);
   config.set_schedule(layout.schedule);
   config.set_schedule_chunks(layout.chunks);
+  if (!layout.stage_layers.empty()) config.set_stage_layers(layout.stage_layers);
   const auto resolved = Resolve(config, layout.world());
   CHECK(resolved.ok()) << resolved.status().ToString();
   std::vector<std::unique_ptr<parallel::Communicator>> worlds;

@@ -17,6 +17,8 @@ struct Layout {
   int pipe = 1, data = 1, expert = 1;
   std::string schedule = "1f1b";
   int chunks = 1, threads = 1;
+  std::string stage_layers = "";
+  bool threaded_streams = false;
   int world() const { return pipe * data; }
   std::string Name() const;
 };

@@ -13,6 +13,7 @@
 #include "parallel/mesh/process_mesh.h"
 #include "trainer/loop/parameter_count.h"
 #include "trainer/loop/resolve_config.h"
+#include "trainer/loop/stage_map.h"
 #include "trainer/loop/trainer.h"
 #include "trainer/model/transformer_stage.h"
 
@@ -82,10 +83,11 @@ struct Bytes {
   double total() const { return parameters + gradients + optimizer; }
 };
 
-Bytes BytesOf(const Built& built, const RunConfig& config) {
+// `copies`: ranks of the pipe that hold the same stages and share their optimizer state.
+Bytes BytesOf(const Built& built, const RunConfig& config, int copies) {
   const bool bf16 = config.compute().precision() == "BF16";
   const double value = bf16 ? 2 : 4, moments = config.train().moment_dtype() == "BF16" ? 4 : 8;
-  const double data = config.mesh().data(), expert_data = data / config.mesh().expert();
+  const double data = config.mesh().data() * copies, expert_data = data / config.mesh().expert();
   Bytes bytes;
   for (const auto& parameter : built.store.parameters()) {
     const double n = static_cast<double>(parameter->shape.num_elements());
@@ -97,13 +99,6 @@ Bytes BytesOf(const Built& built, const RunConfig& config) {
     bytes.optimizer += n * (moments + (bf16 ? 4 : 0)) / shards;
   }
   return bytes;
-}
-
-// Rank r of the pipeline holds stages r, r + P, ...
-std::vector<StageSpec> StagesOf(const std::vector<StageSpec>& all, int pipe_rank, int pipe) {
-  std::vector<StageSpec> mine;
-  for (size_t stage = pipe_rank; stage < all.size(); stage += pipe) mine.push_back(all[stage]);
-  return mine;
 }
 
 }  // namespace
@@ -143,25 +138,29 @@ absl::StatusOr<std::string> DryRun(const RunConfig& config, int world_size) {
   const parallel::MeshShape shape{config.mesh().pipe(), config.mesh().data(),
                                   config.mesh().expert()};
   ASSIGN_OR_RETURN(const auto mesh, parallel::ProcessMesh::Create(shape, world_size));
-  const int num_stages = shape.pipe * config.schedule_chunks();
-  ASSIGN_OR_RETURN(const std::vector<StageSpec> stages,
-                   SplitLayers(config.model(), num_stages, config.train().sequence_length()));
+  ASSIGN_OR_RETURN(const std::vector<StageSpec> stages, StageMap(config));
+  parallel::PipelineShape pipeline;
+  pipeline.num_ranks = shape.pipe;
+  pipeline.num_microbatches = parallel::MicrobatchUnit(config.schedule(), shape.pipe);
+  pipeline.chunks = config.schedule_chunks();
+  ASSIGN_OR_RETURN(const parallel::Schedule schedule,
+                   parallel::MakeSchedule(config.schedule(), pipeline));
   std::string text =
       absl::StrFormat("parameters %d (active per token %d), MTP %d\nmesh %s, schedule %s\n",
                       counts.total, counts.active, counts.mtp, mesh.ToString(), config.schedule());
+  absl::StrAppend(&text, StageTable(config, stages, schedule));
   absl::StrAppend(&text, "state of a rank, MiB (activations come on top):\n");
   absl::StrAppendFormat(&text, "  %4s  %-20s %12s %12s %12s %12s\n", "pipe", "layers", "parameters",
                         "gradients", "optimizer", "total");
   const int local_experts = config.model().n_routed_experts() / shape.expert;
   for (int rank = 0; rank < shape.pipe; ++rank) {
-    const std::vector<StageSpec> mine = StagesOf(stages, rank, shape.pipe);
+    std::vector<StageSpec> mine;
+    for (const int stage : schedule.StagesOn(rank)) mine.push_back(stages[stage]);
     ASSIGN_OR_RETURN(const auto built, Build(config.model(), mine, local_experts));
-    const Bytes bytes = BytesOf(*built, config);
+    const Bytes bytes = BytesOf(*built, config, schedule.num_replicas());
     std::string layers;
     for (const StageSpec& spec : mine) {
-      absl::StrAppend(&layers, layers.empty() ? "" : " ", spec.has_embedding ? "embed+" : "",
-                      spec.first_layer, "-", spec.first_layer + spec.num_layers - 1,
-                      spec.has_head ? "+head" : "");
+      absl::StrAppend(&layers, layers.empty() ? "" : " ", ToText(spec));
     }
     const double mib = 1048576.0;
     absl::StrAppendFormat(&text, "  %4d  %-20s %12.1f %12.1f %12.1f %12.1f\n", rank, layers,

@@ -60,16 +60,16 @@ absl::StatusOr<std::string> SampleText(RankModel& model, const data::Tokenizer& 
                                        const SamplingOptions& sampling) {
   const RunConfig& config = model.config();
   const int64_t length = config.train().sequence_length(), vocabulary = config.model().vocab_size();
-  // The shapes of training: microbatches of the usual size, as many as every schedule can run.
+  // The shapes of training: microbatches of the usual size, as many as the schedule can run.
   BatchOptions options;
   options.sequence_length = length;
   options.microbatch = config.train().microbatch();
   options.mtp_depth = config.model().num_nextn_predict_layers();
   DeviceBatch batch(model.device(), options);
-  const int64_t sequences = options.microbatch * config.mesh().pipe();
+  const int64_t sequences = int64_t{options.microbatch} * model.microbatch_unit();
   std::vector<int32_t> ids = EncodePrompt(tokenizer, prompt);
   if (static_cast<int64_t>(ids.size()) > length) ids.resize(length);
-  const int last_rank = (config.mesh().pipe() - 1) * config.mesh().data();
+  const int last_rank = model.last_pipe_rank() * config.mesh().data();
   std::vector<float> logits(vocabulary);
   TransformerStage* last = model.has_last_stage() ? model.stages().back().get() : nullptr;
   if (last != nullptr) {

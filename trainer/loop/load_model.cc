@@ -36,6 +36,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& checkpoint, const RankC
                                         : 1);
   stored.clear_schedule();  // the model's default: a load-balancing loss asks for another one
   stored.clear_schedule_chunks();
+  stored.clear_stage_layers();
   stored.mutable_train()->set_microbatch(1);
   stored.mutable_train()->set_global_batch(ranks);
   stored.mutable_train()->set_batch_ramp_start(0);

@@ -1,5 +1,6 @@
 #include "trainer/loop/rank_model.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <utility>
 
@@ -7,6 +8,7 @@
 #include "kernels/ops/cast.h"
 #include "parallel/pipeline/executor.h"
 #include "trainer/loop/resolve_config.h"
+#include "trainer/loop/stage_map.h"
 
 namespace sluice::trainer {
 namespace {
@@ -45,6 +47,7 @@ absl::StatusOr<std::unique_ptr<RankModel>> RankModel::Create(const RunConfig& co
                    parallel::ProcessMesh::Create(shape, rank.world->size()));
   std::unique_ptr<RankModel> model(new RankModel(config, rank, mesh));
   RETURN_IF_ERROR(model->SplitCommunicators());
+  RETURN_IF_ERROR(model->SplitOptimizerGroups());
   RETURN_IF_ERROR(model->BuildStages());
   RETURN_IF_ERROR(model->Allocate());
   RETURN_IF_ERROR(model->CreateOptimizers());
@@ -62,22 +65,42 @@ absl::Status RankModel::SplitCommunicators() {
   return absl::OkStatus();
 }
 
+// With two replicas rank r of the pipe and rank P - 1 - r hold the same two stages, laid out alike.
+// They share one optimizer group, so gradients of both replicas are summed where those of data
+// ranks are, and each parameter has one shard: data rank by data rank, the first half of the pipe
+// before the second.
+absl::Status RankModel::SplitOptimizerGroups() {
+  using parallel::Axis;
+  optimizer_groups_[static_cast<int>(ParameterGroup::kDense)] = data_.get();
+  optimizer_groups_[static_cast<int>(ParameterGroup::kExpert)] = expert_data_.get();
+  ASSIGN_OR_RETURN(const parallel::Schedule* schedule, ScheduleFor(microbatch_unit()));
+  if (schedule->num_replicas() == 1) return absl::OkStatus();
+  const int me = world_->rank(), pipe = mesh_.coordinate(Axis::kPipe, me),
+            data = mesh_.coordinate(Axis::kData, me);
+  const int mirror = mesh_.size(Axis::kPipe) - 1 - pipe;
+  const int folded = std::min(pipe, mirror) * mesh_.size(Axis::kData) + data;
+  for (const auto& [group, axis] : {std::pair(ParameterGroup::kDense, Axis::kData),
+                                    std::pair(ParameterGroup::kExpert, Axis::kExpertData)}) {
+    auto& ranks = mirrored_[static_cast<int>(group)];
+    ASSIGN_OR_RETURN(ranks, world_->Split(mesh_.ColorOf(axis, folded), 2 * data + (pipe > mirror)));
+    optimizer_groups_[static_cast<int>(group)] = ranks.get();
+  }
+  return absl::OkStatus();
+}
+
 absl::Status RankModel::BuildStages() {
   const ModelConfig& model = config_.model();
   const int num_stages = mesh_.size(parallel::Axis::kPipe) * config_.schedule_chunks();
-  ASSIGN_OR_RETURN(const std::vector<StageSpec> specs,
-                   SplitLayers(model, num_stages, config_.train().sequence_length()));
+  ASSIGN_OR_RETURN(const std::vector<StageSpec> specs, StageMap(config_));
   ASSIGN_OR_RETURN(const Recompute recompute, ParseRecompute(config_.compute().recompute()));
   if (model.n_routed_experts() > 0) {
     ASSIGN_OR_RETURN(exchange_,
                      parallel::TokenExchange::Create(device_, *expert_, model.n_routed_experts(),
                                                      model.num_experts_per_tok()));
   }
-  ASSIGN_OR_RETURN(const parallel::Schedule* schedule,
-                   ScheduleFor(mesh_.size(parallel::Axis::kPipe)));
+  ASSIGN_OR_RETURN(const parallel::Schedule* schedule, ScheduleFor(microbatch_unit()));
   stage_by_index_.assign(num_stages, nullptr);
-  for (int stage = 0; stage < num_stages; ++stage) {
-    if (schedule->rank_of_stage[0][stage] != pipe_->rank()) continue;
+  for (const int stage : schedule->StagesOn(pipe_->rank())) {
     layouts_.push_back(std::make_unique<TapeLayout>());
     const BuildContext build{config_.model(), rope_,  recompute,
                              exchange_.get(), store_, *layouts_.back()};
@@ -90,7 +113,8 @@ absl::Status RankModel::BuildStages() {
 
 absl::Status RankModel::Allocate() {
   const ModelConfig& model = config_.model();
-  const int64_t multiple_of[kNumParameterGroups] = {data_->size(), expert_data_->size()};
+  const int64_t multiple_of[kNumParameterGroups] = {OptimizerGroup(ParameterGroup::kDense).size(),
+                                                    OptimizerGroup(ParameterGroup::kExpert).size()};
   RETURN_IF_ERROR(store_.Allocate(device_, ComputeDType(config_), multiple_of));
   const int rotated = model.kv_lora_rank() > 0 ? model.qk_rope_head_dim() : model.head_dim();
   RETURN_IF_ERROR(rope_.Allocate(device_, model, rotated, config_.train().sequence_length()));
@@ -110,12 +134,11 @@ absl::Status RankModel::CreateOptimizers() {
                           .decay = parameter->decay,
                           .counted_in_norm = !parameter->tied_copy});
     }
-    parallel::Communicator& ranks = group == ParameterGroup::kDense ? *data_ : *expert_data_;
     parallel::ShardedAdamWOptions options;
     options.moment_dtype = config_.train().moment_dtype() == "BF16" ? DType::kBF16 : DType::kF32;
-    ASSIGN_OR_RETURN(optimizers_[g],
-                     parallel::ShardedAdamW::Create(device_, ranks, store_.values(group),
-                                                    store_.gradients(group), segments, options));
+    ASSIGN_OR_RETURN(optimizers_[g], parallel::ShardedAdamW::Create(
+                                         device_, OptimizerGroup(group), store_.values(group),
+                                         store_.gradients(group), segments, options));
   }
   return absl::OkStatus();
 }
@@ -180,22 +203,33 @@ absl::Status RankModel::Run(const std::vector<MicrobatchInput>& inputs, const Lo
   return absl::OkStatus();
 }
 
+bool RankModel::is_first_replica(const TransformerStage& stage) const {
+  for (size_t i = 0; i < stage_by_index_.size(); ++i) {
+    if (stage_by_index_[i] != &stage) continue;
+    return schedules_.front().rank_of_stage[0][i] == pipe_->rank();
+  }
+  return false;
+}
+
 bool RankModel::has_last_stage() const {
   return !stages_.empty() && stages_.back()->spec().has_head;
 }
 
 absl::Status RankModel::SumTiedGradients() {
   const ModelConfig& model = config_.model();
-  const int last = pipe_->size() - 1;
+  const parallel::Schedule& schedule = schedules_.front();
+  const int first = schedule.rank_of_stage[0].front(), last = schedule.rank_of_stage[0].back();
   const bool tied = model.tie_word_embeddings() || model.num_nextn_predict_layers() > 0;
-  if (!tied || last == 0 || (pipe_->rank() != 0 && pipe_->rank() != last)) return absl::OkStatus();
+  // Two replicas have both ends on one rank each.
+  if (!tied || first == last || schedule.num_replicas() > 1) return absl::OkStatus();
+  if (pipe_->rank() != first && pipe_->rank() != last) return absl::OkStatus();
   constexpr int kTag = 1 << 14;  // outside the pipeline's own tags
   Parameter* parameter = store_.Find("model.embed_tokens.weight");
   CHECK(parameter != nullptr) << "rank " << pipe_->rank() << " has no embedding";
   const TensorView gradient = parameter->gradient;
   if (pipe_->rank() == last) {
-    RETURN_IF_ERROR(pipe_->Send(gradient, 0, kTag, stream()));
-    return pipe_->Receive(gradient, 0, kTag, stream());
+    RETURN_IF_ERROR(pipe_->Send(gradient, first, kTag, stream()));
+    return pipe_->Receive(gradient, first, kTag, stream());
   }
   Temporary other(*pool_, DType::kF32, gradient.shape());
   RETURN_IF_ERROR(pipe_->Receive(other.view(), last, kTag, stream()));

@@ -37,6 +37,7 @@ class RankModel {
                    bool training, SequenceSums* sums,
                    const std::function<absl::Status()>& before_first_backward = nullptr);
   // Makes both copies of a tied embedding's gradient their sum: first stage's, then last stage's.
+  // Nothing where one rank holds both stages and so one tensor.
   absl::Status SumTiedGradients();
 
   const RunConfig& config() const { return config_; }
@@ -54,12 +55,24 @@ class RankModel {
     return optimizers_[static_cast<int>(group)].get();
   }
   const std::vector<std::unique_ptr<TransformerStage>>& stages() const { return stages_; }
+  // Of two replicas the one that stands for both where something is written once.
+  bool is_first_replica(const TransformerStage& stage) const;
+  // The rank of the pipe with the last stage of the first microbatch.
+  int last_pipe_rank() const { return schedules_.front().rank_of_stage[0].back(); }
+  // Microbatches that the schedule can run, and every multiple of them.
+  int microbatch_unit() const {
+    return parallel::MicrobatchUnit(config_.schedule(), mesh_.size(parallel::Axis::kPipe));
+  }
   int num_gates() const { return num_gates_; }  // of the whole model
   bool has_last_stage() const;
 
  private:
   RankModel(const RunConfig& config, const RankContext& rank, const parallel::ProcessMesh& mesh);
   absl::Status SplitCommunicators();
+  absl::Status SplitOptimizerGroups();
+  parallel::Communicator& OptimizerGroup(ParameterGroup group) {
+    return *optimizer_groups_[static_cast<int>(group)];
+  }
   absl::Status BuildStages();
   absl::Status Allocate();
   absl::Status CreateOptimizers();
@@ -71,6 +84,10 @@ class RankModel {
   parallel::Communicator* world_;
   kernels::DeviceContext& device_;
   std::unique_ptr<parallel::Communicator> pipe_, data_, expert_, expert_data_;
+  // Of a schedule with two replicas: the ranks of data_ (expert_data_) and of their mirror images.
+  std::unique_ptr<parallel::Communicator> mirrored_[kNumParameterGroups];
+  // The ranks that hold the same parameters, by group.
+  parallel::Communicator* optimizer_groups_[kNumParameterGroups] = {};
   std::unique_ptr<ActivationPool> pool_;
   RopeTable rope_;
   std::unique_ptr<parallel::TokenExchange> exchange_;

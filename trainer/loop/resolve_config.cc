@@ -9,6 +9,7 @@
 #include "kernels/core/status_macros.h"
 #include "parallel/mesh/process_mesh.h"
 #include "parallel/schedule/schedule.h"
+#include "trainer/loop/stage_map.h"
 #include "trainer/model/model_config.h"
 
 namespace sluice::trainer {
@@ -81,7 +82,8 @@ void ResolveRest(RunConfig& c, int world_size) {
   SLUICE_DEFAULT(m, data, std::max(1, world_size / std::max(1, m.pipe())));
   // The load-balancing loss over the global batch needs all forwards before the first backward.
   SLUICE_DEFAULT(c, schedule, c.model().router_aux_loss_coef() != 0 ? "gpipe" : "1f1b");
-  SLUICE_DEFAULT(c, schedule_chunks, absl::AsciiStrToLower(c.schedule()) == "interleaved" ? 2 : 1);
+  SLUICE_DEFAULT(c, schedule_chunks, parallel::DefaultChunks(c.schedule()));
+  SLUICE_DEFAULT(c, stage_layers, "");
   ComputeConfig& p = *c.mutable_compute();
   SLUICE_DEFAULT(p, device, "cpu");
   SLUICE_DEFAULT(p, precision, "BF16");
@@ -166,10 +168,6 @@ absl::Status ValidateNames(RunConfig& c) {
 
 // What the schedule refuses is said before any data is prepared.
 absl::Status ValidateSchedule(const RunConfig& c) {
-  if (c.schedule() == "dualpipe" || c.schedule() == "dualpipe_v") {
-    return absl::UnimplementedError(absl::StrCat(
-        "schedule: found ", c.schedule(), ", which training does not run yet; wanted another"));
-  }
   parallel::PipelineShape shape;
   shape.num_ranks = c.mesh().pipe();
   shape.num_microbatches = c.train().global_batch() / (c.mesh().data() * c.train().microbatch());
@@ -216,8 +214,7 @@ LrSchedule MakeLrSchedule(const TrainConfig& t) {
 }
 
 BatchRamp MakeBatchRamp(const RunConfig& c) {
-  // Interleaved needs as many microbatches as a multiple of its ranks, in every step.
-  const int64_t microbatches = c.schedule() == "interleaved" ? c.mesh().pipe() : 1;
+  const int64_t microbatches = parallel::MicrobatchUnit(c.schedule(), c.mesh().pipe());
   return {c.train().batch_ramp_start(), c.train().global_batch(), c.train().batch_ramp_steps(),
           microbatches * c.mesh().data() * c.train().microbatch()};
 }
@@ -243,9 +240,7 @@ absl::StatusOr<RunConfig> Resolve(const RunConfig& config, int world_size) {
                   "the whole batch first");
   }
   RETURN_IF_ERROR(ValidateBatch(c));
-  RETURN_IF_ERROR(
-      SplitLayers(c.model(), shape.pipe * c.schedule_chunks(), c.train().sequence_length())
-          .status());
+  RETURN_IF_ERROR(StageMap(c).status());
   RETURN_IF_ERROR(ValidateSchedule(c));
   return c;
 }

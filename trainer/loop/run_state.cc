@@ -69,13 +69,14 @@ std::string GateName(const MoeLayer& layer, absl::string_view what) {
   return absl::StrCat("gate/", layer.prefix(), what);
 }
 
-// The gates' state is equal on all data ranks; the first of them writes it.
+// The gates' state is equal on all data ranks and replicas; the first of them writes it.
 absl::Status WriteGates(RankModel& model, const RunState& state,
                         checkpoints::CheckpointWriter& writer) {
   if (model.data_rank() != 0) return absl::OkStatus();
   const int64_t experts = model.config().model().n_routed_experts();
   std::vector<float> bias(experts);
   for (const auto& stage : model.stages()) {
+    if (!model.is_first_replica(*stage)) continue;
     for (const auto& gate : stage->gates()) {
       model.device().Copy(gate.layer->bias(), TensorView(bias.data(), DType::kF32, {experts}),
                           model.stream());

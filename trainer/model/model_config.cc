@@ -168,46 +168,12 @@ FlopsPerToken ForwardFlops(const ModelConfig& c, int64_t sequence_length) {
   return flops;
 }
 
-absl::StatusOr<std::vector<StageSpec>> SplitLayers(const ModelConfig& config, int num_stages,
-                                                   int64_t sequence_length) {
-  const int layers = config.num_hidden_layers();
-  if (num_stages < 1 || num_stages > layers) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("pipeline stages (mesh.pipe * schedule_chunks): found ", num_stages,
-                     ", wanted 1 to model.num_hidden_layers = ", layers));
+double StageFlops(const ModelConfig& config, const StageSpec& stage, const FlopsPerToken& flops) {
+  double sum = stage.has_head ? flops.head + flops.mtp : 0;
+  for (int i = stage.first_layer; i < stage.first_layer + stage.num_layers; ++i) {
+    sum += flops.attention + (IsMoe(config, i) ? flops.moe : flops.dense_mlp);
   }
-  const FlopsPerToken flops = ForwardFlops(config, sequence_length);
-  std::vector<double> before(layers + 1, 0.0);  // cost of layers [0, i)
-  for (int i = 0; i < layers; ++i) {
-    before[i + 1] = before[i] + flops.attention + (IsMoe(config, i) ? flops.moe : flops.dense_mlp);
-  }
-  const auto cost = [&](int begin, int end) {
-    return before[end] - before[begin] + (end == layers ? flops.head + flops.mtp : 0.0);
-  };
-  // best[s][i]: the smallest possible maximum over s stages that hold layers [0, i); cut[s][i]:
-  // where the last begins.
-  const double infinity = std::numeric_limits<double>::infinity();
-  std::vector<std::vector<double>> best(num_stages + 1, std::vector<double>(layers + 1, infinity));
-  std::vector<std::vector<int>> cut(num_stages + 1, std::vector<int>(layers + 1, 0));
-  best[0][0] = 0;
-  for (int s = 1; s <= num_stages; ++s) {
-    for (int end = s; end <= layers; ++end) {
-      for (int begin = s - 1; begin < end; ++begin) {
-        const double worst = std::max(best[s - 1][begin], cost(begin, end));
-        if (worst < best[s][end]) {
-          best[s][end] = worst;
-          cut[s][end] = begin;
-        }
-      }
-    }
-  }
-  std::vector<StageSpec> stages(num_stages);
-  for (int s = num_stages, end = layers; s > 0; --s) {
-    const int begin = cut[s][end];
-    stages[s - 1] = {begin, end - begin, s == 1, s == num_stages};
-    end = begin;
-  }
-  return stages;
+  return sum;
 }
 
 }  // namespace sluice::trainer

@@ -27,8 +27,8 @@ struct LrSchedule {
 double LearningRate(const LrSchedule& schedule, int64_t step);
 
 // Sequences in the batch of step `step` (from 1): linear from `start` at step 1 to `full` after
-// ramp_steps, in multiples of `multiple` (of which `full` is one). start = 0 or ramp_steps = 0:
-// always `full`.
+// ramp_steps, in multiples of `multiple`, at least one and at most `full`. start = 0 or ramp_steps
+// = 0: always `full`.
 struct BatchRamp {
   int64_t start = 0, full = 1, ramp_steps = 0, multiple = 1;
 };
