@@ -4,6 +4,7 @@
 
 #include "kernels/core/stream.h"
 #include "kernels/ops/adamw.h"
+#include "kernels/ops/attention.h"
 #include "kernels/ops/cast.h"
 #include "kernels/ops/copy_heads.h"
 #include "kernels/ops/cross_entropy.h"
@@ -31,6 +32,9 @@ void CombineRowsBackward(Stream& stream, const CombineRowsBackwardArgs& args);
 
 void AdamW(Stream& stream, const AdamWArgs& args);
 void SumSquares(Stream& stream, const SumSquaresArgs& args);
+
+void Attention(Stream& stream, const AttentionArgs& args);
+void AttentionBackward(Stream& stream, const AttentionBackwardArgs& args);
 
 void PackMatrix(Stream& stream, const PackMatrixArgs& args);
 void Matmul(Stream& stream, const MatmulArgs& args);

@@ -1,8 +1,8 @@
 #include "kernels/ops/attention.h"
 
-#include "kernels/core/cpu_stream.h"
 #include "kernels/cpu/attention.h"
 #include "kernels/ops/check_arguments.h"
+#include "kernels/ops/dispatch.h"
 
 namespace sluice::kernels {
 
@@ -33,7 +33,7 @@ void Attention(Stream& stream, const AttentionArgs& args) {
   const int64_t tokens = args.q.extent(0), heads = args.q.extent(1);
   CheckTensor(stream, "Attention.o", args.o, {tokens, heads, args.v.extent(2)}, args.q.dtype());
   CheckTensor(stream, "Attention.log_sum_exp", args.log_sum_exp, {tokens, heads}, DType::kF32);
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::Attention(pool, args); });
+  RUN_OP(stream, Attention, args);
 }
 
 void AttentionBackward(Stream& stream, const AttentionBackwardArgs& args) {
@@ -49,7 +49,7 @@ void AttentionBackward(Stream& stream, const AttentionBackwardArgs& args) {
   CheckTensor(stream, "AttentionBackward.dq", args.dq, args.q.shape(), dtype);
   CheckTensor(stream, "AttentionBackward.dk", args.dk, args.k.shape(), dtype);
   CheckTensor(stream, "AttentionBackward.dv", args.dv, args.v.shape(), dtype);
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::AttentionBackward(pool, args); });
+  RUN_OP(stream, AttentionBackward, args);
 }
 
 // The CPU keeps its blocks in grow-only memory of the threads that work on them.

@@ -29,6 +29,7 @@ std::vector<DeviceCase> AllDevices() {
   device.memory = {.device = {.type = DeviceType::kCuda},
                    .allocate = kernels::cuda::AllocateManaged,
                    .free = kernels::cuda::FreeManaged};
+  if (dlsym(RTLD_DEFAULT, "cuda_double_reset") != nullptr) device.work_limit = 2.5e6;
   return {device};
 }
 

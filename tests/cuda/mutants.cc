@@ -36,8 +36,8 @@ std::vector<Mutant> Mutants() {
        "RmsNormTest"},
       {"NeutralElement", "reduce.cuh", "lane < num_warps ? partial[lane] : Op::kNeutral",
        "partial[lane % num_warps]", "RmsNormTest"},
-      {"SumSquaresOrder", "adamw.cu", "{8, 16, 4, 2, 1}", "{16, 8, 4, 2, 1}", "AdamWTest"},
-      {"TieToHigherIndex", "router.cu", "other < best);", "other > best);", "RouterTest"},
+      {"SumSquaresStep", "adamw.cu", "{8, 16, 4, 2, 1}", "{8, 16, 4, 2}", "AdamWTest"},
+      {"TieToHigherIndex", "router.cu", "other < best)", "other > best)", "RouterTest"},
       {"BallotPrefix", "router.cu", "(1u << lane) - 1", "(2u << lane) - 1", "RouterTest"},
       // Arithmetic and indices.
       {"RoundTwice", "rms_norm.cu", "ToFloat(from[h]) * scale * ToFloat(p.w[h])",

@@ -112,6 +112,24 @@ TEST(Barriers, ExitedWarpsAreNotWaitedFor) {
   EXPECT_EQ(program.Run(), "");
 }
 
+// Each thread of two warps reads the other warp's word, which that warp overwrites.
+TEST(GlobalRaces, TwoWarpsOfABlock) {
+  const auto body = [](const std::string& in_between) {
+    return kWordOfThread +
+           "xor.b32 %r3, %r1, 32; mul.wide.u32 %rd4, %r3, 4; ld.param.u64 %rd3, [p0];"
+           "add.s64 %rd3, %rd3, %rd4; ld.global.u32 %r4, [%rd3];\n" +
+           in_between + "st.global.u32 [%rd1], %r4;";
+  };
+  for (uint32_t seed = 0; seed < 10; ++seed) {
+    PtxProgram good(body("bar.sync 0;"), 1), bad(body(""), 1);
+    good.launch.block = bad.launch.block = {64, 1, 1};
+    good.launch.seed = bad.launch.seed = seed;
+    EXPECT_EQ(good.Run({good.AllocateAndFill(std::vector<uint32_t>(64))}), "");
+    EXPECT_TRUE(Says(bad.Run({bad.AllocateAndFill(std::vector<uint32_t>(64))}),
+                     {"of the same block with no barrier in between"}));
+  }
+}
+
 TEST(GlobalRaces, TwoBlocksOfALaunch) {
   // All blocks write the same words.
   PtxProgram writes(kWordOfThread + "st.global.u32 [%rd1], %r1;", 1);

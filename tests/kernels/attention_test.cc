@@ -93,6 +93,13 @@ struct Case {
   float scale;
 };
 
+// Multiply-adds of the forward.
+double WorkOf(const Problem& problem) {
+  double pairs = 0;
+  for (int length : problem.lengths) pairs += 0.5 * length * length;
+  return pairs * static_cast<double>(problem.heads * (problem.d + problem.v));
+}
+
 class AttentionTest : public testing::EveryDevice {};
 INSTANTIATE_ON_EVERY_DEVICE(AttentionTest);
 
@@ -109,6 +116,7 @@ double ForwardBound(const Problem& problem, DType dtype, int64_t tokens) {
 TEST_P(AttentionTest, EqualsReference) {
   for (DType dtype : {DType::kF32, DType::kBF16}) {
     for (const Problem& problem : Problems()) {
+      if (IsTooMuchHere(WorkOf(problem))) continue;
       const Case actual(problem, dtype, 3);
       const Case expected = actual.To(DType::kF64);
       Attention(stream(), actual.Forward());
@@ -130,6 +138,7 @@ TEST_P(AttentionTest, EqualsReference) {
 TEST_P(AttentionTest, BackwardEqualsReference) {
   for (DType dtype : {DType::kF32, DType::kBF16}) {
     for (const Problem& problem : Problems()) {
+      if (IsTooMuchHere(3 * WorkOf(problem))) continue;
       Case actual(problem, dtype, 5);
       reference::Attention(actual.Forward());
       const Case expected = actual.To(DType::kF64);

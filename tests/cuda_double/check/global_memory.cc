@@ -18,7 +18,7 @@ void* GlobalMemory::Allocate(size_t bytes, MemoryKind kind) {
   allocation.address = (begin + kAlignment - 1) / kAlignment * kAlignment;
   allocation.bytes = bytes;
   allocation.kind = kind;
-  allocation.shadow.resize(kind == MemoryKind::kPinned ? 0 : bytes);
+  allocation.shadow.resize(kind == MemoryKind::kPinned ? 0 : bytes / allocation.granule + 1);
   auto* data = reinterpret_cast<void*>(allocation.address);
   std::memset(data, 0xcd, bytes);
   last_found_ = nullptr;
@@ -64,69 +64,94 @@ GlobalMemory::Allocation* GlobalMemory::Find(uint64_t address) {
 
 std::string GlobalMemory::Touch(uint64_t address, size_t bytes, AccessKind kind,
                                 const Accessor& who) {
-  const char* verb = kind == AccessKind::kRead ? "reads " : "writes ";
-  const std::string access = verb + std::to_string(bytes) + " bytes ";
   Allocation* allocation = Find(address);
+  const auto complain = [&](const std::string& why) {
+    const char* verb = kind == AccessKind::kRead ? "reads " : "writes ";
+    return verb + std::to_string(bytes) + " bytes " + why;
+  };
   if (allocation == nullptr || allocation->kind == MemoryKind::kPinned) {
-    return access + "at an address that is not device memory";
+    return complain("at an address that is not device memory");
   }
-  const std::string of = " of an allocation of " + std::to_string(allocation->bytes) + " bytes";
-  if (allocation->is_freed) return access + of.substr(1) + " that was freed";
+  const auto of = [&] {
+    return " of an allocation of " + std::to_string(allocation->bytes) + " bytes";
+  };
+  if (allocation->is_freed) return complain(of().substr(1) + " that was freed");
   const uint64_t end = address + bytes, limit = allocation->address + allocation->bytes;
-  if (end > limit) return access + std::to_string(end - limit) + " past the end" + of;
-  Byte* shadow = &allocation->shadow[address - allocation->address];
-  for (size_t i = 0; i < bytes; ++i) {
-    const std::string why = TouchByte(shadow[i], *allocation, kind, who);
+  if (end > limit) return complain(std::to_string(end - limit) + " past the end" + of());
+  const uint64_t offset = address - allocation->address;
+  while ((offset | bytes) % allocation->granule != 0) Narrow(*allocation);
+  const size_t granule = allocation->granule;
+  for (size_t i = offset / granule; i * granule < offset + bytes; ++i) {
+    const std::string why = TouchCell(allocation->shadow[i], *allocation, kind, who);
     if (why.empty()) continue;
-    return access + "at offset " + std::to_string(address - allocation->address + i) + of + ": " +
-           why;
+    return complain("at offset " + std::to_string(i * granule) + of() + ": " + why);
   }
   return "";
 }
 
-bool GlobalMemory::MustFollow(OpId op, const Accessor& who) const {
-  if (op == ordered_first_ && who.op == ordered_second_) return false;
-  if (!clocks_.IsOrdered(op, who.op)) return true;
-  ordered_first_ = op;
-  ordered_second_ = who.op;
-  return false;
+void GlobalMemory::Narrow(Allocation& allocation) {
+  allocation.granule /= 2;
+  std::vector<Cell> finer;
+  finer.reserve(2 * allocation.shadow.size());
+  for (const Cell& cell : allocation.shadow) finer.insert(finer.end(), 2, cell);
+  allocation.shadow = std::move(finer);
 }
 
-std::string GlobalMemory::Conflict(const char* what, OpId op, uint32_t block,
-                                   const Accessor& who) const {
-  if (op == who.op) {
-    const std::string other = block == kManyBlocks   ? "several blocks"
-                              : block == kAtomically ? "an atomic operation"
-                                                     : "block number " + std::to_string(block - 1);
-    return std::string(what) + " by " + other + " of the same launch";
+// Whether `earlier` is known to come before `who`, which counts as `as_block`.
+bool GlobalMemory::IsOrdered(const Access& earlier, uint32_t as_block, const Accessor& who) const {
+  if (earlier.op == who.op) {
+    if (earlier.block != as_block) return false;
+    if (as_block == kAtomically || who.clock == nullptr || earlier.warp == who.warp) return true;
+    return (*who.clock)[static_cast<size_t>(earlier.warp)] >= earlier.clock;
   }
-  return std::string(what) + " by '" + clocks_.NameOf(op) +
-         "', which no stream, event or synchronisation orders before '" + clocks_.NameOf(who.op) +
-         "'";
+  if (earlier.op == ordered_first_ && who.op == ordered_second_) return true;
+  if (!clocks_.IsOrdered(earlier.op, who.op)) return false;
+  ordered_first_ = earlier.op;
+  ordered_second_ = who.op;
+  return true;
 }
 
-std::string GlobalMemory::TouchByte(Byte& byte, const Allocation& allocation, AccessKind kind,
+std::string GlobalMemory::Conflict(const char* what, const Access& earlier,
+                                   const Accessor& who) const {
+  if (earlier.op != who.op) {
+    return std::string(what) + " by '" + clocks_.NameOf(earlier.op) +
+           "', which no stream, event or synchronisation orders before '" + clocks_.NameOf(who.op) +
+           "'";
+  }
+  if (earlier.block == who.block) {
+    return std::string(what) + " by warp " + std::to_string(earlier.warp) +
+           " of the same block with no barrier in between";
+  }
+  const std::string other = earlier.block == kManyBlocks ? "several blocks"
+                            : earlier.block == kAtomically
+                                ? "an atomic operation"
+                                : "block number " + std::to_string(earlier.block - 1);
+  return std::string(what) + " by " + other + " of the same launch";
+}
+
+std::string GlobalMemory::TouchCell(Cell& cell, const Allocation& allocation, AccessKind kind,
                                     const Accessor& who) const {
   const uint32_t me = kind == AccessKind::kAtomic ? kAtomically : who.block;
-  if (byte.write_op == 0) {
+  const uint32_t clock = who.clock == nullptr ? 0 : (*who.clock)[static_cast<size_t>(who.warp)];
+  if (cell.write.op == 0) {
     if (kind != AccessKind::kWrite && allocation.kind == MemoryKind::kDevice) {
       return "never written";
     }
-  } else if (byte.write_op == who.op ? byte.write_block != me : MustFollow(byte.write_op, who)) {
-    return Conflict("written", byte.write_op, byte.write_block, who);
+  } else if (!IsOrdered(cell.write, me, who)) {
+    return Conflict("written", cell.write, who);
   }
   if (kind == AccessKind::kRead) {
-    const bool is_other_block = byte.read_op == who.op && byte.read_block != who.block;
-    byte.read_block = is_other_block ? kManyBlocks : who.block;
-    byte.read_op = who.op;
+    const bool is_other_block = cell.read.op == who.op && cell.read.block != who.block;
+    cell.read = {.op = who.op,
+                 .block = is_other_block ? kManyBlocks : who.block,
+                 .clock = clock,
+                 .warp = who.warp};
     return "";
   }
-  if (byte.read_op != 0 &&
-      (byte.read_op == who.op ? byte.read_block != who.block : MustFollow(byte.read_op, who))) {
-    return Conflict("read", byte.read_op, byte.read_block, who);
+  if (cell.read.op != 0 && !IsOrdered(cell.read, who.block, who)) {
+    return Conflict("read", cell.read, who);
   }
-  byte.write_op = who.op;
-  byte.write_block = me;
+  cell.write = {.op = who.op, .block = me, .clock = clock, .warp = who.warp};
   return "";
 }
 

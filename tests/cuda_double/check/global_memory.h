@@ -9,15 +9,19 @@
 #include <vector>
 
 #include "tests/cuda_double/check/op_clocks.h"
+#include "tests/cuda_double/check/shared_races.h"
 
 namespace sluice::cuda_double {
 
 enum class AccessKind : uint8_t { kRead, kWrite, kAtomic };
 
-// Who touches memory: an operation, and for a kernel which of its blocks (counted from 1).
+// Who touches memory: an operation, and for a kernel which of its blocks (counted from 1) and of
+// the block's warps, with what that warp knows of the others.
 struct Accessor {
   OpId op = 0;
   uint32_t block = 0;
+  int warp = 0;
+  const WarpClock* clock = nullptr;  // null: no kernel
 };
 
 enum class MemoryKind : uint8_t {
@@ -42,12 +46,15 @@ class GlobalMemory {
  private:
   static constexpr size_t kRedZone = 256;
   static constexpr uint32_t kManyBlocks = 0xffffffffu, kAtomically = 0xfffffffeu;
-  // The last write and the last read of a byte.
-  struct Byte {
-    OpId write_op = 0;
-    uint32_t write_block = 0;
-    OpId read_op = 0;
-    uint32_t read_block = 0;
+  // An access that was made. The clock is the warp's own, and counts within its block alone.
+  struct Access {
+    OpId op = 0;
+    uint32_t block = 0, clock = 0;
+    int warp = 0;
+  };
+  // The last write and the last read of a few bytes that have always been accessed together.
+  struct Cell {
+    Access write, read;
   };
   struct Allocation {
     uint64_t address = 0;
@@ -55,14 +62,16 @@ class GlobalMemory {
     MemoryKind kind = MemoryKind::kDevice;
     bool is_freed = false;
     std::unique_ptr<char[]> storage;
-    std::vector<Byte> shadow;
+    size_t granule = 4;  // bytes of a cell; narrowed by the first access that is narrower
+    std::vector<Cell> shadow;
   };
 
   Allocation* Find(uint64_t address);
-  std::string TouchByte(Byte& byte, const Allocation& allocation, AccessKind kind,
+  static void Narrow(Allocation& allocation);
+  std::string TouchCell(Cell& cell, const Allocation& allocation, AccessKind kind,
                         const Accessor& who) const;
-  std::string Conflict(const char* what, OpId op, uint32_t block, const Accessor& who) const;
-  bool MustFollow(OpId op, const Accessor& who) const;
+  std::string Conflict(const char* what, const Access& earlier, const Accessor& who) const;
+  bool IsOrdered(const Access& earlier, uint32_t as_block, const Accessor& who) const;
 
   const OpClocks& clocks_;
   std::map<uint64_t, Allocation> allocations_;  // by address

@@ -267,7 +267,7 @@ uint8_t* Block::Access(const Context& c, int lane, uint64_t address, size_t byte
     if (offset + bytes > each) why = "outside of the thread's local memory";
     data = local_.data() + (static_cast<uint64_t>(c.warp.index * kLanes + lane)) * each + offset;
   } else {
-    why = launch_.memory->Touch(address, bytes, kind, accessor());
+    why = launch_.memory->Touch(address, bytes, kind, AccessorOf(c.warp));
     data = reinterpret_cast<uint8_t*>(address);
   }
   if (why.empty()) return data;

@@ -86,7 +86,9 @@ class Block {
   const Launch& launch() const { return launch_; }
   std::vector<uint8_t>& shared() { return shared_; }
   std::mt19937& random() { return random_; }
-  Accessor accessor() const { return {.op = launch_.op, .block = number_ + 1}; }
+  Accessor AccessorOf(const Warp& warp) const {
+    return {.op = launch_.op, .block = number_ + 1, .warp = warp.index, .clock = &warp.clock};
+  }
 
  private:
   struct Barrier {
