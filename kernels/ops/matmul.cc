@@ -47,9 +47,15 @@ void CheckOffsets(const Stream& stream, const ConstTensorView& offsets, int64_t 
 void CheckOffsetValues(const ConstTensorView& offsets, int64_t num_tokens) {
   const int32_t* p = offsets.data<int32_t>();
   const int64_t num_experts = offsets.extent(0) - 1;
-  CHECK_EQ(p[0], 0);
+  CHECK_GE(p[0], 0);
   for (int64_t e = 0; e < num_experts; ++e) CHECK_LE(p[e], p[e + 1]);
-  CHECK_EQ(p[num_experts], num_tokens);
+  CHECK_LE(p[num_experts], num_tokens);
+}
+
+void CheckAllRowsBelong(const ConstTensorView& offsets, int64_t num_tokens) {
+  const int32_t* p = offsets.data<int32_t>();
+  CHECK_EQ(p[0], 0);
+  CHECK_EQ(p[offsets.extent(0) - 1], num_tokens);
 }
 
 }  // namespace
@@ -114,6 +120,7 @@ void GroupedMatmul(Stream& stream, const GroupedMatmulArgs& args) {
   }
   CpuStream::From(stream).Run([args](ThreadPool& pool) {
     CheckOffsetValues(args.offsets, args.x.extent(0));
+    CheckAllRowsBelong(args.offsets, args.x.extent(0));
     cpu::GroupedMatmul(pool, args);
   });
 }

@@ -68,7 +68,7 @@ void GroupedMatmul(Stream& stream, const GroupedMatmulArgs& args);
 struct GroupedWeightGradientArgs {
   ConstTensorView dy;       // [T, N] f32 | bf16
   ConstTensorView x;        // [T, K] dtype of dy
-  ConstTensorView offsets;  // [E + 1] i32 as above
+  ConstTensorView offsets;  // [E + 1] i32, ascending in [0, T]: rows outside belong to no expert
   TensorView dw;            // [E, N, K] f32
 };
 void GroupedWeightGradient(Stream& stream, const GroupedWeightGradientArgs& args);

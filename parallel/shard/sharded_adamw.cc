@@ -15,6 +15,11 @@ using kernels::MemoryTag;
 
 constexpr int64_t kSumSquaresBlock = 4096;  // elements per element of SumSquares' scratch
 
+bool SameSettings(const FlatSegment& a, const FlatSegment& b) {
+  return a.decay == b.decay && a.counted_in_norm == b.counted_in_norm && a.trained == b.trained &&
+         a.learning_rate_scale == b.learning_rate_scale && a.weight_decay == b.weight_decay;
+}
+
 // The parts of segments that lie in [begin, end), relative to begin; neighbours of equal settings
 // are joined.
 std::vector<FlatSegment> RunsIn(std::span<const FlatSegment> segments, int64_t begin, int64_t end) {
@@ -24,8 +29,7 @@ std::vector<FlatSegment> RunsIn(std::span<const FlatSegment> segments, int64_t b
     run.begin = std::max(segment.begin, begin) - begin;
     run.end = std::min(segment.end, end) - begin;
     if (run.begin >= run.end) continue;
-    if (!runs.empty() && runs.back().end == run.begin && runs.back().decay == run.decay &&
-        runs.back().counted_in_norm == run.counted_in_norm && runs.back().trained == run.trained) {
+    if (!runs.empty() && runs.back().end == run.begin && SameSettings(runs.back(), run)) {
       runs.back().end = run.end;
     } else {
       runs.push_back(run);
@@ -126,18 +130,20 @@ class ShardedAdamWImpl : public ShardedAdamW {
     for (const FlatSegment& run : runs_) {
       if (!run.trained) continue;
       const int64_t n = run.end - run.begin;
-      kernels::AdamW(stream, {.master = master_.Rows(run.begin, n),
-                              .gradient = gradient().Rows(run.begin, n),
-                              .m = first_.Rows(run.begin, n),
-                              .v = second_.Rows(run.begin, n),
-                              .value = MyPart(values_).Rows(run.begin, n),
-                              .gradient_scale = hyperparameters.gradient_scale,
-                              .learning_rate = hyperparameters.learning_rate,
-                              .beta1 = hyperparameters.beta1,
-                              .beta2 = hyperparameters.beta2,
-                              .eps = hyperparameters.eps,
-                              .weight_decay = run.decay ? hyperparameters.weight_decay : 0.0f,
-                              .step = hyperparameters.step});
+      const float decay = run.weight_decay < 0 ? hyperparameters.weight_decay : run.weight_decay;
+      kernels::AdamW(stream,
+                     {.master = master_.Rows(run.begin, n),
+                      .gradient = gradient().Rows(run.begin, n),
+                      .m = first_.Rows(run.begin, n),
+                      .v = second_.Rows(run.begin, n),
+                      .value = MyPart(values_).Rows(run.begin, n),
+                      .gradient_scale = hyperparameters.gradient_scale,
+                      .learning_rate = hyperparameters.learning_rate * run.learning_rate_scale,
+                      .beta1 = hyperparameters.beta1,
+                      .beta2 = hyperparameters.beta2,
+                      .eps = hyperparameters.eps,
+                      .weight_decay = run.decay ? decay : 0.0f,
+                      .step = hyperparameters.step});
     }
     return GatherValues(stream);
   }

@@ -21,9 +21,11 @@ namespace sluice::parallel {
 // Padding has none.
 struct FlatSegment {
   int64_t begin = 0, end = 0;
-  bool decay = true;            // weight decay applies
-  bool counted_in_norm = true;  // false for a second copy of a tied tensor
-  bool trained = true;          // false: never changed
+  bool decay = true;              // weight decay applies
+  bool counted_in_norm = true;    // false for a second copy of a tied tensor
+  bool trained = true;            // false: never changed
+  float learning_rate_scale = 1;  // times the step's
+  float weight_decay = -1;        // in place of the step's; negative: the step's
 };
 
 struct ShardedAdamWOptions {

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -15,6 +16,7 @@
 #include "trainer/loop/resolve_config.h"
 #include "trainer/loop/stage_map.h"
 #include "trainer/loop/trainer.h"
+#include "trainer/model/finetune.h"
 #include "trainer/model/transformer_stage.h"
 
 namespace sluice::trainer {
@@ -61,9 +63,12 @@ struct Built {
 };
 
 absl::StatusOr<std::unique_ptr<Built>> Build(const ModelConfig& model,
+                                             const FinetuneConfig& finetune,
                                              const std::vector<StageSpec>& specs,
                                              int num_local_experts) {
   auto built = std::make_unique<Built>();
+  ASSIGN_OR_RETURN(auto is_trained, MakeIsTrained(finetune));
+  built->store.set_is_trained(std::move(is_trained));
   ASSIGN_OR_RETURN(built->device, kernels::DeviceContext::Create({}));
   built->pool = std::make_unique<ActivationPool>(
       *built->device, [](const absl::Status&) {}, nullptr);
@@ -95,6 +100,7 @@ Bytes BytesOf(const Built& built, const RunConfig& config, int copies) {
     const bool packed = !parameter->is_norm;
     bytes.parameters +=
         n * value * (packed ? 3 : 1);  // as gathered, packed for forward and for backward
+    if (!parameter->trained) continue;
     bytes.gradients += n * 4;
     bytes.optimizer += n * (moments + (bf16 ? 4 : 0)) / shards;
   }
@@ -105,7 +111,8 @@ Bytes BytesOf(const Built& built, const RunConfig& config, int copies) {
 
 absl::StatusOr<ParameterCounts> CountParameters(const ModelConfig& model) {
   ASSIGN_OR_RETURN(const std::vector<StageSpec> whole, SplitLayers(model, 1, 1));
-  ASSIGN_OR_RETURN(const auto built, Build(model, whole, model.n_routed_experts()));
+  ASSIGN_OR_RETURN(const auto built,
+                   Build(model, FinetuneConfig(), whole, model.n_routed_experts()));
   ParameterCounts counts;
   for (const auto& parameter : built->store.parameters()) {
     const int64_t n = parameter->shape.num_elements();
@@ -156,7 +163,8 @@ absl::StatusOr<std::string> DryRun(const RunConfig& config, int world_size) {
   for (int rank = 0; rank < shape.pipe; ++rank) {
     std::vector<StageSpec> mine;
     for (const int stage : schedule.StagesOn(rank)) mine.push_back(stages[stage]);
-    ASSIGN_OR_RETURN(const auto built, Build(config.model(), mine, local_experts));
+    ASSIGN_OR_RETURN(const auto built,
+                     Build(config.model(), config.finetune(), mine, local_experts));
     const Bytes bytes = BytesOf(*built, config, schedule.num_replicas());
     std::string layers;
     for (const StageSpec& spec : mine) {

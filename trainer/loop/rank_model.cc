@@ -7,8 +7,10 @@
 #include "kernels/core/status_macros.h"
 #include "kernels/ops/cast.h"
 #include "parallel/pipeline/executor.h"
+#include "trainer/loop/parameter_rules.h"
 #include "trainer/loop/resolve_config.h"
 #include "trainer/loop/stage_map.h"
+#include "trainer/model/finetune.h"
 
 namespace sluice::trainer {
 namespace {
@@ -92,6 +94,8 @@ absl::Status RankModel::BuildStages() {
   const ModelConfig& model = config_.model();
   const int num_stages = mesh_.size(parallel::Axis::kPipe) * config_.schedule_chunks();
   ASSIGN_OR_RETURN(const std::vector<StageSpec> specs, StageMap(config_));
+  ASSIGN_OR_RETURN(auto is_trained, MakeIsTrained(config_.finetune()));
+  store_.set_is_trained(std::move(is_trained));
   ASSIGN_OR_RETURN(const Recompute recompute, ParseRecompute(config_.compute().recompute()));
   if (model.n_routed_experts() > 0) {
     ASSIGN_OR_RETURN(exchange_,
@@ -113,8 +117,8 @@ absl::Status RankModel::BuildStages() {
 
 absl::Status RankModel::Allocate() {
   const ModelConfig& model = config_.model();
-  const int64_t multiple_of[kNumParameterGroups] = {OptimizerGroup(ParameterGroup::kDense).size(),
-                                                    OptimizerGroup(ParameterGroup::kExpert).size()};
+  const int64_t multiple_of[kNumParameterGroups] = {replicas(ParameterGroup::kDense).size(),
+                                                    replicas(ParameterGroup::kExpert).size()};
   RETURN_IF_ERROR(store_.Allocate(device_, ComputeDType(config_), multiple_of));
   const int rotated = model.kv_lora_rank() > 0 ? model.qk_rope_head_dim() : model.head_dim();
   RETURN_IF_ERROR(rope_.Allocate(device_, model, rotated, config_.train().sequence_length()));
@@ -123,22 +127,28 @@ absl::Status RankModel::Allocate() {
 }
 
 absl::Status RankModel::CreateOptimizers() {
+  ASSIGN_OR_RETURN(const ParameterRules rules, ParameterRules::Create(config_.train()));
   for (int g = 0; g < kNumParameterGroups; ++g) {
     const auto group = static_cast<ParameterGroup>(g);
     if (store_.flat_size(group) == 0) continue;
     std::vector<parallel::FlatSegment> segments;
     for (const auto& parameter : store_.parameters()) {
-      if (parameter->group != group) continue;
-      segments.push_back({.begin = parameter->offset,
-                          .end = parameter->offset + parameter->shape.num_elements(),
-                          .decay = parameter->decay,
-                          .counted_in_norm = !parameter->tied_copy});
+      if (parameter->group != group || !parameter->trained) continue;
+      for (const NamedPiece& piece : parameter->pieces) {
+        parallel::FlatSegment segment;
+        segment.begin = parameter->offset + piece.offset;
+        segment.end = segment.begin + piece.count;
+        segment.decay = parameter->decay;
+        segment.counted_in_norm = !parameter->tied_copy;
+        rules.Apply(piece.name, segment);
+        segments.push_back(segment);
+      }
     }
     parallel::ShardedAdamWOptions options;
     options.moment_dtype = config_.train().moment_dtype() == "BF16" ? DType::kBF16 : DType::kF32;
-    ASSIGN_OR_RETURN(optimizers_[g], parallel::ShardedAdamW::Create(
-                                         device_, OptimizerGroup(group), store_.values(group),
-                                         store_.gradients(group), segments, options));
+    ASSIGN_OR_RETURN(optimizers_[g],
+                     parallel::ShardedAdamW::Create(device_, replicas(group), store_.values(group),
+                                                    store_.gradients(group), segments, options));
   }
   return absl::OkStatus();
 }
@@ -150,26 +160,70 @@ absl::Status RankModel::InitializeWeights() {
     if (optimizer == nullptr) continue;
     const int64_t begin = optimizer->shard_begin();
     std::vector<float> host(optimizer->shard_end() - begin, 0.0f);
-    store_.ForEachRun(static_cast<ParameterGroup>(g), begin, optimizer->shard_end(),
-                      [&](const Parameter& parameter, const NamedPiece& piece, int64_t named_begin,
-                          int64_t flat_begin, int64_t count) {
-                        InitialValues(config_.train().seed(), piece.name, parameter.is_norm,
-                                      deviation, named_begin, count,
-                                      host.data() + (flat_begin - begin));
-                      });
+    store_.ForEachRun(
+        static_cast<ParameterGroup>(g), begin, optimizer->shard_end(),
+        [&](const Parameter& parameter, const NamedPiece& piece, int64_t named_begin,
+            int64_t flat_begin, int64_t count) {
+          InitialValues(config_.train().seed(), piece.name, parameter.is_norm,
+                        parameter.initial_deviation < 0 ? deviation : parameter.initial_deviation,
+                        named_begin, count, host.data() + (flat_begin - begin));
+        });
     const TensorView master = optimizer->master();
     device_.Copy(ConstTensorView(host.data(), DType::kF32, master.shape()), master, stream());
     RETURN_IF_ERROR(stream().Synchronize());
   }
+  RETURN_IF_ERROR(InitializeFrozen());
   return PublishWeights();
+}
+
+absl::Status RankModel::InitializeFrozen() {
+  for (int g = 0; g < kNumParameterGroups; ++g) {
+    const auto group = static_cast<ParameterGroup>(g);
+    const Range mine = FrozenShard(group);
+    if (mine.begin == mine.end) continue;
+    std::vector<float> host(mine.end - mine.begin, 0.0f);
+    store_.ForEachFrozenRun(group, mine.begin, mine.end,
+                            [&](const Parameter& parameter, const NamedPiece& piece,
+                                int64_t named_begin, int64_t flat_begin, int64_t count) {
+                              InitialValues(config_.train().seed(), piece.name, parameter.is_norm,
+                                            config_.model().initializer_range(), named_begin, count,
+                                            host.data() + (flat_begin - mine.begin));
+                            });
+    const TensorView part = store_.frozen_values(group).Rows(mine.begin, mine.end - mine.begin);
+    Temporary wide(*pool_, DType::kF32, part.shape());
+    device_.Copy(ConstTensorView(host.data(), DType::kF32, part.shape()), wide.view(), stream());
+    kernels::Cast(stream(), {.from = wide.view(), .to = part});
+    RETURN_IF_ERROR(stream().Synchronize());
+  }
+  return absl::OkStatus();
+}
+
+RankModel::Range RankModel::FrozenShard(ParameterGroup group) {
+  parallel::Communicator& ranks = replicas(group);
+  const int64_t size = store_.frozen_values(group).num_elements() / ranks.size();
+  return {size * ranks.rank(), size * (ranks.rank() + 1)};
 }
 
 absl::Status RankModel::PublishWeights() {
   for (auto& optimizer : optimizers_) {
     if (optimizer != nullptr) RETURN_IF_ERROR(optimizer->PublishMasters(stream()));
   }
+  for (int g = 0; g < kNumParameterGroups; ++g) {
+    const auto group = static_cast<ParameterGroup>(g);
+    const TensorView frozen = store_.frozen_values(group);
+    if (frozen.num_elements() == 0) continue;
+    const Range mine = FrozenShard(group);
+    RETURN_IF_ERROR(replicas(group).AllGather(frozen.Rows(mine.begin, mine.end - mine.begin),
+                                              frozen, stream()));
+  }
+  store_.CopyTrainedParts(stream());
   for (auto& stage : stages_) stage->Repack();
   return absl::OkStatus();
+}
+
+void RankModel::RepackTrained() {
+  store_.CopyTrainedParts(stream());
+  for (auto& stage : stages_) stage->RepackTrained();
 }
 
 absl::StatusOr<const parallel::Schedule*> RankModel::ScheduleFor(int num_microbatches) {
@@ -226,6 +280,7 @@ absl::Status RankModel::SumTiedGradients() {
   constexpr int kTag = 1 << 14;  // outside the pipeline's own tags
   Parameter* parameter = store_.Find("model.embed_tokens.weight");
   CHECK(parameter != nullptr) << "rank " << pipe_->rank() << " has no embedding";
+  if (!parameter->trained) return absl::OkStatus();
   const TensorView gradient = parameter->gradient;
   if (pipe_->rank() == last) {
     RETURN_IF_ERROR(pipe_->Send(gradient, first, kTag, stream()));

@@ -28,8 +28,11 @@ class RankModel {
 
   // Masters from (seed, name, index), then everything derived from them.
   absl::Status InitializeWeights();
-  // After masters were written: values on all ranks, packed weights.
+  // After masters were written, and this rank's part of the frozen values: values on all ranks,
+  // packed weights.
   absl::Status PublishWeights();
+  // After an update: the weights that it changed, packed.
+  void RepackTrained();
 
   // Runs the schedule for `inputs` (one a microbatch). Collective over the pipe and, through the
   // experts, over data.
@@ -54,6 +57,15 @@ class RankModel {
   parallel::ShardedAdamW* optimizer(ParameterGroup group) {
     return optimizers_[static_cast<int>(group)].get();
   }
+  // The ranks that hold the same parameters of a group.
+  parallel::Communicator& replicas(ParameterGroup group) {
+    return *optimizer_groups_[static_cast<int>(group)];
+  }
+  // This rank's equal part of the frozen values of a group: it stores and loads them.
+  struct Range {
+    int64_t begin = 0, end = 0;
+  };
+  Range FrozenShard(ParameterGroup group);
   const std::vector<std::unique_ptr<TransformerStage>>& stages() const { return stages_; }
   // Of two replicas the one that stands for both where something is written once.
   bool is_first_replica(const TransformerStage& stage) const;
@@ -70,12 +82,10 @@ class RankModel {
   RankModel(const RunConfig& config, const RankContext& rank, const parallel::ProcessMesh& mesh);
   absl::Status SplitCommunicators();
   absl::Status SplitOptimizerGroups();
-  parallel::Communicator& OptimizerGroup(ParameterGroup group) {
-    return *optimizer_groups_[static_cast<int>(group)];
-  }
   absl::Status BuildStages();
   absl::Status Allocate();
   absl::Status CreateOptimizers();
+  absl::Status InitializeFrozen();
   absl::StatusOr<const parallel::Schedule*> ScheduleFor(int num_microbatches);
 
   const RunConfig config_;

@@ -9,7 +9,9 @@
 #include "kernels/core/status_macros.h"
 #include "parallel/mesh/process_mesh.h"
 #include "parallel/schedule/schedule.h"
+#include "trainer/loop/parameter_rules.h"
 #include "trainer/loop/stage_map.h"
+#include "trainer/model/finetune.h"
 #include "trainer/model/model_config.h"
 
 namespace sluice::trainer {
@@ -67,6 +69,7 @@ void ResolveTrain(TrainConfig& t) {
   SLUICE_DEFAULT(t, batch_ramp_start, 0);
   SLUICE_DEFAULT(t, batch_ramp_steps, 0);
   SLUICE_DEFAULT(t, max_skipped_in_a_row, 5);
+  SLUICE_DEFAULT(t, epochs, 0.0);
 }
 
 void ResolveRest(RunConfig& c, int world_size) {
@@ -154,7 +157,8 @@ absl::Status ValidateNames(RunConfig& c) {
                             c.mutable_schedule()));
   RETURN_IF_ERROR(
       Canonical("compute.precision", {"FP32", "BF16"}, c.mutable_compute()->mutable_precision()));
-  RETURN_IF_ERROR(Canonical("compute.device", {"cpu", "cuda"}, c.mutable_compute()->mutable_device()));
+  RETURN_IF_ERROR(
+      Canonical("compute.device", {"cpu", "cuda"}, c.mutable_compute()->mutable_device()));
   RETURN_IF_ERROR(
       Canonical("train.moment_dtype", {"FP32", "BF16"}, c.mutable_train()->mutable_moment_dtype()));
   RETURN_IF_ERROR(Canonical("train.lr.schedule", {"constant", "cosine", "wsd", "deepseek_v3"},
@@ -224,8 +228,11 @@ absl::StatusOr<RunConfig> Resolve(const RunConfig& config, int world_size) {
   ResolveModel(*c.mutable_model());
   ResolveTrain(*c.mutable_train());
   ResolveRest(c, world_size);
+  ResolveFinetune(*c.mutable_finetune());
   RETURN_IF_ERROR(ValidateModel(c.model()));
   RETURN_IF_ERROR(ValidateTrain(c.train()));
+  RETURN_IF_ERROR(ParameterRules::Create(c.train()).status());
+  RETURN_IF_ERROR(ValidateFinetune(c.finetune(), c.model()));
   RETURN_IF_ERROR(ValidateNames(c));
   const parallel::MeshShape shape{c.mesh().pipe(), c.mesh().data(), c.mesh().expert()};
   RETURN_IF_ERROR(parallel::ProcessMesh::Create(shape, world_size).status());

@@ -56,7 +56,9 @@ class Differences : public google::protobuf::util::MessageDifferencer::Reporter 
 bool MustNotChange(const std::string& field) {
   for (const char* prefix :
        {"model.", "data.document_mask", "data.fim_rate", "data.shuffle", "train.seed",
-        "train.global_batch", "train.sequence_length", "train.batch_ramp", "train.moment_dtype"}) {
+        "train.global_batch", "train.sequence_length", "train.batch_ramp", "train.moment_dtype",
+        "finetune.mode", "finetune.lora", "finetune.layer_experts", "finetune.freeze",
+        "finetune.train_router"}) {
     if (field.rfind(prefix, 0) == 0) return true;
   }
   return false;

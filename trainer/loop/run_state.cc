@@ -9,11 +9,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "checkpoints/commit.h"
+#include "checkpoints/huggingface/adapted_weights.h"
 #include "checkpoints/huggingface/weight_reader.h"
 #include "checkpoints/retention.h"
 #include "checkpoints/writer.h"
 #include "google/protobuf/text_format.h"
 #include "kernels/core/status_macros.h"
+#include "trainer/model/finetune.h"
 
 namespace sluice::trainer {
 namespace {
@@ -40,10 +42,32 @@ std::vector<StateArray> ArraysOf(parallel::ShardedAdamW& optimizer, bool weights
 using PieceVisitor =
     std::function<absl::Status(const TensorPiece& piece, const TensorView& elements)>;
 
+// The same for frozen values, of which a rank stores and loads its part.
+absl::Status ForEachFrozenPiece(RankModel& model, bool with_copies, const PieceVisitor& visit) {
+  absl::Status status;
+  for (int g = 0; g < kNumParameterGroups; ++g) {
+    const auto group = static_cast<ParameterGroup>(g);
+    const TensorView values = model.store().frozen_values(group);
+    const RankModel::Range mine = model.FrozenShard(group);
+    model.store().ForEachFrozenRun(group, mine.begin, mine.end,
+                                   [&](const Parameter& parameter, const NamedPiece& piece,
+                                       int64_t named_begin, int64_t flat_begin, int64_t count) {
+                                     if (!status.ok() || (parameter.tied_copy && !with_copies))
+                                       return;
+                                     const TensorPiece described{
+                                         checkpoints::kWeightPrefix + piece.name, values.dtype(),
+                                         piece.shape, named_begin, named_begin + count};
+                                     status = visit(described, values.Rows(flat_begin, count));
+                                   });
+  }
+  return status;
+}
+
 // Every run of named elements in this rank's shards. Tied copies are visited only with
 // `with_copies` (loading).
 absl::Status ForEachPiece(RankModel& model, bool weights_only, bool with_copies,
                           const PieceVisitor& visit) {
+  RETURN_IF_ERROR(ForEachFrozenPiece(model, with_copies, visit));
   absl::Status status;
   for (int g = 0; g < kNumParameterGroups; ++g) {
     const auto group = static_cast<ParameterGroup>(g);
@@ -117,6 +141,11 @@ checkpoints::RunMetadata MakeMetadata(RankModel& model, const RunState& state) {
   counters["updates"] = absl::StrCat(state.updates);
   counters["next_sample"] = absl::StrCat(state.next_sample);
   counters["skipped_in_a_row"] = absl::StrCat(state.skipped_in_a_row);
+  const FinetuneConfig& finetune = model.config().finetune();
+  if (finetune.mode() == "lora") {
+    counters[checkpoints::kLoraScale] =
+        absl::StrCat(finetune.lora().alpha() / finetune.lora().rank());
+  }
   google::protobuf::TextFormat::PrintToString(model.config(), metadata.mutable_config_textproto());
   metadata.set_tokenizer_hash(state.tokenizer_hash);
   (*metadata.mutable_info())[kDataIdentity] = state.data_identity;
@@ -154,6 +183,23 @@ absl::Status ReadOrZero(checkpoints::CheckpointReader& reader, const TensorPiece
   if (!may_miss || reader.Find(piece.tensor) != nullptr) return reader.Read(piece, out);
   std::memset(out, 0, piece.bytes());
   return absl::OkStatus();
+}
+
+// Weights in whatever form they were kept; the rest as it is.
+absl::Status ReadPiece(checkpoints::CheckpointReader& reader,
+                       checkpoints::AdaptedWeightReader& weights, const LoadOptions& options,
+                       const TensorPiece& piece, const TensorView& elements) {
+  absl::string_view name = piece.tensor;
+  if (!absl::ConsumePrefix(&name, checkpoints::kMasterPrefix) &&
+      !absl::ConsumePrefix(&name, checkpoints::kWeightPrefix)) {
+    return reader.Read(piece, elements.raw_mutable_data());
+  }
+  const std::string weight(name);
+  if (options.merge_adapters && IsAdapterName(weight) && !weights.Has(weight)) {
+    return absl::OkStatus();
+  }
+  return weights.Read(weight, piece.global_shape, piece.begin, piece.end, elements.dtype(),
+                      elements.raw_mutable_data());
 }
 
 absl::Status ReadGates(RankModel& model, const LoadOptions& options,
@@ -230,18 +276,13 @@ absl::StatusOr<RunState> LoadState(RankModel& model, const std::string& generati
   RunState state;
   const auto read = [&]() -> absl::Status {
     ASSIGN_OR_RETURN(auto reader, checkpoints::CheckpointReader::Open(files, generation_dir));
-    checkpoints::WeightReader weights(*reader);
-    RETURN_IF_ERROR(ForEachPiece(
-        model, options.weights_only, true,
-        [&](const TensorPiece& piece, const TensorView& elements) {
-          absl::string_view name = piece.tensor;
-          if (!options.weights_only || !absl::ConsumePrefix(&name, checkpoints::kMasterPrefix)) {
-            return reader->Read(piece, elements.raw_mutable_data());
-          }
-          return weights.Read(std::string(name), piece.global_shape, piece.begin,
-                              {static_cast<float*>(elements.raw_mutable_data()),
-                               static_cast<size_t>(piece.num_elements())});
-        }));
+    checkpoints::AdaptedWeightReader weights(
+        *reader, options.merge_adapters ? checkpoints::AdaptedWeightReader::Adapters::kMerge
+                                        : checkpoints::AdaptedWeightReader::Adapters::kIgnore);
+    RETURN_IF_ERROR(ForEachPiece(model, options.weights_only, true,
+                                 [&](const TensorPiece& piece, const TensorView& elements) {
+                                   return ReadPiece(*reader, weights, options, piece, elements);
+                                 }));
     RETURN_IF_ERROR(ReadGates(model, options, *reader, state));
     state.step = reader->step();
     state.updates = Counter(reader->metadata(), "updates");

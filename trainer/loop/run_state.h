@@ -1,7 +1,8 @@
 // The state of a run as checkpoints hold it: what is saved, and how any mesh reads it back.
 //
-// Tensors: master/<name>, adam_m/<name>, adam_v/<name> for every named parameter tensor (FP32
-// masters; the BF16 values are their rounding and are not stored),
+// Tensors: master/<name>, adam_m/<name>, adam_v/<name> for every named parameter tensor that is
+// trained (FP32 masters; the BF16 values are their rounding and are not stored), weight/<name> for
+// every frozen one (its values, in the compute dtype),
 // gate/<prefix>e_score_correction_bias and gate/<prefix>load (tokens routed in the last step).
 #pragma once
 
@@ -42,6 +43,9 @@ absl::StatusOr<std::string> SaveState(RankModel& model, const RunState& state,
 
 struct LoadOptions {
   bool weights_only = false;  // masters and gate bias: for a new run, evaluation, generation
+  // With weights_only: weights of LoRA adapters that the model lacks are added to the weights that
+  // they belong to; adapters that the checkpoint lacks keep their initial values.
+  bool merge_adapters = false;
 };
 // Collective only in PublishWeights. Reads this rank's part of `generation_dir` whatever mesh wrote
 // it.

@@ -148,7 +148,9 @@ absl::Status ReduceLoads(RankModel& model, std::vector<int64_t>& load) {
 // bias_i += speed * sign(mean load - load_i), in exact integers (DeepSeek-V3 report section 2.1.2).
 absl::Status UpdateBias(RankModel& model, const std::vector<int64_t>& load) {
   const int64_t experts = model.config().model().n_routed_experts();
-  const auto speed = static_cast<float>(model.config().train().bias_update_speed());
+  const auto speed = model.config().finetune().update_gate_bias()
+                         ? static_cast<float>(model.config().train().bias_update_speed())
+                         : 0.0f;
   std::vector<float> bias(experts);
   for (const auto& stage : model.stages()) {
     for (const auto& gate : stage->gates()) {
@@ -187,7 +189,7 @@ absl::Status Update(RankModel& model, const StepOptions& options, const StepResu
     parallel::ShardedAdamW* optimizer = model.optimizer(static_cast<ParameterGroup>(group));
     if (optimizer != nullptr) RETURN_IF_ERROR(optimizer->Step(adam, model.stream()));
   }
-  for (const auto& stage : model.stages()) stage->Repack();
+  model.RepackTrained();
   return UpdateBias(model, result.load);
 }
 

@@ -143,15 +143,19 @@ void Block::BackwardWeight(const Context& context, int phase, ConstTensorView x,
   } else {
     mlp_->BackwardWeight(context, tape.Get(h2_), dy);
   }
-  kernels::RmsNormBackwardWeight(context.stream, {.dy = tape.Get(d_h2_),
-                                                  .x = tape.Get(middle_),
-                                                  .inverse_rms = tape.Get(rms2_),
-                                                  .dw = mlp_norm_->gradient});
+  if (mlp_norm_->trained) {
+    kernels::RmsNormBackwardWeight(context.stream, {.dy = tape.Get(d_h2_),
+                                                    .x = tape.Get(middle_),
+                                                    .inverse_rms = tape.Get(rms2_),
+                                                    .dw = mlp_norm_->gradient});
+  }
   attention_->BackwardWeight(context, tape.Get(h1_), tape.Get(d_middle_));
-  kernels::RmsNormBackwardWeight(context.stream, {.dy = tape.Get(d_h1_),
-                                                  .x = x,
-                                                  .inverse_rms = tape.Get(rms1_),
-                                                  .dw = attention_norm_->gradient});
+  if (attention_norm_->trained) {
+    kernels::RmsNormBackwardWeight(context.stream, {.dy = tape.Get(d_h1_),
+                                                    .x = x,
+                                                    .inverse_rms = tape.Get(rms1_),
+                                                    .dw = attention_norm_->gradient});
+  }
   for (SlotId slot : {rms1_, h1_, middle_, rms2_, h2_, d_h1_, d_middle_, d_h2_}) tape.Free(slot);
 }
 

@@ -73,7 +73,7 @@ class RotatedProjection {
   void BackwardWeight(const Context& context, ConstTensorView x) {
     Tape& tape = context.tape;
     projection_.BackwardWeight(context, tape.Get(d_raw_), x);
-    if (norm_ != nullptr) {
+    if (norm_ != nullptr && norm_->trained) {
       kernels::RmsNormBackwardWeight(context.stream, {.dy = NormRows(tape.Get(d_normed_)),
                                                       .x = NormRows(tape.Get(raw_)),
                                                       .inverse_rms = tape.Get(rms_),

@@ -37,9 +37,13 @@ void Linear::BackwardInput(const Context& context, ConstTensorView dy, TensorVie
 }
 
 void Linear::BackwardWeight(const Context& context, ConstTensorView dy, ConstTensorView x) const {
-  kernels::Matmul(
-      context.stream,
-      {.a = dy, .b = x, .c = weight_->gradient, .transpose_a = true, .accumulate = true});
+  for (const TrainedRows& rows : weight_->trained_rows) {
+    kernels::Matmul(context.stream, {.a = dy.Columns(rows.first, rows.count),
+                                     .b = x,
+                                     .c = rows.gradient,
+                                     .transpose_a = true,
+                                     .accumulate = true});
+  }
 }
 
 void Linear::GroupedForward(const Context& context, ConstTensorView x, ConstTensorView offsets,
@@ -54,8 +58,13 @@ void Linear::GroupedBackwardInput(const Context& context, ConstTensorView dy,
 
 void Linear::GroupedBackwardWeight(const Context& context, ConstTensorView dy, ConstTensorView x,
                                    ConstTensorView offsets) const {
-  kernels::GroupedWeightGradient(context.stream,
-                                 {.dy = dy, .x = x, .offsets = offsets, .dw = weight_->gradient});
+  for (const TrainedRows& experts : weight_->trained_rows) {
+    kernels::GroupedWeightGradient(context.stream,
+                                   {.dy = dy,
+                                    .x = x,
+                                    .offsets = offsets.Rows(experts.first, experts.count + 1),
+                                    .dw = experts.gradient});
+  }
 }
 
 }  // namespace sluice::trainer

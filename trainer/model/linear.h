@@ -23,7 +23,7 @@ class Linear {
   void Forward(const Context& context, ConstTensorView x, TensorView y) const;
   // dx [T, I] = dy [T, O] W
   void BackwardInput(const Context& context, ConstTensorView dy, TensorView dx) const;
-  // gradient += dy^T x
+  // gradient += dy^T x, for the rows that are trained
   void BackwardWeight(const Context& context, ConstTensorView dy, ConstTensorView x) const;
 
   // The same for experts: rows of expert e in [offsets[e], offsets[e + 1]).
@@ -35,6 +35,8 @@ class Linear {
                              ConstTensorView offsets) const;
 
   const Parameter& weight() const { return *weight_; }
+  // Whether the next update changes the weight.
+  bool is_frozen() const { return weight_->is_frozen(); }
   const kernels::PackedMatrix& packed_forward() const { return forward_; }
 
  private:

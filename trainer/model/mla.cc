@@ -147,16 +147,20 @@ class Mla : public AttentionLayer {
     out_.BackwardWeight(context, dy, tape.Get(o_));
     if (has_q_lora_) {
       q_up().BackwardWeight(context, tape.Get(dq_), tape.Get(c_q_));
-      kernels::RmsNormBackwardWeight(context.stream, {.dy = tape.Get(dc_q_),
-                                                      .x = a.Columns(0, q_width_),
-                                                      .inverse_rms = tape.Get(q_rms_),
-                                                      .dw = q_norm_->gradient});
+      if (q_norm_->trained) {
+        kernels::RmsNormBackwardWeight(context.stream, {.dy = tape.Get(dc_q_),
+                                                        .x = a.Columns(0, q_width_),
+                                                        .inverse_rms = tape.Get(q_rms_),
+                                                        .dw = q_norm_->gradient});
+      }
     }
     kv_up_.BackwardWeight(context, tape.Get(dkv_), tape.Get(c_kv_));
-    kernels::RmsNormBackwardWeight(context.stream, {.dy = tape.Get(dc_kv_),
-                                                    .x = a.Columns(q_width_, kv_rank_),
-                                                    .inverse_rms = tape.Get(kv_rms_),
-                                                    .dw = kv_norm_->gradient});
+    if (kv_norm_->trained) {
+      kernels::RmsNormBackwardWeight(context.stream, {.dy = tape.Get(dc_kv_),
+                                                      .x = a.Columns(q_width_, kv_rank_),
+                                                      .inverse_rms = tape.Get(kv_rms_),
+                                                      .dw = kv_norm_->gradient});
+    }
     down_.BackwardWeight(context, tape.Get(da_), x);
     for (SlotId slot : {a_, q_rms_, c_q_, kv_rms_, c_kv_, o_, da_, dq_, dkv_, dc_q_, dc_kv_})
       tape.Free(slot);

@@ -12,6 +12,13 @@ std::string Prefix(const BuildContext& build, int index) {
   return "model.layers." + std::to_string(build.config.num_hidden_layers() + index) + ".";
 }
 
+void NormWeight(const Context& context, const Parameter& norm, ConstTensorView dy,
+                ConstTensorView x, ConstTensorView inverse_rms) {
+  if (!norm.trained) return;
+  kernels::RmsNormBackwardWeight(
+      context.stream, {.dy = dy, .x = x, .inverse_rms = inverse_rms, .dw = norm.gradient});
+}
+
 }  // namespace
 
 MtpModule::MtpModule(const BuildContext& build, int index, Parameter& embedding, LmHead& head)
@@ -136,10 +143,7 @@ void MtpModule::BackwardJoin(const Context& context, ConstTensorView h, TensorVi
 void MtpModule::BackwardWeight(const Context& context, int phase, ConstTensorView h) {
   Tape& tape = context.tape;
   if (phase == block_.NumPhases()) {
-    kernels::RmsNormBackwardWeight(context.stream, {.dy = tape.Get(d_normed_),
-                                                    .x = tape.Get(out_),
-                                                    .inverse_rms = tape.Get(final_rms_),
-                                                    .dw = final_norm_->gradient});
+    NormWeight(context, *final_norm_, tape.Get(d_normed_), tape.Get(out_), tape.Get(final_rms_));
     return;
   }
   block_.BackwardWeight(context, phase, tape.Get(projected_), tape.Get(d_out_));
@@ -148,20 +152,16 @@ void MtpModule::BackwardWeight(const Context& context, int phase, ConstTensorVie
 
 void MtpModule::BackwardJoinWeight(const Context& context, ConstTensorView h) {
   Tape& tape = context.tape;
-  Stream& stream = context.stream;
   projection_.BackwardWeight(context, tape.Get(d_projected_), tape.Get(joined_));
   ConstTensorView d_joined = tape.Get(d_joined_);
-  kernels::RmsNormBackwardWeight(stream, {.dy = d_joined.Columns(0, hidden_),
-                                          .x = tape.Get(embedded_),
-                                          .inverse_rms = tape.Get(embedded_rms_),
-                                          .dw = embedding_norm_->gradient});
-  kernels::RmsNormBackwardWeight(stream, {.dy = d_joined.Columns(hidden_, hidden_),
-                                          .x = h,
-                                          .inverse_rms = tape.Get(hidden_rms_),
-                                          .dw = hidden_norm_->gradient});
-  kernels::EmbeddingBackward(stream, {.dy = tape.Get(d_embedded_),
-                                      .tokens = context.batch.mtp_tokens[index_],
-                                      .dtable = embedding_.gradient});
+  NormWeight(context, *embedding_norm_, d_joined.Columns(0, hidden_), tape.Get(embedded_),
+             tape.Get(embedded_rms_));
+  NormWeight(context, *hidden_norm_, d_joined.Columns(hidden_, hidden_), h, tape.Get(hidden_rms_));
+  if (embedding_.trained) {
+    kernels::EmbeddingBackward(context.stream, {.dy = tape.Get(d_embedded_),
+                                                .tokens = context.batch.mtp_tokens[index_],
+                                                .dtable = embedding_.gradient});
+  }
   for (SlotId slot : {embedded_, embedded_rms_, hidden_rms_, joined_, projected_, out_, final_rms_,
                       normed_, d_normed_, d_out_, d_projected_, d_joined_, d_embedded_}) {
     tape.Free(slot);

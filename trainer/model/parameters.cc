@@ -8,6 +8,7 @@
 #include "kernels/core/check.h"
 #include "kernels/core/philox.h"
 #include "kernels/core/status_macros.h"
+#include "kernels/ops/cast.h"
 
 namespace sluice::trainer {
 namespace {
@@ -38,8 +39,49 @@ Parameter& ParameterStore::Add(Parameter parameter) {
     covered += piece.count;
   }
   CHECK_EQ(covered, parameter.shape.num_elements()) << parameter.pieces[0].name;
+  size_t num_trained = 0;
+  for (NamedPiece& piece : parameter.pieces) {
+    piece.trained = !is_trained_ || is_trained_(piece.name);
+    num_trained += piece.trained ? 1 : 0;
+  }
+  parameter.trained = num_trained == parameter.pieces.size();
   parameters_.push_back(std::make_unique<Parameter>(std::move(parameter)));
-  return *parameters_.back();
+  Parameter& added = *parameters_.back();
+  if (num_trained > 0 && !added.trained) AddTrainedPart(added);
+  return added;
+}
+
+// The rows of the trained pieces, one after the other.
+void ParameterStore::AddTrainedPart(Parameter& mixed) {
+  auto part = std::make_unique<Parameter>();
+  part->group = mixed.group;
+  part->decay = mixed.decay;
+  part->tied_copy = mixed.tied_copy;
+  const int64_t row = mixed.shape.elements_per_row();
+  int64_t count = 0, end = -1;  // of the elements taken so far; of the last piece in `mixed`
+  for (const NamedPiece& piece : mixed.pieces) {
+    if (!piece.trained) continue;
+    part->pieces.push_back(piece);
+    part->pieces.back().offset = count;
+    std::vector<TrainedRows>& rows = mixed.trained_rows;
+    if (piece.offset != end) {
+      CHECK_EQ(piece.offset % row, 0) << piece.name << ": a row is trained whole or not at all";
+      rows.push_back({piece.offset / row, 0, {}});
+    }
+    count += piece.count;
+    // Pieces of one expert add up to a row.
+    end = piece.offset + piece.count;
+    rows.back().count = end / row - rows.back().first;
+  }
+  CHECK_EQ(count % row, 0) << mixed.pieces[0].name << ": a row is trained whole or not at all";
+  int64_t num_rows = 0;
+  for (const TrainedRows& rows : mixed.trained_rows) num_rows += rows.count;
+  CHECK_EQ(num_rows * row, count) << mixed.pieces[0].name
+                                  << ": a row is trained whole or not at all";
+  const Shape& shape = mixed.shape;
+  part->shape = shape.rank() == 3 ? Shape{num_rows, shape[1], shape[2]} : Shape{num_rows, shape[1]};
+  parameters_.push_back(std::move(part));
+  mixed.trained_part = parameters_.back().get();
 }
 
 Parameter& ParameterStore::AddTensor(const std::string& name, std::vector<int64_t> shape,
@@ -69,26 +111,46 @@ Parameter* ParameterStore::Find(const std::string& piece_name) {
 
 absl::Status ParameterStore::Allocate(kernels::DeviceContext& device, DType value_dtype,
                                       const int64_t (&multiple_of)[kNumParameterGroups]) {
+  int64_t frozen_size[kNumParameterGroups] = {};
   for (const auto& parameter : parameters_) {
-    int64_t& size = flat_size_[static_cast<int>(parameter->group)];
+    const int group = static_cast<int>(parameter->group);
+    int64_t& size = parameter->trained ? flat_size_[group] : frozen_size[group];
     parameter->offset = size;
     size = RoundUp(size + parameter->shape.num_elements(), kAlignment);
   }
   for (int group = 0; group < kNumParameterGroups; ++group) {
-    flat_size_[group] = RoundUp(flat_size_[group], kAlignment * multiple_of[group]);
-    const size_t n = static_cast<size_t>(flat_size_[group]);
-    ASSIGN_OR_RETURN(value_storage_[group], device.Allocate(n * kernels::SizeOf(value_dtype),
-                                                            kernels::MemoryTag::kParameters));
+    const auto padded = [&](int64_t n) { return RoundUp(n, kAlignment * multiple_of[group]); };
+    const int64_t n = flat_size_[group] = padded(flat_size_[group]);
+    const int64_t frozen = padded(frozen_size[group]);
+    const auto bytes = [](int64_t elements, DType dtype) {
+      return static_cast<size_t>(elements) * kernels::SizeOf(dtype);
+    };
+    ASSIGN_OR_RETURN(value_storage_[group],
+                     device.Allocate(bytes(n, value_dtype), kernels::MemoryTag::kParameters));
     ASSIGN_OR_RETURN(gradient_storage_[group],
-                     device.Allocate(n * 4, kernels::MemoryTag::kGradients));
-    values_[group] = value_storage_[group].View(value_dtype, {flat_size_[group]});
-    gradients_[group] = gradient_storage_[group].View(DType::kF32, {flat_size_[group]});
+                     device.Allocate(bytes(n, DType::kF32), kernels::MemoryTag::kGradients));
+    ASSIGN_OR_RETURN(frozen_storage_[group],
+                     device.Allocate(bytes(frozen, value_dtype), kernels::MemoryTag::kParameters));
+    values_[group] = value_storage_[group].View(value_dtype, {n});
+    gradients_[group] = gradient_storage_[group].View(DType::kF32, {n});
+    frozen_values_[group] = frozen_storage_[group].View(value_dtype, {frozen});
   }
   for (const auto& parameter : parameters_) {
     const int group = static_cast<int>(parameter->group);
     const int64_t n = parameter->shape.num_elements();
-    parameter->value = values_[group].Rows(parameter->offset, n).Reshape(parameter->shape);
+    const TensorView& values = parameter->trained ? values_[group] : frozen_values_[group];
+    parameter->value = values.Rows(parameter->offset, n).Reshape(parameter->shape);
+    if (!parameter->trained) continue;
     parameter->gradient = gradients_[group].Rows(parameter->offset, n).Reshape(parameter->shape);
+    parameter->trained_rows = {{0, parameter->shape[0], parameter->gradient}};
+  }
+  for (const auto& parameter : parameters_) {
+    int64_t first = 0;
+    if (parameter->trained_part == nullptr) continue;
+    for (TrainedRows& rows : parameter->trained_rows) {
+      rows.gradient = parameter->trained_part->gradient.Rows(first, rows.count);
+      first += rows.count;
+    }
   }
   return absl::OkStatus();
 }
@@ -96,22 +158,57 @@ absl::Status ParameterStore::Allocate(kernels::DeviceContext& device, DType valu
 int64_t ParameterStore::num_elements() const {
   int64_t total = 0;
   for (const auto& parameter : parameters_) {
-    if (!parameter->tied_copy) total += parameter->shape.num_elements();
+    if (parameter->tied_copy) continue;
+    total += parameter->shape.num_elements();
+    if (parameter->trained_part != nullptr) {
+      total -= parameter->trained_part->shape.num_elements();
+    }
   }
   return total;
 }
 
-void ParameterStore::ForEachRun(ParameterGroup group, int64_t begin, int64_t end,
-                                const RunVisitor& visit) const {
+int64_t ParameterStore::num_trained_elements() const {
+  int64_t total = 0;
   for (const auto& parameter : parameters_) {
-    if (parameter->group != group) continue;
+    if (parameter->trained && !parameter->tied_copy) total += parameter->shape.num_elements();
+  }
+  return total;
+}
+
+void ParameterStore::CopyTrainedParts(kernels::Stream& stream) const {
+  for (const auto& parameter : parameters_) {
+    int64_t first = 0;
+    if (parameter->trained_part == nullptr) continue;
+    for (const TrainedRows& rows : parameter->trained_rows) {
+      kernels::Cast(stream, {.from = parameter->trained_part->value.Rows(first, rows.count),
+                             .to = parameter->value.Rows(rows.first, rows.count)});
+      first += rows.count;
+    }
+  }
+}
+
+void ParameterStore::Visit(ParameterGroup group, bool trained, int64_t begin, int64_t end,
+                           const RunVisitor& visit) const {
+  for (const auto& parameter : parameters_) {
+    if (parameter->group != group || parameter->trained != trained) continue;
     for (const NamedPiece& piece : parameter->pieces) {
+      if (piece.trained != trained) continue;
       const int64_t piece_begin = parameter->offset + piece.offset;
       const int64_t from = std::max(begin, piece_begin),
                     to = std::min(end, piece_begin + piece.count);
       if (from < to) visit(*parameter, piece, piece.begin + from - piece_begin, from, to - from);
     }
   }
+}
+
+void ParameterStore::ForEachRun(ParameterGroup group, int64_t begin, int64_t end,
+                                const RunVisitor& visit) const {
+  Visit(group, /*trained=*/true, begin, end, visit);
+}
+
+void ParameterStore::ForEachFrozenRun(ParameterGroup group, int64_t begin, int64_t end,
+                                      const RunVisitor& visit) const {
+  Visit(group, /*trained=*/false, begin, end, visit);
 }
 
 void InitialValues(uint64_t seed, const std::string& name, bool is_norm, double standard_deviation,

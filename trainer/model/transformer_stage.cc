@@ -109,6 +109,12 @@ void TransformerStage::Repack() {
   for (Linear* linear : linears_) linear->Repack(stream_);
 }
 
+void TransformerStage::RepackTrained() {
+  for (Linear* linear : linears_) {
+    if (!linear->is_frozen()) linear->Repack(stream_);
+  }
+}
+
 void TransformerStage::BeginStep(const std::vector<MicrobatchInput>* inputs,
                                  const LossScales& scales, bool training, SequenceSums* sums) {
   inputs_ = inputs;
@@ -294,6 +300,7 @@ absl::Status TransformerStage::BackwardWeight(int microbatch, int phase) {
   const Phase& part = phases_[phase];
   switch (part.part) {
     case Part::kEmbedding:
+      if (!embedding_->trained) break;
       kernels::EmbeddingBackward(
           stream_,
           {.dy = tape.Get(d_[0]), .tokens = context.batch.tokens, .dtable = embedding_->gradient});
@@ -303,6 +310,7 @@ absl::Status TransformerStage::BackwardWeight(int microbatch, int phase) {
                                           tape.Get(d_[part.index + 1]));
       break;
     case Part::kHead:
+      if (!final_norm_->trained) break;
       kernels::RmsNormBackwardWeight(stream_, {.dy = tape.Get(d_normed_),
                                                .x = tape.Get(x_.back()),
                                                .inverse_rms = tape.Get(final_rms_),

@@ -47,8 +47,9 @@ class TransformerStage : public parallel::Stage {
 
   // After the store's Allocate: packed weights and the gates' state.
   absl::Status Allocate();
-  // After the store's values changed.
+  // After the store's values changed: all of them, or those that an update changes.
   void Repack();
+  void RepackTrained();
 
   // The microbatches of the next Execute; FinishStep adds their losses to `sums`. Everything
   // outlives FinishStep.
