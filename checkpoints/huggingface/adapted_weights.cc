@@ -39,8 +39,8 @@ void MergeLora(const MergeLoraArgs& args) {
 AdaptedWeightReader::AdaptedWeightReader(CheckpointReader& reader, Adapters adapters)
     : reader_(reader), weights_(reader), adapters_(adapters) {
   const auto found = reader.metadata().state().find(kLoraScale);
-  if (found != reader.metadata().state().end()) {
-    CHECK(absl::SimpleAtof(found->second, &scale_)) << found->second;
+  if (found == reader.metadata().state().end() || !absl::SimpleAtof(found->second, &scale_)) {
+    scale_ = 0;
   }
 }
 
@@ -57,6 +57,10 @@ absl::Status AdaptedWeightReader::AddAdapter(const std::string& name,
                                              const std::vector<int64_t>& shape, int64_t begin,
                                              int64_t end, float* out) {
   const std::string a_name = AdapterName(name, "lora_A");
+  if (scale_ == 0) {
+    return absl::DataLossError(absl::StrCat(reader_.generation_dir(), ": found ", a_name,
+                                            " but no lora_scale in the state"));
+  }
   const TensorRecord* record = reader_.Find(kMasterPrefix + a_name);
   const int64_t rows = shape[0], columns = shape[1], rank = record->shape(0);
   if (cached_ != name) {

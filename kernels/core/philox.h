@@ -34,7 +34,8 @@ enum class RandomPurpose : uint8_t {
   kFim = 3,
   kMixture = 4,
   kSample = 5,
-  kTest = 6
+  kTest = 6,
+  kDropout = 7
 };
 
 inline uint64_t PhiloxKey(uint64_t seed, RandomPurpose purpose) {

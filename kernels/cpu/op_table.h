@@ -7,6 +7,7 @@
 #include "kernels/cpu/cast.h"
 #include "kernels/cpu/cross_entropy.h"
 #include "kernels/cpu/embedding.h"
+#include "kernels/cpu/low_rank.h"
 #include "kernels/cpu/matmul_table.h"
 #include "kernels/cpu/permute.h"
 #include "kernels/cpu/rms_norm.h"
@@ -25,6 +26,7 @@ struct OpTable {
   CastTable cast;
   CrossEntropyTable cross_entropy;
   EmbeddingTable embedding;
+  LowRankTable low_rank;
   PermuteTable permute;
   RmsNormTable rms_norm;
   RopeTable rope;

@@ -48,6 +48,14 @@ void UseGqa(RunConfig& config, const char* qk_norm) {
   m.set_qk_norm(qk_norm);
 }
 
+void UseLora(RunConfig& config, double dropout) {
+  config.mutable_finetune()->set_mode("lora");
+  LoraConfig& lora = *config.mutable_finetune()->mutable_lora();
+  lora.set_rank(3);
+  lora.set_alpha(4);
+  lora.set_dropout(dropout);
+}
+
 const Case kCases[] = {
     {"mla_q_lora", [](RunConfig& /*c*/) {}},
     {"mla_q_direct", [](RunConfig& c) { c.mutable_model()->set_q_lora_rank(0); }},
@@ -130,6 +138,24 @@ const Case kCases[] = {
        c.mutable_model()->set_num_nextn_predict_layers(1);
      }},
     {"document_mask", [](RunConfig& c) { c.mutable_data()->set_document_mask(true); }},
+    {"some_experts_trained",
+     [](RunConfig& c) {
+       c.mutable_finetune()->set_mode("experts");
+       LayerExperts& layer = *c.mutable_finetune()->add_layer_experts();
+       layer.set_layer(1);
+       layer.add_experts(0);
+       layer.add_experts(2);
+     }},
+    {"lora_mla_mtp_1",
+     [](RunConfig& c) {
+       UseLora(c, 0);
+       c.mutable_model()->set_num_nextn_predict_layers(1);
+     }},
+    {"lora_gqa_dropout",
+     [](RunConfig& c) {
+       UseGqa(c, "head");
+       UseLora(c, 0.3);
+     }},
     {"recompute_all_mtp_1",
      [](RunConfig& c) {
        c.mutable_model()->set_num_nextn_predict_layers(1);
@@ -177,9 +203,10 @@ class Differences {
   double Loss() {
     rank_.Publish();
     routes_.clear();
-    // Only a training step knows the load of the whole batch.
-    const bool balances_globally = rank_.config.model().router_aux_loss_coef() != 0;
-    const StepResult r = balances_globally ? rank_.Train(0) : rank_.Evaluate();
+    // Only a training step knows the load of the whole batch, and drops inputs of adapters.
+    const bool trains = rank_.config.model().router_aux_loss_coef() != 0 ||
+                        rank_.config.finetune().lora().dropout() > 0;
+    const StepResult r = trains ? rank_.Train(0) : rank_.Evaluate();
     same_routes_ = same_routes_ && (expected_routes_.empty() || routes_ == expected_routes_);
     return static_cast<double>(r.num_targets) *
            (r.loss + rank_.config.train().mtp_loss_weight() * r.mtp_loss + r.balance_loss +
@@ -253,6 +280,10 @@ TEST_P(ModelGradient, EveryTensorAgreesWithFiniteDifferences) {
   }
   // Norm weights that are not all 1.
   rank.ForEachPiece([](const NamedPiece& piece, float* master, const float*) {
+    if (piece.name.find(".lora_B.") != std::string::npos) {
+      for (int64_t i = 0; i < piece.count; ++i)
+        master[i] = static_cast<float>(0.2 * Normal(6, piece.begin + i));
+    }
     if (piece.name.find("norm.weight") == std::string::npos) return;
     for (int64_t i = 0; i < piece.count; ++i)
       master[i] = static_cast<float>(1 + 0.3 * Normal(5, i));

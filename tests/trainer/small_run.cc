@@ -101,6 +101,10 @@ void RunRank(const RunConfig& config, const Layout& layout, parallel::Communicat
   rank.device = device->get();
   auto model = RankModel::Create(config, rank);
   CHECK(model.ok()) << model.status().ToString();
+  // Adapters that begin at zero would hide what stands behind them.
+  for (const auto& parameter : (*model)->store().parameters()) {
+    if (parameter->initial_deviation == 0) parameter->initial_deviation = 0.05;
+  }
   CHECK((*model)->InitializeWeights().ok());
   DeviceBatch batch(**device, {.sequence_length = config.train().sequence_length(),
                                .microbatch = config.train().microbatch(),

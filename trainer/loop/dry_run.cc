@@ -79,6 +79,9 @@ absl::StatusOr<std::unique_ptr<Built>> Build(const ModelConfig& model,
                              built->store, *built->layouts.back()};
     built->stages.push_back(std::make_unique<TransformerStage>(
         build, spec, DType::kF32, *built->device, *built->pool, *built->layouts.back()));
+    if (finetune.mode() == "lora") {
+      RETURN_IF_ERROR(built->stages.back()->AddAdapters(finetune.lora(), built->store));
+    }
   }
   return built;
 }

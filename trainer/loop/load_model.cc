@@ -13,7 +13,8 @@
 
 namespace sluice::trainer {
 
-absl::StatusOr<LoadedModel> LoadModel(const std::string& checkpoint, const RankContext& rank) {
+absl::StatusOr<LoadedModel> LoadModel(const std::string& checkpoint, const RankContext& rank,
+                                      LoadFor use) {
   const auto files = checkpoints::CreatePosixFileSystem();
   LoadedModel loaded;
   ASSIGN_OR_RETURN(loaded.generation, FindCheckpoint(checkpoint, rank, *files));
@@ -40,10 +41,13 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& checkpoint, const RankC
   stored.mutable_train()->set_microbatch(1);
   stored.mutable_train()->set_global_batch(ranks);
   stored.mutable_train()->set_batch_ramp_start(0);
+  // Frozen weights have neither masters nor moments.
+  stored.mutable_finetune()->Clear();
+  if (use == LoadFor::kForward) stored.mutable_finetune()->set_freeze(".");
   ASSIGN_OR_RETURN(loaded.config, Resolve(stored, ranks));
   ASSIGN_OR_RETURN(loaded.model, RankModel::Create(loaded.config, rank));
   LoadOptions options;
-  options.weights_only = true;
+  options.weights_only = options.merge_adapters = true;
   ASSIGN_OR_RETURN(const RunState state,
                    LoadState(*loaded.model, loaded.generation, options, *files));
   loaded.step = state.step;

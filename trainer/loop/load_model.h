@@ -17,10 +17,14 @@ struct LoadedModel {
   std::unique_ptr<RankModel> model;
 };
 
+// What a loaded model is for: weights alone, or gradients and optimizer state as well.
+enum class LoadFor { kForward, kGradients };
+
 // `checkpoint` is a generation or a run folder. The model is laid out over all ranks of rank.world
 // as data replicas that share experts where their number allows; microbatch and global batch are
-// set to one sequence a rank. Collective.
-absl::StatusOr<LoadedModel> LoadModel(const std::string& checkpoint, const RankContext& rank);
+// set to one sequence a rank. Whatever the run trained, adapters are merged. Collective.
+absl::StatusOr<LoadedModel> LoadModel(const std::string& checkpoint, const RankContext& rank,
+                                      LoadFor use = LoadFor::kForward);
 
 // The tokenizer that belongs to a checkpoint: `path` if not empty, else tokenizer.json in the run's
 // folder. FAILED_PRECONDITION when its hash is not the one that the checkpoint was trained with.

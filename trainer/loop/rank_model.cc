@@ -110,6 +110,9 @@ absl::Status RankModel::BuildStages() {
                              exchange_.get(), store_, *layouts_.back()};
     stages_.push_back(std::make_unique<TransformerStage>(build, specs[stage], ComputeDType(config_),
                                                          device_, *pool_, *layouts_.back()));
+    if (config_.finetune().mode() == "lora") {
+      RETURN_IF_ERROR(stages_.back()->AddAdapters(config_.finetune().lora(), store_));
+    }
     stage_by_index_[stage] = stages_.back().get();
   }
   return absl::OkStatus();

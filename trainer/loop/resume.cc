@@ -113,14 +113,40 @@ absl::StatusOr<RunState> Resume(RankModel& model, const RankContext& rank,
   return state;
 }
 
+// Adapters go on from adapters of the same shape, or begin anew; to stack them is to merge first.
+absl::Status CheckAdapters(const RunConfig& now, const std::string& generation,
+                           checkpoints::FileSystem& files) {
+  ASSIGN_OR_RETURN(const auto reader, checkpoints::CheckpointReader::Open(files, generation));
+  RunConfig stored;
+  if (!google::protobuf::TextFormat::ParseFromString(reader->metadata().config_textproto(),
+                                                     &stored)) {
+    return absl::DataLossError(absl::StrCat(generation, ": its configuration is not readable"));
+  }
+  if (stored.finetune().mode() != "lora" || now.finetune().mode() != "lora") {
+    return absl::OkStatus();
+  }
+  const LoraConfig &a = stored.finetune().lora(), &b = now.finetune().lora();
+  if (a.rank() == b.rank() && a.alpha() == b.alpha() && a.targets() == b.targets()) {
+    return absl::OkStatus();
+  }
+  const auto text = [](const LoraConfig& lora) {
+    return absl::StrCat("rank ", lora.rank(), ", alpha ", lora.alpha(), ", targets ",
+                        lora.targets());
+  };
+  return absl::InvalidArgumentError(
+      absl::StrCat("finetune.lora: found ", text(b), ", wanted ", text(a), " as the adapters of ",
+                   generation, " have (export it merged to put new ones on top)"));
+}
+
 // A new run with another run's weights.
 absl::StatusOr<RunState> StartFromWeights(RankModel& model, const RankContext& rank,
                                           const RunState& beginning,
                                           checkpoints::FileSystem& files) {
   ASSIGN_OR_RETURN(const std::string generation,
                    FindCheckpoint(model.config().run().init_from(), rank, files));
+  RETURN_IF_ERROR(AgreeOnStatus(*rank.world, CheckAdapters(model.config(), generation, files)));
   LoadOptions options;
-  options.weights_only = true;
+  options.weights_only = options.merge_adapters = true;
   ASSIGN_OR_RETURN(const RunState loaded, LoadState(model, generation, options, files));
   if (rank.print) {
     rank.print(absl::StrCat("weights from ", generation));

@@ -274,11 +274,16 @@ absl::StatusOr<std::string> SaveState(RankModel& model, const RunState& state,
 absl::StatusOr<RunState> LoadState(RankModel& model, const std::string& generation_dir,
                                    const LoadOptions& options, checkpoints::FileSystem& files) {
   RunState state;
+  // What a checkpoint of another run lacks.
+  if (options.merge_adapters && model.config().finetune().mode() == "lora") {
+    RETURN_IF_ERROR(model.InitializeWeights());
+  }
   const auto read = [&]() -> absl::Status {
     ASSIGN_OR_RETURN(auto reader, checkpoints::CheckpointReader::Open(files, generation_dir));
+    const bool merges = options.merge_adapters && model.config().finetune().mode() != "lora";
     checkpoints::AdaptedWeightReader weights(
-        *reader, options.merge_adapters ? checkpoints::AdaptedWeightReader::Adapters::kMerge
-                                        : checkpoints::AdaptedWeightReader::Adapters::kIgnore);
+        *reader, merges ? checkpoints::AdaptedWeightReader::Adapters::kMerge
+                        : checkpoints::AdaptedWeightReader::Adapters::kIgnore);
     RETURN_IF_ERROR(ForEachPiece(model, options.weights_only, true,
                                  [&](const TensorPiece& piece, const TensorView& elements) {
                                    return ReadPiece(*reader, weights, options, piece, elements);

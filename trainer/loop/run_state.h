@@ -43,8 +43,8 @@ absl::StatusOr<std::string> SaveState(RankModel& model, const RunState& state,
 
 struct LoadOptions {
   bool weights_only = false;  // masters and gate bias: for a new run, evaluation, generation
-  // With weights_only: weights of LoRA adapters that the model lacks are added to the weights that
-  // they belong to; adapters that the checkpoint lacks keep their initial values.
+  // With weights_only: a model without adapters (LoRA) gets those of the checkpoint added to its
+  // weights; one with adapters gets new ones where the checkpoint has none.
   bool merge_adapters = false;
 };
 // Collective only in PublishWeights. Reads this rank's part of `generation_dir` whatever mesh wrote

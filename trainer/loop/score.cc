@@ -114,7 +114,10 @@ absl::StatusOr<std::vector<std::vector<float>>> Score(const ScoreOptions& option
   const auto self = parallel::CreateSelfCommunicator();
   RankContext alone = rank;
   alone.world = self.get();
-  ASSIGN_OR_RETURN(LoadedModel loaded, LoadModel(options.checkpoint, alone));
+  ASSIGN_OR_RETURN(
+      LoadedModel loaded,
+      LoadModel(options.checkpoint, alone,
+                options.gradients_path.empty() ? LoadFor::kForward : LoadFor::kGradients));
   ASSIGN_OR_RETURN(const auto lines, ToIds(options, loaded, inputs));
   if (lines.empty()) return logprobs;
   RankModel& model = *loaded.model;

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <functional>
 
+#include "kernels/core/philox.h"
 #include "kernels/core/status_macros.h"
 #include "kernels/ops/cast.h"
 
@@ -102,6 +103,12 @@ absl::Status ReduceLosses(RankModel& model, const TargetCounts& targets, int64_t
   result.z_loss =
       config.router_z_loss_coef() * SumInOrder(sums.z) / static_cast<double>(targets.main);
   return absl::OkStatus();
+}
+
+uint64_t DropoutKey(uint64_t seed, int64_t update) {
+  const auto words =
+      Philox(PhiloxKey(seed, RandomPurpose::kDropout), static_cast<uint64_t>(update));
+  return (uint64_t{words[1]} << 32) | words[0];
 }
 
 void ClearGradients(RankModel& model) {
@@ -215,7 +222,8 @@ absl::StatusOr<StepResult> TrainStep(RankModel& model, const DeviceBatch& batch,
     for (const auto& stage : model.stages()) stage->SetGlobalLoad(view);
     return absl::OkStatus();
   };
-  const LossScales scales = MakeScales(model.config(), targets, options.global_sequences);
+  LossScales scales = MakeScales(model.config(), targets, options.global_sequences);
+  scales.dropout_key = DropoutKey(model.config().train().seed(), options.update);
   const std::function<absl::Status()> before =
       balances_globally ? set_global_load : std::function<absl::Status()>();
   RETURN_IF_ERROR(model.Run(batch.inputs(), scales, true, &sums, before));

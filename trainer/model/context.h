@@ -31,6 +31,8 @@ struct LossScales {
   float mtp = 0;      // of each MTP token loss: lambda / D * N / N_mtp
   float balance = 0;  // of each sequence's balance loss: alpha * N / sequences
   float z = 0;        // of each token's squared log-sum-exp: coefficient
+  // Not a factor, but also of a step: what its dropout masks are made from.
+  uint64_t dropout_key = 0;
   // Of each token's share of expert e in its scores, for the load-balancing loss over the global
   // batch: [E] f32, or null.
   ConstTensorView global_load;
@@ -44,6 +46,8 @@ struct Context {
   LossScales scales;
   bool training = true;  // false: forward only, nothing is kept for a backward
   DType dtype = DType::kF32;
+  // Numbers of the rows at hand for dropout, where they are not the microbatch's tokens in order.
+  ConstTensorView row_ids = {};  // [rows] i64, or null
 
   TensorView NewRows(SlotId slot, int64_t width) const {
     return tape.New(slot, dtype, {batch.num_tokens(), width});

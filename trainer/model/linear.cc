@@ -1,10 +1,20 @@
 #include "trainer/model/linear.h"
 
+#include <utility>
+
 #include "kernels/core/status_macros.h"
+#include "trainer/model/lora.h"
 
 namespace sluice::trainer {
 
+Linear::Linear(Parameter& weight) : weight_(&weight) {}
+Linear::~Linear() = default;
+Linear::Linear(Linear&&) noexcept = default;
+
+void Linear::set_adapter(std::unique_ptr<LowRankAdapter> adapter) { adapter_ = std::move(adapter); }
+
 absl::Status Linear::Allocate(kernels::DeviceContext& device, DType dtype) {
+  if (adapter_ != nullptr) RETURN_IF_ERROR(adapter_->Allocate(device, dtype));
   const Shape& shape = weight_->shape;
   const bool grouped = shape.rank() == 3;
   const int64_t experts = grouped ? shape[0] : 1;
@@ -26,14 +36,22 @@ absl::Status Linear::Allocate(kernels::DeviceContext& device, DType dtype) {
 void Linear::Repack(Stream& stream) {
   kernels::PackMatrix(stream, {.b = weight_->value, .transpose = true, .packed = forward_});
   kernels::PackMatrix(stream, {.b = weight_->value, .transpose = false, .packed = backward_});
+  if (adapter_ != nullptr) adapter_->Repack(stream);
+}
+
+void Linear::RepackTrained(Stream& stream) {
+  if (!weight_->is_frozen()) return Repack(stream);
+  if (adapter_ != nullptr) adapter_->Repack(stream);
 }
 
 void Linear::Forward(const Context& context, ConstTensorView x, TensorView y) const {
   kernels::PackedMatmul(context.stream, {.a = x, .b = forward_, .c = y});
+  if (adapter_ != nullptr) adapter_->Forward(context, x, ConstTensorView(), y);
 }
 
 void Linear::BackwardInput(const Context& context, ConstTensorView dy, TensorView dx) const {
   kernels::PackedMatmul(context.stream, {.a = dy, .b = backward_, .c = dx});
+  if (adapter_ != nullptr) adapter_->BackwardInput(context, dy, ConstTensorView(), dx);
 }
 
 void Linear::BackwardWeight(const Context& context, ConstTensorView dy, ConstTensorView x) const {
@@ -44,16 +62,19 @@ void Linear::BackwardWeight(const Context& context, ConstTensorView dy, ConstTen
                                      .transpose_a = true,
                                      .accumulate = true});
   }
+  if (adapter_ != nullptr) adapter_->BackwardWeight(context, dy, x, ConstTensorView());
 }
 
 void Linear::GroupedForward(const Context& context, ConstTensorView x, ConstTensorView offsets,
                             TensorView y) const {
   kernels::GroupedMatmul(context.stream, {.x = x, .w = forward_, .offsets = offsets, .y = y});
+  if (adapter_ != nullptr) adapter_->Forward(context, x, offsets, y);
 }
 
 void Linear::GroupedBackwardInput(const Context& context, ConstTensorView dy,
                                   ConstTensorView offsets, TensorView dx) const {
   kernels::GroupedMatmul(context.stream, {.x = dy, .w = backward_, .offsets = offsets, .y = dx});
+  if (adapter_ != nullptr) adapter_->BackwardInput(context, dy, offsets, dx);
 }
 
 void Linear::GroupedBackwardWeight(const Context& context, ConstTensorView dy, ConstTensorView x,
@@ -65,6 +86,7 @@ void Linear::GroupedBackwardWeight(const Context& context, ConstTensorView dy, C
                                     .offsets = offsets.Rows(experts.first, experts.count + 1),
                                     .dw = experts.gradient});
   }
+  if (adapter_ != nullptr) adapter_->BackwardWeight(context, dy, x, offsets);
 }
 
 }  // namespace sluice::trainer

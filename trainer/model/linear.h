@@ -1,6 +1,8 @@
 // A linear layer y = x W^T without bias.   T tokens, I in, O out
 #pragma once
 
+#include <memory>
+
 #include "kernels/core/device.h"
 #include "kernels/ops/matmul.h"
 #include "trainer/model/context.h"
@@ -8,16 +10,26 @@
 
 namespace sluice::trainer {
 
-// Holds its weight packed for both directions; Repack after the weight changed.
+class LowRankAdapter;
+
+// Holds its weight packed for both directions; Repack after the weight changed. With an adapter
+// (lora.h) every call takes it along.
 class Linear {
  public:
-  explicit Linear(Parameter& weight)
-      : weight_(&weight) {}  // weight [O, I], or [E, O, I] for grouped use
+  explicit Linear(Parameter& weight);  // weight [O, I], or [E, O, I] for grouped use
+  ~Linear();
+  Linear(Linear&&) noexcept;
+
+  // Before Allocate; null: none.
+  void set_adapter(std::unique_ptr<LowRankAdapter> adapter);
+  bool has_adapter() const { return adapter_ != nullptr; }
 
   // `dtype` is the operands' type (that of the values). Forward-only models skip the backward
   // packing.
   absl::Status Allocate(kernels::DeviceContext& device, DType dtype);
   void Repack(Stream& stream);
+  // What an update changes: the weight unless it is frozen, the adapter.
+  void RepackTrained(Stream& stream);
 
   // y [T, O] f32 or compute dtype = x [T, I] W^T
   void Forward(const Context& context, ConstTensorView x, TensorView y) const;
@@ -35,14 +47,13 @@ class Linear {
                              ConstTensorView offsets) const;
 
   const Parameter& weight() const { return *weight_; }
-  // Whether the next update changes the weight.
-  bool is_frozen() const { return weight_->is_frozen(); }
   const kernels::PackedMatrix& packed_forward() const { return forward_; }
 
  private:
   Parameter* weight_;
   kernels::Buffer forward_storage_, backward_storage_;
   kernels::PackedMatrix forward_, backward_;
+  std::unique_ptr<LowRankAdapter> adapter_;
 };
 
 }  // namespace sluice::trainer

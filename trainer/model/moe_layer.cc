@@ -4,6 +4,7 @@
 
 #include "kernels/core/status_macros.h"
 #include "kernels/ops/cast.h"
+#include "kernels/ops/low_rank.h"
 #include "kernels/ops/swiglu.h"
 
 namespace sluice::trainer {
@@ -81,9 +82,9 @@ MoeLayer::MoeLayer(const ModelConfig& config, const std::string& prefix,
     shared_ = std::make_unique<Mlp>(prefix + "shared_experts.", hidden_,
                                     config.n_shared_experts() * width_, recompute, store, layout);
   }
-  for (SlotId* slot :
-       {&logits_, &scores_, &expert_of_, &weights_, &load_, &balance_, &z_, &rows_, &gate_up_slot_,
-        &activated_, &out_, &returned_, &d_out_, &d_weights_, &d_gate_up_, &d_rows_, &d_logits_}) {
+  for (SlotId* slot : {&logits_, &scores_, &expert_of_, &weights_, &load_, &balance_, &z_, &rows_,
+                       &gate_up_slot_, &activated_, &out_, &returned_, &d_out_, &d_weights_,
+                       &d_gate_up_, &d_rows_, &d_logits_, &row_ids_}) {
     *slot = layout.NewSlot();
   }
 }
@@ -130,17 +131,47 @@ absl::Status MoeLayer::Dispatch(const Context& context, ConstTensorView x) {
   Tape& tape = context.tape;
   parallel::ExchangePlan& plan = tape.plan(plan_);
   RETURN_IF_ERROR(exchange_.Plan(tape.Get(expert_of_), context.stream, plan));
-  return exchange_.Dispatch(plan, x, NewExpertRows(context, rows_, hidden_), context.stream);
+  RETURN_IF_ERROR(
+      exchange_.Dispatch(plan, x, NewExpertRows(context, rows_, hidden_), context.stream));
+  return ExchangeRowIds(context);
+}
+
+// A row is numbered by its token and its expert, so masks do not depend on the layout.
+absl::Status MoeLayer::ExchangeRowIds(const Context& context) {
+  if (!adapters_drop_ || !context.training || !(gate_up_.has_adapter() || down_.has_adapter())) {
+    return absl::OkStatus();
+  }
+  const MicrobatchInput& batch = context.batch;
+  const parallel::ExchangePlan& plan = context.tape.plan(plan_);
+  Temporary sent(context.pool, DType::kF32, {batch.num_tokens(), 2}),
+      received(context.pool, DType::kF32, {plan.num_received, 2});
+  kernels::SplitRowIds(context.stream, {.first = batch.first_sequence * batch.sequence_length,
+                                        .parts = sent.view()});
+  RETURN_IF_ERROR(exchange_.Dispatch(plan, sent.view(), received.view(), context.stream));
+  kernels::ExpertRowIds(context.stream,
+                        {.parts = received.view(),
+                         .offsets = plan.offsets,
+                         .ids = context.tape.New(row_ids_, DType::kI64, {plan.num_received}),
+                         .first_expert = exchange_.first_local_expert(),
+                         .num_experts = router_.num_experts});
+  return absl::OkStatus();
+}
+
+Context MoeLayer::ForExperts(const Context& context) const {
+  Context experts = context;
+  if (context.tape.Has(row_ids_)) experts.row_ids = context.tape.Get(row_ids_);
+  return experts;
 }
 
 void MoeLayer::Experts(const Context& context, ConstTensorView x, TensorView y) {
   Tape& tape = context.tape;
+  const Context experts = ForExperts(context);
   const ConstTensorView offsets = tape.plan(plan_).offsets;
   TensorView gate_up = NewExpertRows(context, gate_up_slot_, 2 * width_);
   TensorView activated = NewExpertRows(context, activated_, width_);
-  gate_up_.GroupedForward(context, tape.Get(rows_), offsets, gate_up);
+  gate_up_.GroupedForward(experts, tape.Get(rows_), offsets, gate_up);
   kernels::Swiglu(context.stream, {.gate_up = gate_up, .y = activated});
-  down_.GroupedForward(context, activated, offsets, NewExpertRows(context, out_, hidden_));
+  down_.GroupedForward(experts, activated, offsets, NewExpertRows(context, out_, hidden_));
   if (recompute_) tape.Free(activated_);
   if (shared_ != nullptr) shared_->Forward(context, x, y);
 }
@@ -170,6 +201,7 @@ void MoeLayer::BackwardExperts(const Context& context, ConstTensorView dy, Tenso
   Tape& tape = context.tape;
   Stream& stream = context.stream;
   const parallel::ExchangePlan& plan = tape.plan(plan_);
+  const Context experts = ForExperts(context);
   if (recompute_) {
     kernels::Swiglu(stream, {.gate_up = tape.Get(gate_up_slot_),
                              .y = NewExpertRows(context, activated_, width_)});
@@ -177,13 +209,13 @@ void MoeLayer::BackwardExperts(const Context& context, ConstTensorView dy, Tenso
   TensorView d_gate_up = NewExpertRows(context, d_gate_up_, 2 * width_);
   {
     Temporary d_activated(context.pool, context.dtype, {plan.num_received, width_});
-    down_.GroupedBackwardInput(context, tape.Get(d_out_), plan.offsets, d_activated.view());
+    down_.GroupedBackwardInput(experts, tape.Get(d_out_), plan.offsets, d_activated.view());
     kernels::SwigluBackward(
         stream,
         {.dy = d_activated.view(), .gate_up = tape.Get(gate_up_slot_), .dgate_up = d_gate_up});
   }
   tape.Free(gate_up_slot_);
-  gate_up_.GroupedBackwardInput(context, d_gate_up, plan.offsets,
+  gate_up_.GroupedBackwardInput(experts, d_gate_up, plan.offsets,
                                 NewExpertRows(context, d_rows_, hidden_));
   BackwardRouter(context, dx);
   if (shared_ == nullptr) return;
@@ -225,10 +257,11 @@ void MoeLayer::BackwardRouter(const Context& context, TensorView dx) {
 
 void MoeLayer::BackwardExpertWeights(const Context& context) {
   Tape& tape = context.tape;
+  const Context experts = ForExperts(context);
   const ConstTensorView offsets = tape.plan(plan_).offsets;
-  down_.GroupedBackwardWeight(context, tape.Get(d_out_), tape.Get(activated_), offsets);
-  gate_up_.GroupedBackwardWeight(context, tape.Get(d_gate_up_), tape.Get(rows_), offsets);
-  for (SlotId slot : {d_out_, activated_, d_gate_up_, rows_}) tape.Free(slot);
+  down_.GroupedBackwardWeight(experts, tape.Get(d_out_), tape.Get(activated_), offsets);
+  gate_up_.GroupedBackwardWeight(experts, tape.Get(d_gate_up_), tape.Get(rows_), offsets);
+  for (SlotId slot : {d_out_, activated_, d_gate_up_, rows_, row_ids_}) tape.Free(slot);
 }
 
 void MoeLayer::BackwardWeight(const Context& context, ConstTensorView x, ConstTensorView dy) {

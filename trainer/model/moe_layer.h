@@ -41,6 +41,8 @@ class MoeLayer {
   void BackwardExpertWeights(const Context& context);
   void BackwardWeight(const Context& context, ConstTensorView x, ConstTensorView dy);
   void ForEachLinear(const LinearVisitor& visit);
+  // Whether adapters of the experts drop inputs in training: then rows' numbers are exchanged.
+  void set_adapters_drop(bool drop) { adapters_drop_ = drop; }
 
   const std::string& prefix() const { return prefix_; }
   const kernels::RouterConfig& router() const { return router_; }
@@ -59,10 +61,14 @@ class MoeLayer {
   ConstTensorView scores(const Context& context) const {
     return context.tape.Get(scores_);
   }  // [T, E] f32
-  // What the gate chose, for parity reports; valid until BackwardExperts.
+  // What the gate chose and with which weights, for reports; valid until BackwardExperts.
   ConstTensorView expert_of(const Context& context) const { return context.tape.Get(expert_of_); }
 
+  ConstTensorView weights(const Context& context) const { return context.tape.Get(weights_); }
+
  private:
+  absl::Status ExchangeRowIds(const Context& context);
+  Context ForExperts(const Context& context) const;
   void BackwardRouter(const Context& context, TensorView dx);
   TensorView NewExpertRows(const Context& context, SlotId slot, int64_t width) const;
 
@@ -76,9 +82,10 @@ class MoeLayer {
   std::unique_ptr<Mlp> shared_;  // null without shared experts
   kernels::Buffer state_;
   TensorView bias_, counts_, eval_counts_;
+  bool adapters_drop_ = false;
   int plan_;
   SlotId logits_, scores_, expert_of_, weights_, load_, balance_, z_, rows_, gate_up_slot_,
-      activated_, out_, returned_, d_out_, d_weights_, d_gate_up_, d_rows_, d_logits_;
+      activated_, out_, returned_, d_out_, d_weights_, d_gate_up_, d_rows_, d_logits_, row_ids_;
 };
 
 }  // namespace sluice::trainer

@@ -23,14 +23,13 @@ int64_t Product(const std::vector<int64_t>& shape) {
   return product;
 }
 
-// FNV-1a: the stream of a tensor's random numbers is chosen by its name.
+}  // namespace
+
 uint64_t HashName(const std::string& name) {
   uint64_t hash = 0xcbf29ce484222325u;
   for (unsigned char c : name) hash = (hash ^ c) * 0x100000001b3u;
   return hash;
 }
-
-}  // namespace
 
 Parameter& ParameterStore::Add(Parameter parameter) {
   int64_t covered = 0;

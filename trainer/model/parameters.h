@@ -123,6 +123,9 @@ class ParameterStore {
   TensorView frozen_values_[kNumParameterGroups];
 };
 
+// FNV-1a: the stream of a tensor's random numbers is chosen by its name.
+uint64_t HashName(const std::string& name);
+
 // Initial value of elements [begin, begin + count) of a named tensor: 1 for norms, else normal with
 // the given standard deviation. A pure function of (seed, name, index), so it does not depend on
 // the layout. Box-Muller on Philox.

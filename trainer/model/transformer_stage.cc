@@ -7,6 +7,7 @@
 #include "kernels/ops/cast.h"
 #include "kernels/ops/embedding.h"
 #include "kernels/ops/rms_norm.h"
+#include "trainer/model/lora.h"
 
 namespace sluice::trainer {
 namespace {
@@ -99,6 +100,20 @@ void TransformerStage::ListPhases() {
   }
 }
 
+absl::Status TransformerStage::AddAdapters(const LoraConfig& config, ParameterStore& store) {
+  ASSIGN_OR_RETURN(const NamePattern targets,
+                   NamePattern::Create("finetune.lora.targets", config.targets()));
+  for (Linear* linear : linears_) {
+    ASSIGN_OR_RETURN(auto adapter,
+                     LowRankAdapter::Create(config, targets, linear->weight(), store, layout_));
+    linear->set_adapter(std::move(adapter));
+  }
+  for (const Gate& gate : gates_) {
+    gate.layer->set_adapters_drop(config.dropout() > 0);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status TransformerStage::Allocate() {
   for (Linear* linear : linears_) RETURN_IF_ERROR(linear->Allocate(device_, dtype_));
   for (const Gate& gate : gates_) RETURN_IF_ERROR(gate.layer->Allocate(device_));
@@ -110,9 +125,7 @@ void TransformerStage::Repack() {
 }
 
 void TransformerStage::RepackTrained() {
-  for (Linear* linear : linears_) {
-    if (!linear->is_frozen()) linear->Repack(stream_);
-  }
+  for (Linear* linear : linears_) linear->RepackTrained(stream_);
 }
 
 void TransformerStage::BeginStep(const std::vector<MicrobatchInput>* inputs,

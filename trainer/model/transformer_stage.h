@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "parallel/pipeline/stage.h"
 #include "trainer/model/block.h"
+#include "trainer/model/finetune.pb.h"
 #include "trainer/model/lm_head.h"
 #include "trainer/model/model_config.h"
 #include "trainer/model/mtp.h"
@@ -44,6 +45,10 @@ class TransformerStage : public parallel::Stage {
   // Adds its parameters to build.store. `pool` and what build refers to outlive it.
   TransformerStage(const BuildContext& build, const StageSpec& spec, DType dtype,
                    kernels::DeviceContext& device, ActivationPool& pool, TapeLayout& layout);
+
+  // Before the store's Allocate: LoRA adapters for the modules that config.targets finds. As
+  // LowRankAdapter::Create.
+  absl::Status AddAdapters(const LoraConfig& config, ParameterStore& store);
 
   // After the store's Allocate: packed weights and the gates' state.
   absl::Status Allocate();
