@@ -5,6 +5,7 @@
 #include "kernels/core/stream.h"
 #include "kernels/ops/adamw.h"
 #include "kernels/ops/attention.h"
+#include "kernels/ops/block_quantize.h"
 #include "kernels/ops/cast.h"
 #include "kernels/ops/copy_heads.h"
 #include "kernels/ops/cross_entropy.h"
@@ -35,6 +36,14 @@ void SumSquares(Stream& stream, const SumSquaresArgs& args);
 
 void Attention(Stream& stream, const AttentionArgs& args);
 void AttentionBackward(Stream& stream, const AttentionBackwardArgs& args);
+
+void Quantize(Stream& stream, const QuantizeArgs& args);
+void RequantizeColumns(Stream& stream, const RequantizeColumnsArgs& args);
+void DequantizeRows(Stream& stream, const DequantizeRowsArgs& args);
+void QuantizeWeight(Stream& stream, const QuantizeWeightArgs& args);
+void DequantizeWeight(Stream& stream, const DequantizeWeightArgs& args);
+void PackWireRows(Stream& stream, const WireRowsArgs& args);
+void UnpackWireRows(Stream& stream, const WireRowsArgs& args);
 
 void PackMatrix(Stream& stream, const PackMatrixArgs& args);
 void Matmul(Stream& stream, const MatmulArgs& args);

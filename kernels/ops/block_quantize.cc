@@ -1,8 +1,8 @@
 #include "kernels/ops/block_quantize.h"
 
-#include "kernels/core/cpu_stream.h"
 #include "kernels/cpu/block_quantize.h"
 #include "kernels/ops/check_arguments.h"
+#include "kernels/ops/dispatch.h"
 
 namespace sluice::kernels {
 namespace {
@@ -78,6 +78,9 @@ void Quantize(Stream& stream, const QuantizeArgs& args) {
   const int64_t groups = CheckOffsets(stream, args.offsets);
   if (!args.rows.is_null()) CheckRows(stream, args.rows, shape, num_tiles);
   if (!args.columns.is_null()) CheckColumns(stream, args.columns, shape, groups);
+  if constexpr (kWithCuda) {
+    if (IsOnCuda(stream)) return cuda::Quantize(stream, args);
+  }
   CpuStream::From(stream).Run([args](ThreadPool& pool) {
     CheckTileValues(args.tiles, args.x.extent(1));
     cpu::Quantize(pool, args);
@@ -89,6 +92,9 @@ void RequantizeColumns(Stream& stream, const RequantizeColumnsArgs& args) {
   CHECK_EQ(shape.rank(), 2);
   CheckRows(stream, args.rows, shape, NumTilesOf(stream, args.tiles, shape[1]));
   CheckColumns(stream, args.columns, shape, CheckOffsets(stream, args.offsets));
+  if constexpr (kWithCuda) {
+    if (IsOnCuda(stream)) return cuda::RequantizeColumns(stream, args);
+  }
   CpuStream::From(stream).Run([args](ThreadPool& pool) {
     CheckTileValues(args.tiles, args.rows.codes.extent(1));
     cpu::RequantizeColumns(pool, args);
@@ -100,6 +106,9 @@ void DequantizeRows(Stream& stream, const DequantizeRowsArgs& args) {
   CHECK_EQ(shape.rank(), 2);
   CheckTensor(stream, "DequantizeRows.y", args.y, shape, CheckFloat("DequantizeRows.y", args.y));
   CheckRows(stream, args.rows, shape, NumTilesOf(stream, args.tiles, shape[1]));
+  if constexpr (kWithCuda) {
+    if (IsOnCuda(stream)) return cuda::DequantizeRows(stream, args);
+  }
   CpuStream::From(stream).Run([args](ThreadPool& pool) {
     CheckTileValues(args.tiles, args.y.extent(1));
     cpu::DequantizeRows(pool, args);
@@ -108,6 +117,9 @@ void DequantizeRows(Stream& stream, const DequantizeRowsArgs& args) {
 
 void QuantizeWeight(Stream& stream, const QuantizeWeightArgs& args) {
   CheckWeight(stream, args.weight, args.w);
+  if constexpr (kWithCuda) {
+    if (IsOnCuda(stream)) return cuda::QuantizeWeight(stream, args);
+  }
   CpuStream::From(stream).Run([args](ThreadPool& pool) {
     CheckTileValues(args.weight.row_tiles, args.w.extent(1));
     cpu::QuantizeWeight(pool, args);
@@ -118,6 +130,9 @@ void DequantizeWeight(Stream& stream, const DequantizeWeightArgs& args) {
   QuantizedWeight weight = args.weight;
   weight.transposed_codes = TensorView();
   CheckWeight(stream, weight, args.w);
+  if constexpr (kWithCuda) {
+    if (IsOnCuda(stream)) return cuda::DequantizeWeight(stream, args);
+  }
   CpuStream::From(stream).Run([args](ThreadPool& pool) {
     CheckTileValues(args.weight.row_tiles, args.w.extent(1));
     cpu::DequantizeWeight(pool, args);
@@ -126,12 +141,12 @@ void DequantizeWeight(Stream& stream, const DequantizeWeightArgs& args) {
 
 void PackWireRows(Stream& stream, const WireRowsArgs& args) {
   CheckWire(stream, args);
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::PackWireRows(pool, args); });
+  RUN_OP(stream, PackWireRows, args);
 }
 
 void UnpackWireRows(Stream& stream, const WireRowsArgs& args) {
   CheckWire(stream, args);
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::UnpackWireRows(pool, args); });
+  RUN_OP(stream, UnpackWireRows, args);
 }
 
 void AddQuantizationStats(Stream& stream, const QuantizationStatsArgs& args) {

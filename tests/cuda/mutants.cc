@@ -61,6 +61,26 @@ std::vector<Mutant> Mutants() {
       {"AdamWBias", "adamw.cu", "sqrtf(v * p.correction2)", "sqrtf(v)", "AdamWTest"},
       {"WeightDecayOfNew", "adamw.cu", "__fmaf_rn(p.weight_decay, p.master[i], step)", "step",
        "AdamWTest"},
+      // Quantiser.
+      {"ScaleDown", "block_quantize.cu", "+ 0x7fffffu) & 0x7f800000u", ") & 0x7f800000u",
+       "BlockQuantizeTest"},
+      {"DivideByScale", "block_quantize.cu", "const float product = x * inverse;",
+       "const float product = x / (1.0f / inverse);", "BlockQuantizeTest"},
+      {"TileOfNextGroup", "block_quantize.cu", "- group.begin / kQuantTile - g)",
+       "- group.begin / kQuantTile)", "BlockQuantizeTest"},
+      {"TransposeForgets", "block_quantize.cu", "column * p.out + r", "column * p.in + r",
+       "BlockQuantizeTest"},
+      {"WireOffByOne", "block_quantize.cu", "i < width + tiles) {\n      byte",
+       "i <= width + tiles) {\n      byte", "BlockQuantizeTest"},
+      // Attention.
+      {"CausalPlusOne", "attention.cu",
+       "const int64_t left = t + 1 - first;\n    const int count = static_cast<int>(left < kWarp ? "
+       "left : kWarp);\n    float score",
+       "const int64_t left = t + 2 - first;\n    const int count = static_cast<int>(left < kWarp ? "
+       "left : kWarp);\n    float score",
+       "AttentionTest"},
+      {"MostNotKept", "attention.cu", "    most = new_most;\n", "", "AttentionTest"},
+      {"DeltaForgotten", "attention.cu", "* (dp - delta)", "* dp", "AttentionTest"},
       // Matrix products.
       {"TileFirstBarrier", "matmul_tile.cuh", "    __syncthreads();\n    MultiplyStep",
        "    MultiplyStep", "MatmulDeviceTest"},
