@@ -14,6 +14,7 @@ OpTable MakeTable(Target target) {
   table.cast = CastTableOf(target);
   table.cross_entropy = CrossEntropyTableOf(target);
   table.embedding = EmbeddingTableOf(target);
+  table.fp8_matmul = Fp8MatmulTableOf(target);
   table.low_rank = LowRankTableOf(target);
   table.permute = PermuteTableOf(target);
   table.rms_norm = RmsNormTableOf(target);

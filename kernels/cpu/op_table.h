@@ -7,6 +7,7 @@
 #include "kernels/cpu/cast.h"
 #include "kernels/cpu/cross_entropy.h"
 #include "kernels/cpu/embedding.h"
+#include "kernels/cpu/fp8_matmul.h"
 #include "kernels/cpu/low_rank.h"
 #include "kernels/cpu/matmul_table.h"
 #include "kernels/cpu/permute.h"
@@ -26,6 +27,7 @@ struct OpTable {
   CastTable cast;
   CrossEntropyTable cross_entropy;
   EmbeddingTable embedding;
+  Fp8MatmulTable fp8_matmul;
   LowRankTable low_rank;
   PermuteTable permute;
   RmsNormTable rms_norm;
