@@ -1,7 +1,7 @@
 // Our collectives over MPI against MPI's own, in turns:  launch/run -np 2
-// build/tests/bench/collective_bench bytes: the larger of a rank's input and output. algbw is bytes
-// over time; busbw also counts how often each byte must cross a link, as nccl-tests does (its
-// PERFORMANCE.md).
+// build/tests/bench/collective_bench [reduce_scatter ...] [--json FILE]   default: all. bytes: the
+// larger of a rank's input and output. algbw is bytes over time; busbw also counts how often each
+// byte must cross a link, as nccl-tests does (its PERFORMANCE.md).
 #include <mpi.h>
 
 #include <algorithm>
@@ -13,6 +13,7 @@
 
 #include "kernels/core/device.h"
 #include "parallel/comm/mpi.h"
+#include "tests/bench/report.h"
 #include "tests/bench/timing.h"
 
 namespace sluice::bench {
@@ -49,12 +50,17 @@ void CheckOk(const absl::Status& status) { CHECK(status.ok()) << status.ToString
 
 class Bench {
  public:
-  Bench(Communicator& world, kernels::Stream& stream) : world_(world), stream_(stream) {}
+  Bench(Communicator& world, kernels::Stream& stream, Report& report)
+      : world_(world), stream_(stream), report_(report) {}
 
   void Run(int64_t bytes) {
     const int64_t n = bytes / static_cast<int64_t>(sizeof(float));
     Buffers buffers(n, world_.rank());
-    for (const Collective& collective : Collectives(buffers, n)) Measure(collective, bytes);
+    const std::vector<std::string>& parts = report_.parts();
+    for (const Collective& collective : Collectives(buffers, n)) {
+      if (parts.empty() || std::find(parts.begin(), parts.end(), collective.name) != parts.end())
+        Measure(collective, bytes);
+    }
   }
 
  private:
@@ -181,6 +187,13 @@ class Bench {
       const double peer = samples[i + 1][kRounds / 4];
       std::printf(" %s %.1f us (ours %.2fx)", collective.theirs[i].first, peer * 1e6,
                   peer / seconds);
+      report_.Add(
+          {{"what", "collective"}, {"name", collective.name}, {"peer", collective.theirs[i].first}},
+          {{"ranks", world_.size()},
+           {"bytes", static_cast<double>(bytes)},
+           {"seconds", seconds},
+           {"peer_seconds", peer},
+           {"wrong", static_cast<double>(wrong)}});
     }
     std::printf("\n");
     std::fflush(stdout);
@@ -188,12 +201,15 @@ class Bench {
 
   Communicator& world_;
   kernels::Stream& stream_;
+  Report& report_;
 };
 
 int Main(int argc, char** argv) {
   auto session = parallel::MpiSession::Create(&argc, &argv);
   CheckOk(session.status());
   const auto world = (*session)->World();
+  // After MPI has taken its own arguments.
+  Report report(argc, argv);
   auto device = kernels::DeviceContext::Create({});
   CheckOk(device.status());
   if (world->rank() == 0) {
@@ -203,7 +219,7 @@ int Main(int argc, char** argv) {
     std::printf("%-15s %10s %11s %11s %12s %12s %7s   peer\n", "collective", "bytes", "p25 us",
                 "max us", "algbw GB/s", "busbw GB/s", "#wrong");
   }
-  Bench bench(*world, (*device)->stream(kernels::StreamRole::kComm));
+  Bench bench(*world, (*device)->stream(kernels::StreamRole::kComm), report);
   for (const int64_t kib : {4, 64, 1024, 4096, 16384}) bench.Run(kib * 1024);
   return 0;
 }

@@ -1,6 +1,7 @@
 // Speed of everything but the matrix products: loops over elements and rows against what memory can
 // stream, attention against the arithmetic peak.
-//   elementwise_bench [loops] [attention]     default: both
+//   elementwise_bench [loops] [optimizer] [attention] [--json FILE]
+// Default: loops and attention. optimizer: of the loops only those of the optimizer.
 #include <algorithm>
 #include <cstdio>
 #include <functional>
@@ -24,6 +25,7 @@
 #include "kernels/ops/rope.h"
 #include "kernels/ops/router.h"
 #include "kernels/ops/swiglu.h"
+#include "tests/bench/report.h"
 #include "tests/bench/timing.h"
 
 namespace sluice::bench {
@@ -223,7 +225,7 @@ void AddSoftmaxLoops(Bench& bench, std::vector<Loop>& loops) {
                    }});
 }
 
-void RunLoops(int threads) {
+void RunLoops(int threads, bool optimizer_only, Report& report) {
   Bench bench(threads);
   constexpr int64_t kTriad = int64_t{16} << 20;
   const TensorView a = bench.Zeros({kTriad}), b = bench.Random({kTriad}),
@@ -234,8 +236,10 @@ void RunLoops(int threads) {
          StreamTriad(b.data<float>() + at, c.data<float>() + at, a.mutable_data<float>() + at, n);
        })}};
   AddOptimizerLoops(bench, loops);
-  for (DType dtype : {DType::kF32, DType::kBF16}) AddRowLoops(bench, dtype, loops);
-  AddSoftmaxLoops(bench, loops);
+  if (!optimizer_only) {
+    for (DType dtype : {DType::kF32, DType::kBF16}) AddRowLoops(bench, dtype, loops);
+    AddSoftmaxLoops(bench, loops);
+  }
   std::vector<std::function<void()>> runs;
   for (const Loop& loop : loops) runs.push_back(loop.run);
   const std::vector<double> seconds = TimeInTurns(runs, {.rounds = 7, .threads = threads});
@@ -248,6 +252,12 @@ void RunLoops(int threads) {
     if (i == 0) triad = rate;
     std::printf("  %-40s %10.3f %7.1f %8.2f\n", loops[i].name.c_str(), seconds[i] / n * 1e9, rate,
                 rate / triad);
+    report.Add({{"what", "loop"}, {"name", loops[i].name}},
+               {{"threads", threads},
+                {"elements", n},
+                {"bytes_per_element", loops[i].bytes_per_element},
+                {"seconds", seconds[i]},
+                {"triad_bytes_per_second", triad * 1e9}});
   }
 }
 
@@ -318,12 +328,16 @@ void RunAttention(int threads, DType dtype, const AttentionShape& shape) {
 int main(int argc, char** argv) {
   using sluice::bench::AttentionShape;
   using sluice::kernels::DType;
-  const auto wanted = [&](const std::string& part) {
-    return argc == 1 || std::find(argv + 1, argv + argc, part) != argv + argc;
+  sluice::bench::Report report(argc, argv);
+  const std::vector<std::string>& parts = report.parts();
+  const auto named = [&](const std::string& part) {
+    return std::find(parts.begin(), parts.end(), part) != parts.end();
   };
+  const auto wanted = [&](const std::string& part) { return parts.empty() || named(part); };
   sluice::bench::PrintEnvironment();
   for (int threads : {1, 2}) {
-    if (wanted("loops")) sluice::bench::RunLoops(threads);
+    if (wanted("loops") || named("optimizer"))
+      sluice::bench::RunLoops(threads, !wanted("loops"), report);
     if (!wanted("attention")) continue;
     for (DType dtype : {DType::kF32, DType::kBF16}) {
       for (const AttentionShape& shape : std::vector<AttentionShape>{

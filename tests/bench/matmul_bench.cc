@@ -1,7 +1,9 @@
 // Speed of the matrix products: share of the arithmetic peak, and ratio to oneDNN, both measured in
 // turns with ours.
-//   matmul_bench [shapes] [grouped] [replay] [1] [2]     default: all three, with 1 and 2 threads
+//   matmul_bench [shapes] [grouped] [replay] [1] [2] [quick] [--json FILE]
+// Default: all three, with 1 and 2 threads. quick: fewer rounds, for a first look or a busy hour.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <functional>
 #include <memory>
@@ -13,6 +15,7 @@
 #include "kernels/cpu/peak_loop.h"
 #include "kernels/ops/matmul.h"
 #include "tests/bench/onednn.h"
+#include "tests/bench/report.h"
 #include "tests/bench/timing.h"
 
 namespace sluice::bench {
@@ -24,6 +27,8 @@ using namespace kernels;  // NOLINT
 struct Results {
   std::vector<double> share_plain[2], share_dw[2], versus_onednn[2][2], bf16_over_f32;
   double grouped_128[2] = {1, 1}, grouped_32[2] = {1, 1}, replay[2] = {0, 0};
+  Report* report = nullptr;
+  TimingOptions timing;
 };
 
 // A device of some threads and tensors on it.
@@ -36,6 +41,11 @@ class Bench {
     SetOneDnnThreads(threads);
   }
   int threads() const { return threads_; }
+  TimingOptions Timing(const Results& results) const {
+    TimingOptions timing = results.timing;
+    timing.threads = threads_;
+    return timing;
+  }
   Stream& stream() { return device_->stream(StreamRole::kCompute); }
   TensorView Allocate(Shape shape, DType dtype) {
     auto buffer = device_->Allocate(
@@ -125,7 +135,7 @@ double BenchProduct(Bench& bench, const ProductShape& s, DType dtype, Layout lay
   if (auto run = MakeOneDnnProduct(theirs)) runs.push_back(run);
   theirs.packed = true;
   if (auto run = MakeOneDnnProduct(theirs); run && !ta) runs.push_back(run);
-  const std::vector<double> t = TimeInTurns(runs, {.threads = bench.threads()});
+  const std::vector<double> t = TimeInTurns(runs, bench.Timing(results));
   const double flops =
       2.0 * static_cast<double>(s.m) * static_cast<double>(s.n) * static_cast<double>(s.k);
   const double peak = bench.PeakFlops(dtype) / t[0];
@@ -143,6 +153,20 @@ double BenchProduct(Bench& bench, const ProductShape& s, DType dtype, Layout lay
     results.versus_onednn[dtype == DType::kBF16][bench.threads() - 1].push_back(t[onednn] / t[1]);
   }
   std::printf("  (peak %.0f)\n", peak * 1e-9);
+  results.report->Add(
+      {{"what", "product"},
+       {"dtype", std::string(NameOf(dtype))},
+       {"layout", kLayoutNames[static_cast<int>(layout)]}},
+      {{"threads", bench.threads()},
+       {"m", s.m},
+       {"n", s.n},
+       {"k", s.k},
+       {"seconds", t[1]},
+       {"flops", flops},
+       {"peak", peak},
+       {"packed_seconds", ta ? NAN : t[2]},
+       {"onednn_seconds", onednn < t.size() ? t[onednn] : NAN},
+       {"onednn_packed_seconds", !ta && onednn + 1 < t.size() ? t[onednn + 1] : NAN}});
   std::fflush(stdout);
   const bool bf16 = dtype == DType::kBF16;
   if (ta) {
@@ -189,7 +213,7 @@ void BenchGrouped(Bench& bench, int64_t experts, int64_t rows, DType dtype, Resu
         GroupedWeightGradient(bench.stream(), {.dy = dy, .x = x, .offsets = offsets, .dw = dw});
       },
       [&] { PackMatrix(bench.stream(), {.b = w, .transpose = true, .packed = packed}); }};
-  const std::vector<double> t = TimeInTurns(runs, {.threads = bench.threads()});
+  const std::vector<double> t = TimeInTurns(runs, bench.Timing(results));
   const double flops = 2.0 * static_cast<double>(tokens * n * k);
   const double peak = bench.PeakFlops(dtype) / t[0], forward = flops / t[1] / peak;
   std::printf(
@@ -198,27 +222,45 @@ void BenchGrouped(Bench& bench, int64_t experts, int64_t rows, DType dtype, Resu
       NameOf(dtype).data(), bench.threads(), experts, rows, n, k, 100 * forward,
       100 * flops / t[2] / peak, t[3] / t[1]);
   std::fflush(stdout);
+  results.report->Add({{"what", "grouped"}, {"dtype", std::string(NameOf(dtype))}},
+                      {{"threads", bench.threads()},
+                       {"experts", experts},
+                       {"rows", rows},
+                       {"n", n},
+                       {"k", k},
+                       {"seconds", t[1]},
+                       {"flops", flops},
+                       {"peak", peak},
+                       {"weight_gradient_seconds", t[2]}});
   const bool bf16 = dtype == DType::kBF16;
   if (rows >= 128) results.grouped_128[bf16] = std::min(results.grouped_128[bf16], forward);
   if (rows == 32) results.grouped_32[bf16] = std::min(results.grouped_32[bf16], forward);
   bench.FreeAll();
 }
 
-// The matrix products of one step of preset bench_cpu outside attention's inner products.
+// The matrix products of one step of preset bench_cpu. Attention's are those of its heads without a
+// causal mask; their right-hand operand is new in each step, so that packing it counts.
 struct StepProduct {
   const char* name;
-  int64_t m, n, k, repeats, experts;
+  int64_t m, n, k, repeats, experts;  // experts: independent products of m rows each; 0: one
+  bool packs = false;
 };
-constexpr int64_t kTokens = 2048;
-constexpr StepProduct kStep[] = {
-    {"q_a", kTokens, 96, 256, 4, 0},          {"q_b", kTokens, 384, 96, 4, 0},
-    {"kv_a", kTokens, 80, 256, 4, 0},         {"kv_b", kTokens, 512, 64, 4, 0},
-    {"o", kTokens, 256, 256, 4, 0},           {"dense gate, up", kTokens, 1024, 256, 2, 0},
-    {"dense down", kTokens, 256, 1024, 1, 0}, {"shared", kTokens, 256, 256, 9, 0},
-    {"experts", 512, 256, 256, 9, 16},        {"head", kTokens, 8192, 256, 1, 0}};
+constexpr int64_t kTokens = 2048, kLayers = 4, kHeads = 64;  // 8 sequences of 8 heads
+constexpr StepProduct kStep[] = {{"q_a", kTokens, 96, 256, kLayers, 0},
+                                 {"q_b", kTokens, 384, 96, kLayers, 0},
+                                 {"kv_a", kTokens, 80, 256, kLayers, 0},
+                                 {"kv_b", kTokens, 512, 64, kLayers, 0},
+                                 {"o", kTokens, 256, 256, kLayers, 0},
+                                 {"attention Q K", 256, 256, 48, kLayers, kHeads, true},
+                                 {"attention P V", 256, 32, 256, kLayers, kHeads, true},
+                                 {"dense gate, up", kTokens, 1024, 256, 2, 0},
+                                 {"dense down", kTokens, 256, 1024, 1, 0},
+                                 {"shared", kTokens, 256, 256, 9, 0},
+                                 {"experts", 512, 256, 256, 9, 16},
+                                 {"head", kTokens, 8192, 256, 1, 0}};
 
-// Forward y = x W^T, input gradient dx = dy W, weight gradient dW += dy^T x; seconds of the three.
-std::vector<double> TimeStepProduct(Bench& bench, const StepProduct& p, DType dtype, double& peak) {
+// Forward y = x W^T, input gradient dx = dy W, weight gradient dW += dy^T x.
+std::vector<std::function<void()>> StepRuns(Bench& bench, const StepProduct& p, DType dtype) {
   const int64_t experts = std::max<int64_t>(1, p.experts), rows = p.m * experts;
   const TensorView x = bench.Random({rows, p.k}, dtype), dy = bench.Random({rows, p.n}, dtype);
   const TensorView w = bench.Random({experts, p.n, p.k}, dtype);
@@ -227,49 +269,46 @@ std::vector<double> TimeStepProduct(Bench& bench, const StepProduct& p, DType dt
   const TensorView offsets = EvenOffsets(bench, experts, p.m);
   const PackedMatrix forward = bench.Pack(w, true), backward = bench.Pack(w, false);
   Stream& stream = bench.stream();
-  std::vector<std::function<void()>> runs = {bench.Peak(dtype)};
-  if (p.experts > 0) {
-    runs.emplace_back(
-        [&] { GroupedMatmul(stream, {.x = x, .w = forward, .offsets = offsets, .y = y}); });
-    runs.emplace_back(
-        [&] { GroupedMatmul(stream, {.x = dy, .w = backward, .offsets = offsets, .y = dx}); });
-    runs.emplace_back(
-        [&] { GroupedWeightGradient(stream, {.dy = dy, .x = x, .offsets = offsets, .dw = dw}); });
-  } else {
-    runs.emplace_back([&] { PackedMatmul(stream, {.a = x, .b = forward, .c = y}); });
-    runs.emplace_back([&] { PackedMatmul(stream, {.a = dy, .b = backward, .c = dx}); });
-    runs.emplace_back([&] {
-      Matmul(
-          stream,
-          {.a = dy, .b = x, .c = dw.Reshape({p.n, p.k}), .transpose_a = true, .accumulate = true});
-    });
+  if (p.experts == 0) {
+    const TensorView dw2 = dw.Reshape({p.n, p.k});
+    return {[=, &stream] { PackedMatmul(stream, {.a = x, .b = forward, .c = y}); },
+            [=, &stream] { PackedMatmul(stream, {.a = dy, .b = backward, .c = dx}); },
+            [=, &stream] {
+              Matmul(stream, {.a = dy, .b = x, .c = dw2, .transpose_a = true, .accumulate = true});
+            }};
   }
-  std::vector<double> t = TimeInTurns(runs, {.threads = bench.threads()});
-  peak = bench.PeakFlops(dtype) / t[0];
-  t.erase(t.begin());
-  bench.FreeAll();
-  return t;
+  const auto grouped = [=, &stream](const TensorView& in, const PackedMatrix& packed,
+                                    const TensorView& out, bool transpose) {
+    if (p.packs) PackMatrix(stream, {.b = w, .transpose = transpose, .packed = packed});
+    GroupedMatmul(stream, {.x = in, .w = packed, .offsets = offsets, .y = out});
+  };
+  return {[=] { grouped(x, forward, y, true); }, [=] { grouped(dy, backward, dx, false); },
+          [=, &stream] {
+            GroupedWeightGradient(stream, {.dy = dy, .x = x, .offsets = offsets, .dw = dw});
+          }};
 }
 
 void BenchReplay(int threads, DType dtype, Results& results) {
   Bench bench(threads);
-  double total_flops = 0, total_seconds = 0, peak_seconds = 0;
-  std::printf(
-      "replay of the matrix products of a bench_cpu step (without attention's inner products), %s, "
-      "%d thr\n",
-      NameOf(dtype).data(), threads);
+  double total_flops = 0, total_seconds = 0, peak_seconds = 0, attention_seconds = 0;
+  std::printf("replay of the matrix products of a bench_cpu step, %s, %d thr\n",
+              NameOf(dtype).data(), threads);
   for (const StepProduct& p : kStep) {
-    double peak = 0;
-    const std::vector<double> t = TimeStepProduct(bench, p, dtype, peak);
+    std::vector<std::function<void()>> runs = StepRuns(bench, p, dtype);
+    runs.insert(runs.begin(), bench.Peak(dtype));
+    const std::vector<double> t = TimeInTurns(runs, bench.Timing(results));
+    const double peak = bench.PeakFlops(dtype) / t[0];
+    bench.FreeAll();
     const double flops =
         2.0 * static_cast<double>(p.m * p.n * p.k * std::max<int64_t>(1, p.experts));
-    const double seconds = (t[0] + t[1] + t[2]) * static_cast<double>(p.repeats);
+    const double seconds = (t[1] + t[2] + t[3]) * static_cast<double>(p.repeats);
     std::printf(
         "  %-15s %5ldx%5ldx%5ld x%2ld  fwd %5.1f%%  dX %5.1f%%  dW %5.1f%% of peak  %7.2f ms\n",
-        p.name, p.m, p.n, p.k, std::max<int64_t>(1, p.experts), 100 * flops / t[0] / peak,
-        100 * flops / t[1] / peak, 100 * flops / t[2] / peak, seconds * 1e3);
+        p.name, p.m, p.n, p.k, std::max<int64_t>(1, p.experts), 100 * flops / t[1] / peak,
+        100 * flops / t[2] / peak, 100 * flops / t[3] / peak, seconds * 1e3);
     std::fflush(stdout);
     total_seconds += seconds;
+    attention_seconds += p.packs ? seconds : 0;
     total_flops += 3 * flops * static_cast<double>(p.repeats);
     peak_seconds += 3 * flops * static_cast<double>(p.repeats) / peak;
   }
@@ -277,6 +316,12 @@ void BenchReplay(int threads, DType dtype, Results& results) {
   std::printf("  all: %.1f GFLOP in %.1f ms, %.1f GF/s, %.1f%% of peak\n", total_flops * 1e-9,
               total_seconds * 1e3, total_flops / total_seconds * 1e-9, 100 * share);
   results.replay[dtype == DType::kBF16] = share;
+  results.report->Add({{"what", "replay"}, {"dtype", std::string(NameOf(dtype))}},
+                      {{"threads", threads},
+                       {"seconds", total_seconds},
+                       {"attention_seconds", attention_seconds},
+                       {"flops", total_flops},
+                       {"peak", total_flops / peak_seconds}});
 }
 
 void PrintGoal(const char* what, double value, double must, double target) {
@@ -317,7 +362,8 @@ void PrintSummary(const Results& r) {
   PrintGoal("replay / peak, bf16", r.replay[1], 0.77, 0.85);
 }
 
-int Main(const std::vector<std::string>& parts) {
+int Main(Report& report) {
+  const std::vector<std::string>& parts = report.parts();
   // Named, or none of its kind was named.
   const auto wanted = [&](const std::string& part, const std::vector<std::string>& kind) {
     const auto named = [&](const std::string& name) {
@@ -330,6 +376,9 @@ int Main(const std::vector<std::string>& parts) {
   std::printf("oneDNN: %s. c is f32; 100%% is the peak of registers-only multiply-adds, same run\n",
               OneDnnVersion().c_str());
   Results results;
+  results.report = &report;
+  if (std::find(parts.begin(), parts.end(), "quick") != parts.end())
+    results.timing = {.rounds = 5, .max_seconds = 0.7, .seconds_per_sample = 0.003};
   for (int threads : {1, 2}) {
     if (!wanted(std::to_string(threads), counts)) continue;
     if (wanted("shapes", kinds)) BenchShapes(threads, results);
@@ -351,5 +400,6 @@ int Main(const std::vector<std::string>& parts) {
 }  // namespace sluice::bench
 
 int main(int argc, char** argv) {
-  return sluice::bench::Main(std::vector<std::string>(argv + 1, argv + argc));
+  sluice::bench::Report report(argc, argv);
+  return sluice::bench::Main(report);
 }

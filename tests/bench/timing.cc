@@ -27,6 +27,7 @@ double ThreadSeconds() {
 }
 
 constexpr int kMinRounds = 3;
+constexpr double kLongSeconds = 0.03;  // so long that nothing needs warming before a sample
 
 struct Sample {
   double seconds = 0, busy_share = 0;
@@ -56,20 +57,26 @@ std::string CpuModel() {
 std::vector<double> TimeInTurns(const std::vector<std::function<void()>>& runs,
                                 const TimingOptions& options) {
   std::vector<int> repeats(runs.size(), 1);
+  std::vector<bool> is_long(runs.size());
   std::vector<std::vector<Sample>> samples(runs.size());
   const double begin = Now();
   for (size_t i = 0; i < runs.size(); ++i) {
+    double start = Now();
     runs[i]();
-    const double start = Now();
-    runs[i]();
-    const double once = std::max(1e-7, Now() - start);
+    double once = std::max(1e-7, Now() - start);
+    is_long[i] = once > kLongSeconds;
+    if (!is_long[i]) {
+      start = Now();
+      runs[i]();
+      once = std::max(1e-7, Now() - start);
+    }
     repeats[i] = std::clamp(static_cast<int>(options.seconds_per_sample / once), 1, 100000);
   }
   for (int round = 0; round < options.rounds; ++round) {
     if (round >= kMinRounds && Now() - begin > options.max_seconds) break;
     for (size_t i = 0; i < runs.size(); ++i) {
       if (options.threads > 1) std::this_thread::sleep_for(std::chrono::milliseconds(3));
-      runs[i]();
+      if (!is_long[i]) runs[i]();
       const double busy_start = ThreadSeconds(), start = Now();
       for (int r = 0; r < repeats[i]; ++r) runs[i]();
       const double seconds = Now() - start, busy = ThreadSeconds() - busy_start;
