@@ -1,0 +1,107 @@
+// The commands that the documents show really run: every fenced block marked ```sh tested, line by
+// line, in a folder of its own that looks like the repository's. Runs are shrunk (a small model, a
+// hundredth of the steps) by a wrapper around the program; everything else is as written.
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/launch/run_program.h"
+#include "tests/support/source_path.h"
+
+namespace sluice::launch {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Block {
+  int line = 0;  // of its first command
+  std::string text;
+};
+
+std::vector<Block> TestedBlocks(const std::string& document) {
+  std::vector<Block> blocks;
+  std::istringstream lines(ReadAll(testing::SourcePath(document)));
+  bool inside = false;
+  int number = 0;
+  for (std::string line; std::getline(lines, line);) {
+    ++number;
+    if (line == "```sh tested") {
+      blocks.push_back({.line = number + 1, .text = ""});
+      inside = true;
+    } else if (line == "```") {
+      inside = false;
+    } else if (inside) {
+      blocks.back().text += line + "\n";
+    }
+  }
+  return blocks;
+}
+
+// train takes a model of a few thousand parameters; `steps=100` becomes `steps=1`.
+constexpr char kWrapper[] = R"(#!/usr/bin/env bash
+arguments=()
+for argument in "$@"; do
+  case $argument in train.steps=*00) argument=${argument%00} ;; esac
+  arguments+=("$argument")
+done
+if [[ $1 == train && " $* " != *" --dry-run "* && " $* " != *" --config "* ]]; then
+  for edit in vocab_size=4096 hidden_size=32 intermediate_size=32 moe_intermediate_size=16 num_hidden_layers=2 \
+    num_attention_heads=2 num_key_value_heads=2 q_lora_rank=16 kv_lora_rank=16; do
+    arguments+=(--set "model.$edit")
+  done
+  arguments+=(--set train.sequence_length=32 --set eval.batches=1 --set compute.threads=1)
+  [[ " $* " == *train.steps=* ]] || arguments+=(--set train.steps=1)
+fi
+exec PROGRAM "${arguments[@]}"
+)";
+
+class Documents : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    dir_ = TestFolder();
+    fs::create_directories(dir_ + "/build");
+    fs::create_directories(dir_ + "/data/mine");
+    fs::create_symlink(testing::SourcePath("launch"), dir_ + "/launch");
+    std::string wrapper = kWrapper;
+    wrapper.replace(wrapper.find("PROGRAM"), 7, SLUICE_BINARY);
+    std::ofstream(dir_ + "/build/sluice") << wrapper;
+    fs::permissions(dir_ + "/build/sluice", fs::perms::owner_all);
+    // What the documents take to be in /data; enough text for a vocabulary of 4096.
+    const std::string novel = ReadAll(testing::SourcePath("data/samples/persuasion.txt"));
+    std::ofstream(dir_ + "/data/mine/a.txt") << novel.substr(0, 300'000);
+    std::ofstream(dir_ + "/data/held_out.txt") << novel.substr(300'000, 20'000);
+    std::ofstream(dir_ + "/other.txt") << novel.substr(320'000, 10'000);
+    std::ofstream(dir_ + "/lines.jsonl") << "{\"text\": \"It was\"}\n";
+  }
+  void TearDown() override { fs::remove_all(dir_); }
+
+  std::string dir_;
+};
+
+TEST_P(Documents, CommandsRun) {
+  const std::vector<Block> blocks = TestedBlocks(GetParam());
+  ASSERT_FALSE(blocks.empty()) << GetParam() << ": found no block marked ```sh tested";
+  for (const Block& block : blocks) {
+    std::string script = block.text;
+    for (size_t at = 0; (at = script.find("/data/", at)) != std::string::npos; at += 6) {
+      const bool absolute = at == 0 || script[at - 1] == ' ' || script[at - 1] == '=';
+      if (absolute) script.insert(at, dir_), at += dir_.size();
+    }
+    std::ofstream(dir_ + "/block.sh") << "set -e -o pipefail\ncd " << dir_ << "\n" << script;
+    const Outcome outcome = RunShell("bash -x " + dir_ + "/block.sh");
+    ASSERT_EQ(outcome.exit_code, 0)
+        << GetParam() << ":" << block.line << ": the block fails\n"
+        << outcome.err.substr(outcome.err.size() > 2000 ? outcome.err.size() - 2000 : 0);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Documents, ::testing::Values("README.md", "docs/running.md"),
+                         [](const auto& info) {
+                           return std::string(info.param) == "README.md" ? "README" : "Running";
+                         });
+
+}  // namespace
+}  // namespace sluice::launch
