@@ -11,7 +11,7 @@
 #include "absl/strings/match.h"
 #include "checkpoints/digest.h"
 #include "checkpoints/memory_file_system.h"
-#include "checkpoints/weight_reader.h"
+#include "checkpoints/huggingface/weight_reader.h"
 #include "kernels/ops/cast.h"
 #include "kernels/reference/low_rank.h"
 #include "tests/support/near.h"
