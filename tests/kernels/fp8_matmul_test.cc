@@ -180,7 +180,8 @@ TEST_P(Fp8MatmulTest, AnExpertWithoutRowsIsNotTouched) {
   const ColumnOperand dy(7, 5, 3, 13), x(7, 6, 3, 15);
   const Tensor dw({3, 5, 6});  // -0 would become 0 if even a 0 were added
   for (int64_t i = 0; i < 90; ++i) dw.SetAt(i, -0.0);
-  Fp8WeightGradient(stream(), {dy.View(), x.View(), Ints({0, 3, 3, 7}), dw});
+  const Tensor offsets = Ints({0, 3, 3, 7});
+  Fp8WeightGradient(stream(), {dy.View(), x.View(), offsets, dw});
   Wait();
   for (int64_t i = 30; i < 60; ++i) EXPECT_TRUE(std::signbit(dw.At(i))) << i;
   EXPECT_NE(dw.At(0), 0);

@@ -16,7 +16,7 @@ TEST(FrozenFlags, TheProgramHasExactlyTheseCommandsAndFlags) {
       {"train", {"--preset", "--config", "--set", "--dry-run"}},
       {"tokenize",
        {"INPUT", "--tokenizer", "--output", "--vocab-size", "--threads", "--strict", "--json",
-        "--ids", "--decode", "--add-special-tokens", "--skip-special-tokens"}},
+        "--ids", "--plain", "--chat", "--decode", "--add-special-tokens", "--skip-special-tokens"}},
       {"eval", {"--checkpoint", "--text", "--batches", "--json"}},
       {"score", {"--checkpoint", "--tokenizer", "--logits", "--gradients", "--json"}},
       {"generate",

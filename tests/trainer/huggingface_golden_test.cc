@@ -145,7 +145,7 @@ TEST(HuggingFaceGoldenMtp, LossAndGradients) {
   HuggingFaceCase golden("deepseek_v3_mtp");
   ASSERT_TRUE(golden.Import().ok());
   const OneRankContext rank;
-  auto loaded = LoadModel(golden.run(), rank.get());
+  auto loaded = LoadModel(golden.run(), rank.get(), LoadFor::kGradients);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   RankModel& model = *loaded->model;
   HostBatch host;
