@@ -98,7 +98,7 @@ const std::vector<Kept>& KeptHeaders() {
       {"google/protobuf/", {"parallel/plan", "data", "checkpoints", "trainer", "launch", "tests"}},
       {"absl/log/", {}},
       {"absl/synchronization/", {}},  // not instrumented for ThreadSanitizer on Debian
-      {"cuda", {"kernels/cuda", "tests/cuda_double"}},
+      {"cuda", {"kernels/cuda", "tests/cuda_double", "tests/cuda"}},
       {"nccl.h", {"parallel/comm/nccl.cc", "tests/cuda_double"}},
   };
   return kKept;

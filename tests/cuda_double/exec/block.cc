@@ -261,11 +261,12 @@ uint8_t* Block::Access(const Context& c, int lane, uint64_t address, size_t byte
         why += "; there: " + Place(races_.conflicting_pc());
       }
     }
-    data = shared_.data() + offset;
+    if (why.empty()) data = shared_.data() + offset;
   } else if (window == kLocalWindow) {
     const uint64_t offset = address & 0xffffffffu, each = launch_.kernel->local_bytes;
     if (offset + bytes > each) why = "outside of the thread's local memory";
-    data = local_.data() + (static_cast<uint64_t>(c.warp.index * kLanes + lane)) * each + offset;
+    const auto thread = static_cast<uint64_t>(c.warp.index * kLanes + lane);
+    if (why.empty()) data = local_.data() + thread * each + offset;
   } else {
     why = launch_.memory->Touch(address, bytes, kind, AccessorOf(c.warp));
     data = reinterpret_cast<uint8_t*>(address);
