@@ -45,6 +45,7 @@ class SlowSchedules : public TinyRunTest {
                                              "train.global_batch=16",
                                              "train.sequence_length=32",
                                              "train.steps=20",
+                                             "eval.batches=1",
                                              "compute.threads=1",
                                              "data.cache_dir=" + dir_ + "/cache",
                                              "run.dir=" + RunDir(name)};
