@@ -11,6 +11,8 @@ std::vector<std::unique_ptr<Command>> AllCommands() {
   commands.push_back(CreateGenerateCommand());
   commands.push_back(CreateImportCommand());
   commands.push_back(CreateInspectCommand());
+  commands.push_back(CreateSimulateCommand());
+  commands.push_back(CreatePlanCommand());
   commands.push_back(CreateDoctorCommand());
   return commands;
 }

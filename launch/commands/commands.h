@@ -15,6 +15,8 @@ std::unique_ptr<Command> CreateScoreCommand();
 std::unique_ptr<Command> CreateGenerateCommand();
 std::unique_ptr<Command> CreateImportCommand();
 std::unique_ptr<Command> CreateInspectCommand();
+std::unique_ptr<Command> CreateSimulateCommand();
+std::unique_ptr<Command> CreatePlanCommand();
 std::unique_ptr<Command> CreateDoctorCommand();
 
 // In the order `sluice help` lists them.

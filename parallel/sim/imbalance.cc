@@ -98,10 +98,12 @@ double Imbalance::Draw(int group, int stage, int microbatch, int layers) const {
 
 RowFactors Imbalance::Factors(std::vector<int> layers_of_stage) const {
   if (sorted_.size() == 1 && sorted_[0] == 1.0) return {};
-  return {
-      [draws = *this, layers = std::move(layers_of_stage)](int group, int stage, int microbatch) {
-        return draws.Draw(group, stage, microbatch, layers[stage]);
-      }};
+  RowFactors factors;
+  factors.worst = [draws = *this, layers = std::move(layers_of_stage)](int group, int stage,
+                                                                       int microbatch) {
+    return draws.Draw(group, stage, microbatch, layers[stage]);
+  };
+  return factors;
 }
 
 }  // namespace sluice::parallel

@@ -47,8 +47,7 @@ double ExchangeSeconds(const ExchangeShape& shape, const Network& network) {
   if (bytes.inside > 0)
     seconds = bytes.inside / network.inside.bytes_per_second + network.inside.latency;
   if (bytes.across > 0) {
-    seconds =
-        std::max(seconds, bytes.across / network.across.bytes_per_second) + network.across.latency;
+    seconds += bytes.across / network.across.bytes_per_second + network.across.latency;
   }
   return seconds;
 }

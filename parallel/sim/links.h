@@ -51,7 +51,9 @@ struct ExchangeShape {
 // stays on the rank.
 ExchangeBytes BytesOf(const ExchangeShape& shape);
 
-// Both link classes work at once: the slower decides, plus the latencies.
+// A row's hops come one after the other, across nodes and then inside: the two times add up. For
+// DeepSeek-V3's layer (4096 tokens, 64 ranks) this gives 3.6 and 7.2 ms with 40 and 160 GB/s; the
+// kernels in its published profile take 4.4 and 6.2 on average.
 double ExchangeSeconds(const ExchangeShape& shape, const Network& network);
 
 // Ring algorithms: (R - 1) / R of `bytes` (the whole array) through the slowest link. A group that

@@ -1,6 +1,8 @@
 #include "parallel/sim/render.h"
 
 #include <algorithm>
+#include <map>
+#include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -41,19 +43,27 @@ std::string DrawGantt(const Timeline& timeline, int width) {
   std::string text;
   const double column = timeline.pipeline_seconds / width;
   for (int rank = 0; rank < timeline.pipe; ++rank) {
-    std::vector<double> filled(width, 0.0);
-    std::string line(width, '.');
+    // Seconds of each letter in each column; what is left of it is idle.
+    std::vector<std::map<char, double>> columns(width);
     for (const ActionSpan& span : timeline.spans[rank]) {
       const int first = std::clamp(static_cast<int>(span.start / column), 0, width - 1);
       const int last = std::clamp(static_cast<int>(span.finish / column), 0, width - 1);
       for (int c = first; c <= last; ++c) {
-        const double share =
-            std::min(span.finish, (c + 1) * column) - std::max(span.start, c * column);
-        const double enough = std::max(filled[c], filled[c] == 0 ? column / 2 : 0.0);
-        if (share < enough || share <= 0) continue;
-        filled[c] = share;
-        line[c] = LookOf(span.action.kind).letter;
+        const double from = std::max(span.start, c * column);
+        const double to = std::min(span.finish, (c + 1) * column);
+        columns[c][LookOf(span.action.kind).letter] += std::max(0.0, to - from);
       }
+    }
+    std::string line(width, '.');
+    for (int c = 0; c < width; ++c) {
+      double busy = 0, most = 0;
+      for (const auto& [letter, seconds] : columns[c]) {
+        busy += seconds;
+        if (seconds <= most) continue;
+        most = seconds;
+        line[c] = letter;
+      }
+      if (busy < column / 2) line[c] = '.';
     }
     absl::StrAppendFormat(&text, "%4d |%s|\n", rank, line);
   }

@@ -52,7 +52,8 @@ class GroupPlayer {
         pipe_(schedule_.num_ranks()),
         cells_(static_cast<size_t>(schedule_.num_stages) * schedule_.num_microbatches),
         slow_(pipe_, 1.0),
-        link_free_(static_cast<size_t>(pipe_) * pipe_, 0.0) {
+        link_free_(static_cast<size_t>(pipe_) * pipe_, 0.0),
+        known_(pipe_) {
     const int data = request.groups * request.members;
     for (const Straggler& straggler : request.stragglers) {
       const int pipe_rank = straggler.rank / data, of = straggler.rank % data / request.members;
@@ -86,7 +87,8 @@ class GroupPlayer {
     return cells_[static_cast<size_t>(stage) * schedule_.num_microbatches + microbatch];
   }
   double RowsOf(int stage, int microbatch) const {
-    return request_.rows.worst ? request_.rows.worst(group_, stage, microbatch) : 1.0;
+    return request_.rows.worst ? request_.rows.worst(group_, stage, microbatch)
+                               : request_.rows.constant;
   }
 
   bool RunUntilStuck(int rank, size_t& step, double& now, Timeline& timeline) {
@@ -99,7 +101,7 @@ class GroupPlayer {
       const double ready = ReadyTime(rank, action);
       if (ready == kNever) break;
       const double start = std::max(ready, now);
-      const LaneTimes times = TimesOf(rank, static_cast<int>(step), action);
+      const LaneTimes times = RememberedTimes(rank, static_cast<int>(step), action);
       now = start + times.seconds;
       RankTimes& sums = timeline.ranks[index];
       sums.compute += times.compute_busy;
@@ -170,6 +172,24 @@ class GroupPlayer {
     return link + costs_.message_latency;
   }
 
+  // Equal chunks take equal time as long as nothing depends on the microbatch.
+  LaneTimes RememberedTimes(int rank, int step, const Action& action) {
+    if (request_.rows.worst) return TimesOf(rank, step, action);
+    const bool steady = step >= steady_[rank].begin && step < steady_[rank].end;
+    const size_t kind = static_cast<size_t>(action.kind);
+    const size_t place = action.kind == ActionKind::kOverlap
+                             ? schedule_.num_stages * size_t{10} +
+                                   static_cast<size_t>(action.stage) * schedule_.num_stages +
+                                   action.backward_stage
+                             : static_cast<size_t>(action.stage) * 10 + kind * 2 + steady;
+    CHECK(action.kind == ActionKind::kOverlap || kind < 4) << "messages are not timed";
+    std::vector<LaneTimes>& known = known_[rank];
+    if (known.empty())
+      known.resize(schedule_.num_stages * (size_t{10} + schedule_.num_stages), {-1, 0, 0});
+    if (known[place].seconds < 0) known[place] = TimesOf(rank, step, action);
+    return known[place];
+  }
+
   LaneTimes TimesOf(int rank, int step, const Action& action) const {
     const ChunkCost& chunk = costs_.stages[action.stage];
     const double rows = RowsOf(action.stage, action.microbatch), slow = slow_[rank];
@@ -230,6 +250,7 @@ class GroupPlayer {
   std::vector<double> slow_;
   std::vector<double> link_free_;  // [from, to]
   std::vector<SteadyRange> steady_;
+  std::vector<std::vector<LaneTimes>> known_;  // [rank][kind of chunk]
 };
 
 absl::Status CheckRequest(const SimulationRequest& request) {

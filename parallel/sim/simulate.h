@@ -20,7 +20,8 @@ namespace sluice::parallel {
 // How unevenly tokens fall on the members of an expert group: the factor on phases that grow with
 // rows, 1 = everybody gets the mean. The slowest member is what the others wait for.
 struct RowFactors {
-  // (group, stage, microbatch) -> rows of the fullest member over the mean; null: 1.
+  double constant = 1;  // where `worst` is null; then equal chunks are timed once: much faster
+  // (group, stage, microbatch) -> rows of the fullest member over the mean.
   std::function<double(int group, int stage, int microbatch)> worst;
 };
 

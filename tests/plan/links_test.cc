@@ -53,8 +53,8 @@ TEST(Links, DeepSeekDispatchByHand) {
   const ExchangeBytes bytes = BytesOf(shape);
   EXPECT_NEAR(bytes.across, 4096 * nodes * 7 / 8 * 7392, 1);
   EXPECT_NEAR(bytes.inside, 4096.0 * 8 * 7 / 8 * 7392, 1);
-  EXPECT_NEAR(ExchangeSeconds(shape, kH800),
-              std::max(bytes.across / 50e9, bytes.inside / 160e9 + 10e-6) + 20e-6, 1e-9);
+  EXPECT_NEAR(ExchangeSeconds(shape, kH800), bytes.across / 50e9 + bytes.inside / 160e9 + 30e-6,
+              1e-9);
   shape.kind = ExchangeKind::kFlat;
   EXPECT_NEAR(BytesOf(shape).across, 4096.0 * 8 * 56 / 64 * 7392, 1);
   EXPECT_NEAR(BytesOf(shape).inside, 4096.0 * 8 * 7 / 64 * 7392, 1);

@@ -1,0 +1,215 @@
+#include "launch/plan_report.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/core/status_macros.h"
+#include "parallel/plan/placement.h"
+
+namespace sluice::launch {
+namespace {
+
+using parallel::Layout;
+using parallel::MemoryUse;
+using parallel::PlanEntry;
+using parallel::PlanRequest;
+using parallel::Plans;
+
+std::string Money(double dollars) {
+  return dollars >= 1e6 ? absl::StrFormat("$%.3fM", dollars / 1e6)
+                        : absl::StrFormat("$%.0f", dollars);
+}
+
+std::string MemoryText(const MemoryUse& use) {
+  const double gb = 1e9;
+  return absl::StrFormat("%5.1f %5.1f %5.1f %5.1f %5.1f %5.1f %6.1f", use.parameters / gb,
+                         use.gradients / gb, use.optimizer / gb, use.activations / gb,
+                         use.communication / gb, use.scratch / gb, use.total() / gb);
+}
+
+Json EntryJson(const PlanEntry& entry) {
+  const Layout& layout = entry.layout;
+  const MemoryUse& use = entry.memory;
+  return {{"mesh", {{"pipe", layout.pipe}, {"data", layout.data}, {"expert", layout.expert}}},
+          {"schedule", layout.schedule},
+          {"chunks", layout.chunks},
+          {"microbatch", layout.microbatch},
+          {"microbatches", layout.microbatches},
+          {"precision", std::string(parallel::NameOf(layout.precision))},
+          {"recompute", layout.recompute.ToString()},
+          {"zero", layout.zero},
+          {"step_seconds", entry.step_seconds},
+          {"bubble", entry.bubble},
+          {"exposed_communication", entry.exposed},
+          {"tokens_per_second_rank", entry.tokens_per_second_rank},
+          {"utilisation", entry.utilisation},
+          {"days", entry.days},
+          {"device_hours", entry.device_hours},
+          {"dollars", entry.dollars},
+          {"fullest_rank", entry.fullest_rank},
+          {"memory_bytes",
+           {{"parameters", use.parameters},
+            {"gradients", use.gradients},
+            {"optimizer", use.optimizer},
+            {"activations", use.activations},
+            {"communication", use.communication},
+            {"scratch", use.scratch},
+            {"total", use.total()}}}};
+}
+
+// A device's share of the network a token's rows cross, and what a perfect machine would take.
+std::string Heading(const PlanRequest& request) {
+  const parallel::Cluster& cluster = request.cluster;
+  return absl::StrFormat(
+      "%s: %d x %d %s, %.0f GB each (%.0f reserved)\nmodel: %.1fB parameters, %.1f GFLOP a token; "
+      "batch %d x %d\n",
+      cluster.name, cluster.nodes, cluster.network.ranks_per_node, cluster.device.name,
+      cluster.device.memory_bytes / 1e9, cluster.device.reserved_bytes / 1e9,
+      request.model.parameters / 1e9, request.model.flops_per_token / 1e9, request.global_batch,
+      request.model.sequence_length);
+}
+
+}  // namespace
+
+std::string PlansText(const PlanRequest& request, const Plans& plans) {
+  std::string text = Heading(request);
+  absl::StrAppendFormat(&text, "%d layouts tried, %d fit\n\n", plans.tried, plans.num_fitting);
+  absl::StrAppendFormat(&text, "%-3s %4s %4s %4s %-12s %3s %4s %5s %-18s | %8s %6s %6s %7s %5s", "",
+                        "pipe", "data", "exp", "schedule", "mb", "n", "prec", "recompute", "step s",
+                        "bubble", "expos", "tok/s", "util");
+  absl::StrAppendFormat(&text, " | %5s %5s %5s %5s %5s %5s %6s GB", "param", "grad", "optim",
+                        "activ", "comm", "scr", "total");
+  if (request.tokens > 0) absl::StrAppendFormat(&text, " | %6s %9s %9s", "days", "hours", "cost");
+  text += "\n";
+  int place = 0;
+  for (const PlanEntry& entry : plans.fitting) {
+    const Layout& layout = entry.layout;
+    const std::string schedule =
+        layout.chunks > 1 ? absl::StrCat(layout.schedule, " x", layout.chunks) : layout.schedule;
+    absl::StrAppendFormat(
+        &text, "%-3d %4d %4d %4d %-12s %3d %4d %5s %-18s | %8.3f %5.1f%% %5.1f%% %7.0f %4.1f%%",
+        ++place, layout.pipe, layout.data, layout.expert, schedule.substr(0, 14), layout.microbatch,
+        layout.microbatches, parallel::NameOf(layout.precision), layout.recompute.ToString(),
+        entry.step_seconds, 100 * entry.bubble, 100 * entry.exposed, entry.tokens_per_second_rank,
+        100 * entry.utilisation);
+    absl::StrAppend(&text, " | ", MemoryText(entry.memory), "   ");
+    if (request.tokens > 0) {
+      absl::StrAppendFormat(&text, " | %6.1f %8.0fK %9s", entry.days, entry.device_hours / 1e3,
+                            Money(entry.dollars));
+    }
+    text += "\n";
+  }
+  if (!plans.refused.empty()) text += "\nwhy not:\n";
+  for (const auto& [why, count] : plans.refused)
+    absl::StrAppendFormat(&text, "  %6d  %s\n", count, why);
+  if (plans.fitting.empty() && !plans.nearest.empty()) {
+    text += "\nnearest to fitting:\n";
+    for (const PlanEntry& entry : plans.nearest)
+      absl::StrAppend(&text, "  ", entry.layout.ToString(), ": ", entry.why_not, "\n");
+  }
+  return text;
+}
+
+Json PlansJson(const PlanRequest& request, const Plans& plans) {
+  Json fitting = Json::array(), refused = Json::object();
+  for (const PlanEntry& entry : plans.fitting) fitting.push_back(EntryJson(entry));
+  for (const auto& [why, count] : plans.refused) refused[why] = count;
+  return {{"cluster", request.cluster.name},
+          {"ranks", request.cluster.num_ranks()},
+          {"tried", plans.tried},
+          {"fit", plans.num_fitting},
+          {"plans", fitting},
+          {"refused", refused}};
+}
+
+absl::StatusOr<std::string> PlacementText(const PlanRequest& request, const Layout& layout) {
+  std::map<int, std::vector<double>> rows_of_layer;  // summed over steps
+  for (const parallel::RouteCounts& counts : request.routes) {
+    std::vector<double>& sum = rows_of_layer[counts.layer];
+    sum.resize(counts.rows.size());
+    for (size_t e = 0; e < sum.size(); ++e) sum[e] += static_cast<double>(counts.rows[e]);
+  }
+  const int ranks = layout.expert, experts = request.model.experts;
+  const int nodes = parallel::GroupShape{ranks, 1}.nodes(request.cluster.network.ranks_per_node);
+  std::string text = absl::StrFormat(
+      "\nexpert placement on %d ranks of %d nodes, fullest rank over mean:\n%6s %9s %9s %9s\n",
+      ranks, nodes, "layer", "in order", "packed", "+1 copy");
+  double sums[3] = {0, 0, 0};
+  for (const auto& [layer, rows] : rows_of_layer) {
+    ASSIGN_OR_RETURN(const auto naive, parallel::PlaceInOrder(rows, ranks));
+    parallel::PlacementShape shape{experts, request.model.groups, nodes, ranks};
+    ASSIGN_OR_RETURN(const auto packed, parallel::PlaceExperts(rows, shape));
+    shape.replicas += ranks;
+    ASSIGN_OR_RETURN(const auto copied, parallel::PlaceExperts(rows, shape));
+    const double worst[3] = {WorstOverMean(naive), WorstOverMean(packed), WorstOverMean(copied)};
+    for (int i = 0; i < 3; ++i) sums[i] += worst[i];
+    absl::StrAppendFormat(&text, "%6d %9.3f %9.3f %9.3f\n", layer, worst[0], worst[1], worst[2]);
+  }
+  const double layers = static_cast<double>(rows_of_layer.size());
+  absl::StrAppendFormat(&text, "%6s %9.3f %9.3f %9.3f\n", "mean", sums[0] / layers,
+                        sums[1] / layers, sums[2] / layers);
+  return text;
+}
+
+std::string PublishedText(const std::vector<PublishedCheck>& checks, double expert_cv) {
+  std::string text = absl::StrFormat(
+      "# step seconds; one set of constants for all (launch/clusters); real routing: expert load "
+      "spread %.2f\n# left-out: times the geometric mean of published / predicted of all other "
+      "rows\n%-32s %9s %9s %7s %9s %7s %7s %6s %6s\n",
+      expert_cv, "run", "predicted", "published", "error", "left-out", "error", "target", "bubble",
+      "expos");
+  std::vector<double> errors, left_out;
+  for (const PublishedCheck& check : checks) {
+    if (!check.not_checkable.empty()) continue;
+    const std::string target =
+        check.run.target() > 0 ? absl::StrFormat("%.0f%%", 100 * check.run.target()) : "-";
+    absl::StrAppendFormat(&text, "%-32s %9.2f %9.2f %+6.1f%% %9.2f %+6.1f%% %7s %5.1f%% %5.1f%%\n",
+                          check.run.name(), check.predicted.step_seconds, check.published_seconds,
+                          100 * check.error(), check.left_out_seconds, 100 * check.left_out_error(),
+                          target, 100 * check.predicted.bubble, 100 * check.predicted.exposed);
+    errors.push_back(std::abs(check.error()));
+    left_out.push_back(std::abs(check.left_out_error()));
+    if (check.run.published_dollars() > 0) {
+      absl::StrAppendFormat(&text, "%-32s %8.0fK %8.0fK device hours, %s predicted, %s published\n",
+                            "", check.predicted.device_hours / 1e3,
+                            check.run.published_device_hours() / 1e3,
+                            Money(check.predicted.dollars), Money(check.run.published_dollars()));
+    }
+  }
+  std::sort(errors.begin(), errors.end());
+  std::sort(left_out.begin(), left_out.end());
+  if (!errors.empty()) {
+    absl::StrAppendFormat(&text, "median error %.1f%%, left-out %.1f%%\n",
+                          100 * errors[errors.size() / 2], 100 * left_out[left_out.size() / 2]);
+  }
+  for (const PublishedCheck& check : checks) {
+    if (!check.not_checkable.empty())
+      absl::StrAppend(&text, check.run.name(), ": not checkable, ", check.not_checkable, "\n");
+    if (check.run.has_remark())
+      absl::StrAppend(&text, check.run.name(), ": ", check.run.remark(), "\n");
+  }
+  return text;
+}
+
+Json PublishedJson(const std::vector<PublishedCheck>& checks) {
+  Json rows = Json::array();
+  for (const PublishedCheck& check : checks) {
+    Json row = {{"name", check.run.name()}, {"source", check.run.source()}};
+    if (!check.not_checkable.empty()) {
+      row["not_checkable"] = check.not_checkable;
+    } else {
+      row["predicted_seconds"] = check.predicted.step_seconds;
+      row["published_seconds"] = check.published_seconds;
+      row["error"] = check.error();
+      row["left_out_error"] = check.left_out_error();
+      row["target"] = check.run.target();
+    }
+    rows.push_back(row);
+  }
+  return {{"runs", rows}};
+}
+
+}  // namespace sluice::launch

@@ -1,0 +1,107 @@
+#include "parallel/plan/cluster.h"
+
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/core/status_macros.h"
+
+namespace sluice::parallel {
+namespace {
+
+absl::Status Positive(absl::string_view field, double value) {
+  if (value > 0 && std::isfinite(value)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("cluster: ", field, ": found ", value, ", wanted a number above 0"));
+}
+
+absl::Status Share(absl::string_view field, double value) {
+  if (value > 0 && value <= 1) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("cluster: ", field, ": found ", value, ", wanted more than 0, at most 1"));
+}
+
+double Or(bool has, double value, double otherwise) { return has ? value : otherwise; }
+
+absl::StatusOr<Device> ToDevice(const DeviceProto& p) {
+  Device d;
+  d.name = p.name();
+  d.peak_fp8 = p.peak_fp8_flops();
+  d.peak_bf16 = p.peak_bf16_flops();
+  d.peak_fp32 = p.peak_fp32_flops();
+  d.sustained_clock = Or(p.has_sustained_clock(), p.sustained_clock(), 1);
+  d.product_efficiency = Or(p.has_product_efficiency(), p.product_efficiency(), 1);
+  d.core_forward_efficiency = Or(p.has_core_forward_efficiency(), p.core_forward_efficiency(), 1);
+  d.core_backward_efficiency =
+      Or(p.has_core_backward_efficiency(), p.core_backward_efficiency(), 1);
+  d.memory_bytes_per_second = p.memory_bytes_per_second();
+  d.memory_efficiency = Or(p.has_memory_efficiency(), p.memory_efficiency(), 1);
+  d.op_seconds = p.op_seconds();
+  d.memory_bytes = p.memory_bytes();
+  d.reserved_bytes = p.reserved_bytes();
+  RETURN_IF_ERROR(Positive("device.peak_bf16_flops", d.peak_bf16));
+  RETURN_IF_ERROR(Positive("device.memory_bytes_per_second", d.memory_bytes_per_second));
+  RETURN_IF_ERROR(Positive("device.memory_bytes", d.memory_bytes));
+  RETURN_IF_ERROR(Share("device.sustained_clock", d.sustained_clock));
+  RETURN_IF_ERROR(Share("device.product_efficiency", d.product_efficiency));
+  RETURN_IF_ERROR(Share("device.core_forward_efficiency", d.core_forward_efficiency));
+  RETURN_IF_ERROR(Share("device.core_backward_efficiency", d.core_backward_efficiency));
+  RETURN_IF_ERROR(Share("device.memory_efficiency", d.memory_efficiency));
+  const int all = p.multiprocessors(), taken = p.exchange_multiprocessors();
+  if (taken < 0 || (taken > 0 && taken >= all)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("cluster: device.exchange_multiprocessors: found ", taken,
+                     ", wanted fewer than device.multiprocessors = ", all));
+  }
+  if (taken > 0) d.compute_factor_in_overlap = static_cast<double>(all) / (all - taken);
+  return d;
+}
+
+}  // namespace
+
+absl::string_view NameOf(Precision precision) {
+  switch (precision) {
+    case Precision::kFp32:
+      return "FP32";
+    case Precision::kBf16:
+      return "BF16";
+    case Precision::kFp8:
+      return "FP8";
+  }
+  return "?";
+}
+
+double Device::peak(Precision precision) const {
+  switch (precision) {
+    case Precision::kFp32:
+      return peak_fp32 > 0 ? peak_fp32 : peak_bf16 / 2;
+    case Precision::kBf16:
+      return peak_bf16;
+    case Precision::kFp8:
+      return peak_fp8 > 0 ? peak_fp8 : peak_bf16;
+  }
+  return peak_bf16;
+}
+
+absl::StatusOr<Cluster> ToCluster(const ClusterProto& proto) {
+  Cluster cluster;
+  ASSIGN_OR_RETURN(cluster.device, ToDevice(proto.device()));
+  cluster.name = proto.name();
+  cluster.nodes = proto.has_nodes() ? proto.nodes() : 1;
+  cluster.network.ranks_per_node = proto.has_ranks_per_node() ? proto.ranks_per_node() : 1;
+  if (cluster.nodes < 1 || cluster.network.ranks_per_node < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("cluster: found ", cluster.nodes, " nodes of ",
+                                                   cluster.network.ranks_per_node,
+                                                   " ranks, wanted each at least 1"));
+  }
+  cluster.network.inside = {proto.inside().bytes_per_second(), proto.inside().latency_seconds()};
+  cluster.network.across = {proto.across().bytes_per_second(), proto.across().latency_seconds()};
+  if (cluster.network.ranks_per_node > 1)
+    RETURN_IF_ERROR(Positive("inside.bytes_per_second", proto.inside().bytes_per_second()));
+  if (cluster.nodes > 1)
+    RETURN_IF_ERROR(Positive("across.bytes_per_second", proto.across().bytes_per_second()));
+  cluster.dollars_per_device_hour = proto.dollars_per_device_hour();
+  cluster.cores_per_node = proto.cores_per_node();
+  return cluster;
+}
+
+}  // namespace sluice::parallel

@@ -1,0 +1,40 @@
+// A machine as the planner computes on it. Field by field parallel/plan/cluster.proto.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "parallel/plan/cluster.pb.h"
+#include "parallel/sim/links.h"
+
+namespace sluice::parallel {
+
+enum class Precision : uint8_t { kFp32, kBf16, kFp8 };
+absl::string_view NameOf(Precision precision);
+
+struct Device {
+  std::string name;
+  double peak_fp8 = 0, peak_bf16 = 0, peak_fp32 = 0;
+  double sustained_clock = 1, product_efficiency = 1;
+  double core_forward_efficiency = 1, core_backward_efficiency = 1;
+  double memory_bytes_per_second = 1, memory_efficiency = 1, op_seconds = 0;
+  double compute_factor_in_overlap = 1;  // multiprocessors / (those without the exchange's)
+  double memory_bytes = 0, reserved_bytes = 0;
+
+  double peak(Precision precision) const;
+};
+
+struct Cluster {
+  std::string name;
+  Device device;
+  int nodes = 1;
+  Network network;
+  double dollars_per_device_hour = 0;
+  int cores_per_node = 0;
+  int num_ranks() const { return nodes * network.ranks_per_node; }
+};
+
+// INVALID_ARGUMENT: field, found, wanted.
+absl::StatusOr<Cluster> ToCluster(const ClusterProto& proto);
+
+}  // namespace sluice::parallel

@@ -1,0 +1,214 @@
+// The planner on toy models, by hand and by what must hold.
+#include "parallel/plan/plan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numeric>
+
+namespace sluice::parallel {
+namespace {
+
+// One product of 2 H^2 a token and layer, nothing else: times can be written down.
+ModelWork ToyModel(int layers, int experts) {
+  ModelWork model;
+  LayerWork layer;
+  layer.attention.product_flops = 2e6;
+  layer.attention.weights = 1e6;
+  layer.dense_parameters = 1e6;
+  layer.kept.rest = 1000;
+  if (experts > 0) {
+    layer.is_moe = true;
+    layer.expert.product_flops = 3e6;
+    layer.expert.weights = layer.expert_parameters = 1.5e6;
+    layer.kept_row.rest = 500;
+  }
+  model.layers.assign(layers, layer);
+  model.hidden = 1000;
+  model.sequence_length = 100;
+  model.experts = experts;
+  model.experts_per_token = experts > 0 ? 2 : 0;
+  model.flops_per_token = 6e6 * layers;
+  return model;
+}
+
+Cluster ToyCluster(int nodes) {
+  Cluster cluster;
+  cluster.nodes = nodes;
+  cluster.network = {4, {1e9, 0}, {1e8, 0}};
+  cluster.device.peak_bf16 = 1e12;
+  cluster.device.memory_bytes_per_second = 1e15;  // memory costs next to nothing
+  cluster.device.memory_bytes = 1e9;
+  cluster.dollars_per_device_hour = 2;
+  return cluster;
+}
+
+PlanRequest Toy(int layers, int experts, int nodes, int batch) {
+  PlanRequest request;
+  request.model = ToyModel(layers, experts);
+  request.cluster = ToyCluster(nodes);
+  request.global_batch = batch;
+  request.tokens = 1e9;
+  return request;
+}
+
+TEST(Plan, OneRankIsItsProductsAndOptimizer) {
+  PlanRequest request = Toy(3, 0, 1, 8);
+  Layout layout;
+  PlanCache schedules;
+  const PlanEntry entry = Evaluate(request, layout, schedules, Detail::kFull).value();
+  const double step = 3.0 * 3 * 2e6 * 100 * 8 / 1e12;
+  EXPECT_NEAR(entry.step_seconds, step, 1e-3 * step);
+  EXPECT_EQ(entry.layout.microbatches, 8);
+  EXPECT_NEAR(entry.tokens_per_second_rank, 800 / step, 1e-3 * 800 / step);
+  EXPECT_NEAR(entry.utilisation, 1.0, 1e-3);
+  EXPECT_NEAR(entry.device_hours, 1e9 / 800 * step / 3600, 1e-3 * entry.device_hours);
+  EXPECT_NEAR(entry.dollars, 2 * entry.device_hours, 1e-9);
+  // BF16: values, FP32 gradients, master and two moments; one microbatch of kept elements, its
+  // input, and three rows of H at the head.
+  EXPECT_DOUBLE_EQ(entry.memory.parameters, 3e6 * 2);
+  EXPECT_DOUBLE_EQ(entry.memory.gradients, 3e6 * 4);
+  EXPECT_DOUBLE_EQ(entry.memory.optimizer, 3e6 * 12);
+  EXPECT_DOUBLE_EQ(entry.memory.activations, (3 * 1000 + 1000 + 3000) * 100 * 2.0);
+}
+
+TEST(Plan, AxesDivideWhatTheyShould) {
+  PlanRequest request = Toy(4, 8, 2, 64);
+  PlanCache schedules;
+  Layout layout;
+  layout.data = 8;
+  layout.expert = 4;
+  const MemoryUse use = Evaluate(request, layout, schedules, Detail::kFull).value().memory;
+  const double dense = 4e6, experts = 4 * 2 * 1.5e6;  // two experts of eight
+  EXPECT_DOUBLE_EQ(use.parameters, (dense + experts) * 2);
+  EXPECT_DOUBLE_EQ(use.optimizer, 12 * (dense / 8 + experts / 2));
+  layout.zero = 3;
+  const MemoryUse three = Evaluate(request, layout, schedules, Detail::kFull).value().memory;
+  EXPECT_DOUBLE_EQ(three.parameters, 2 * (dense / 8 + experts / 2));
+  EXPECT_DOUBLE_EQ(three.gradients, 4 * (dense / 8 + experts / 2));
+  layout.zero = 1;
+  layout.pipe = 2;
+  layout.data = 4;
+  const PlanEntry piped = Evaluate(request, layout, schedules, Detail::kFull).value();
+  EXPECT_DOUBLE_EQ(piped.memory.parameters, (dense + experts) / 2 * 2);
+}
+
+TEST(Plan, DualPipeHoldsEverythingTwice) {
+  PlanRequest request = Toy(4, 0, 1, 16);
+  request.cluster.network.ranks_per_node = 2;
+  PlanCache schedules;
+  Layout layout;
+  layout.pipe = 2;
+  const PlanEntry once = Evaluate(request, layout, schedules, Detail::kFull).value();
+  layout.schedule = "dualpipe";
+  const PlanEntry twice = Evaluate(request, layout, schedules, Detail::kFull).value();
+  EXPECT_DOUBLE_EQ(twice.memory.parameters, 2 * once.memory.parameters);
+  EXPECT_DOUBLE_EQ(twice.memory.optimizer, once.memory.optimizer) << "cut over both copies";
+}
+
+TEST(Plan, RowsOfTheFullestRankCostMemory) {
+  PlanRequest request = Toy(2, 8, 1, 8);
+  PlanCache schedules;
+  Layout layout;
+  layout.data = layout.expert = 4;
+  const PlanEntry even = Evaluate(request, layout, schedules, Detail::kFull).value();
+  // Rank 0 has half of all rows: twice the mean.
+  request.routes = {{0, 0, {40, 40, 10, 10, 20, 20, 10, 10}}};
+  const PlanEntry uneven = Evaluate(request, layout, schedules, Detail::kFull).value();
+  // Two layers of which each strays alone: 1 / sqrt(2) of the excess.
+  const double rows = 200, layers = 2, excess = 40.0 * 2 / 40 - 1;
+  EXPECT_NEAR(uneven.memory.activations - even.memory.activations,
+              layers * rows * 500 * 2 * excess / std::sqrt(2.0), 1e-6);
+  EXPECT_GT(uneven.step_seconds, even.step_seconds);
+}
+
+TEST(Plan, SaysWhyNot) {
+  PlanRequest request = Toy(4, 8, 1, 64);
+  PlanCache schedules;
+  Layout layout;
+  layout.data = 4;
+  layout.expert = 3;
+  EXPECT_THAT(std::string(Evaluate(request, layout, schedules, Detail::kFull).status().message()),
+              ::testing::HasSubstr("expert: found 3, wanted a divisor"));
+  layout.expert = 4;
+  request.cluster.device.memory_bytes = 1e6;
+  EXPECT_THAT(Evaluate(request, layout, schedules, Detail::kFull).value().why_not,
+              ::testing::HasSubstr("memory: rank 0 of the pipeline needs"));
+  request.cluster.device.memory_bytes = 1e9;
+  request.max_days = 1e-9;
+  EXPECT_THAT(Evaluate(request, layout, schedules, Detail::kFull).value().why_not,
+              ::testing::HasSubstr("deadline"));
+  layout.schedule = "interleaved";
+  layout.chunks = 2;
+  layout.pipe = 3;
+  layout.data = layout.expert = 1;
+  EXPECT_FALSE(Evaluate(request, layout, schedules, Detail::kFull).ok()) << "64 over 3 ranks";
+}
+
+TEST(Plan, SplitIsTheBestOfAll) {
+  const std::vector<double> seconds = {1, 1, 1, 2, 2, 2, 2, 1};
+  const auto worst = [&](const std::vector<StageShare>& stages, double head) {
+    double most = 0;
+    for (const StageShare& s : stages) {
+      const auto first = seconds.begin() + s.first_layer;
+      most = std::max(most, std::accumulate(first, first + s.num_layers, 0.0) + head * s.has_head);
+    }
+    return most;
+  };
+  EXPECT_DOUBLE_EQ(worst(SplitByCost(seconds, 0, 3, HeadAlone::kNever).value(), 0), 5);
+  EXPECT_DOUBLE_EQ(worst(SplitByCost(seconds, 5, 4, HeadAlone::kNever).value(), 5), 6);
+  EXPECT_DOUBLE_EQ(worst(SplitByCost(seconds, 5, 4, HeadAlone::kAllowed).value(), 5), 5);
+  EXPECT_FALSE(SplitByCost(seconds, 0, 9, HeadAlone::kNever).ok());
+}
+
+// Every fitting layout that one could write down by hand is no faster than the first.
+TEST(Plan, SearchFindsTheFastest) {
+  PlanRequest request = Toy(8, 8, 2, 64);
+  request.expert_cv = 0.3;
+  const Plans plans = MakePlans(request, 5);
+  ASSERT_EQ(plans.fitting.size(), 5u);
+  EXPECT_GT(plans.tried, 200);
+  PlanCache schedules;
+  for (const char* schedule : {"1f1b", "zb_h1", "dualpipe"}) {
+    for (const int pipe : {1, 2, 4}) {
+      for (const int expert : {1, 2}) {
+        Layout layout;
+        layout.pipe = pipe;
+        layout.data = 8 / pipe;
+        layout.expert = expert;
+        layout.schedule = schedule;
+        const auto entry = Evaluate(request, layout, schedules, Detail::kFull);
+        if (!entry.ok() || !entry->why_not.empty()) continue;
+        EXPECT_GE(entry->step_seconds, plans.fitting[0].step_seconds * (1 - 1e-9));
+      }
+    }
+  }
+  for (size_t i = 1; i < plans.fitting.size(); ++i)
+    EXPECT_GE(plans.fitting[i].step_seconds, plans.fitting[i - 1].step_seconds);
+  request.cluster.device.memory_bytes = 1e5;
+  const Plans none = MakePlans(request, 5);
+  EXPECT_TRUE(none.fitting.empty());
+  EXPECT_FALSE(none.nearest.empty());
+  EXPECT_GT(none.refused.at("memory"), 0);
+}
+
+TEST(Cluster, BadNumbersAreNamed) {
+  ClusterProto proto;
+  EXPECT_THAT(std::string(ToCluster(proto).status().message()),
+              ::testing::HasSubstr("device.peak_bf16_flops: found 0"));
+  proto.mutable_device()->set_peak_bf16_flops(1e12);
+  proto.mutable_device()->set_memory_bytes_per_second(1e12);
+  proto.mutable_device()->set_memory_bytes(1e9);
+  proto.set_nodes(2);
+  EXPECT_THAT(std::string(ToCluster(proto).status().message()),
+              ::testing::HasSubstr("across.bytes_per_second"));
+  proto.mutable_across()->set_bytes_per_second(1e9);
+  EXPECT_TRUE(ToCluster(proto).ok());
+  proto.mutable_device()->set_sustained_clock(1.5);
+  EXPECT_THAT(std::string(ToCluster(proto).status().message()),
+              ::testing::HasSubstr("device.sustained_clock: found 1.5"));
+}
+
+}  // namespace
+}  // namespace sluice::parallel
