@@ -7,7 +7,8 @@
 namespace sluice::kernels {
 
 void GatherRows(Stream& stream, const GatherRowsArgs& args) {
-  const DType dtype = CheckFloat("GatherRows.x", args.x);
+  const DType dtype =
+      args.x.dtype() == DType::kU8 ? DType::kU8 : CheckFloat("GatherRows.x", args.x);
   CHECK_EQ(args.x.shape().rank(), 2);
   CHECK_EQ(args.index.shape().rank(), 1);
   CheckTensor(stream, "GatherRows.x", args.x, args.x.shape(), dtype);

@@ -9,7 +9,7 @@ namespace sluice::kernels {
 
 // y[r] = x[index[r]]; any row may be read any number of times.
 struct GatherRowsArgs {
-  ConstTensorView x;      // [*, H] f32 | bf16; rows may be strided
+  ConstTensorView x;      // [*, H] f32 | bf16 | u8; rows may be strided
   ConstTensorView index;  // [R] i32
   TensorView y;           // [R, H] same dtype
 };

@@ -51,7 +51,7 @@ class TokenExchange {
   // Makes the plan from expert_of [T, K] i32 (ascending along K). Communicates counts and waits for
   // them.
   virtual absl::Status Plan(ConstTensorView expert_of, Stream& stream, ExchangePlan& plan) = 0;
-  // rows [R, H] in expert order = x [T, H] of all ranks.
+  // rows [R, H] in expert order = x [T, H] of all ranks; any dtype that GatherRows takes.
   virtual absl::Status Dispatch(const ExchangePlan& plan, ConstTensorView x, TensorView rows,
                                 Stream& stream) = 0;
   // returned [T K, H] = the experts' outputs `rows` [R, H] back at their source, in sent order

@@ -210,7 +210,8 @@ RunRecord RunLayout(RunConfig config, const Layout& layout, int steps, const Wra
   return record;
 }
 
-std::vector<std::string> CompareFirstStep(const RunRecord& one, const RunRecord& other) {
+std::vector<std::string> CompareFirstStep(const RunRecord& one, const RunRecord& other,
+                                          double relative) {
   std::vector<std::string> found;
   const auto exact = [&](const char* what, double a, double b) {
     if (a != b) found.push_back(absl::StrCat(what, ": 1 rank ", a, ", here ", b));
@@ -242,11 +243,11 @@ std::vector<std::string> CompareFirstStep(const RunRecord& one, const RunRecord&
     std::vector<float> difference(gradient.size());
     for (size_t i = 0; i < gradient.size(); ++i) difference[i] = there->second[i] - gradient[i];
     const double error = Norm(difference),
-                 bound = 1e-5 * Norm(gradient) + 1e-8 * std::sqrt(squares);
+                 bound = relative * Norm(gradient) + 1e-8 * std::sqrt(squares);
     if (!(error <= bound))
       found.push_back(absl::StrCat("gradient ", name, ": off by ", error, ", bound ", bound));
   }
-  if (!(std::abs(a.grad_norm - b.grad_norm) <= 1e-5 * a.grad_norm)) {
+  if (!(std::abs(a.grad_norm - b.grad_norm) <= relative * a.grad_norm)) {
     found.push_back(absl::StrCat("grad_norm: 1 rank ", a.grad_norm, ", here ", b.grad_norm));
   }
   return found;

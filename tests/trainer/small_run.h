@@ -50,6 +50,8 @@ RunRecord RunLayout(RunConfig config, const Layout& layout, int steps,
 // What differs between a run and the run of one rank, in the words a user would read; empty if
 // nothing does. Step 1: losses and every row must agree to the bit; each gradient within 1e-5 of
 // its norm plus 1e-8 of the norm of all; the gradient norm within 1e-5.
-std::vector<std::string> CompareFirstStep(const RunRecord& one_rank, const RunRecord& other);
+// `relative` stands for 1e-5.
+std::vector<std::string> CompareFirstStep(const RunRecord& one_rank, const RunRecord& other,
+                                          double relative = 1e-5);
 
 }  // namespace sluice::trainer

@@ -2,6 +2,7 @@
 // allocated.
 #include <cstdlib>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -93,16 +94,25 @@ struct Bytes {
 
 // `copies`: ranks of the pipe that hold the same stages and share their optimizer state.
 Bytes BytesOf(const Built& built, const RunConfig& config, int copies) {
-  const bool bf16 = config.compute().precision() == "BF16";
+  const bool bf16 = config.compute().precision() != "FP32";
   const double value = bf16 ? 2 : 4, moments = config.train().moment_dtype() == "BF16" ? 4 : 8;
   const double data = config.mesh().data() * copies, expert_data = data / config.mesh().expert();
+  std::set<const Parameter*> fp8;
+  for (const auto& stage : built.stages) {
+    for (const Linear* linear : stage->linears()) {
+      if (linear->may_be_fp8()) fp8.insert(&linear->weight());
+    }
+  }
   Bytes bytes;
   for (const auto& parameter : built.store.parameters()) {
     const double n = static_cast<double>(parameter->shape.num_elements());
     const double shards = parameter->group == ParameterGroup::kDense ? data : expert_data;
     const bool packed = !parameter->is_norm;
-    bytes.parameters +=
-        n * value * (packed ? 3 : 1);  // as gathered, packed for forward and for backward
+    // As gathered, then packed for forward and for backward, or in FP8 a byte and the scales each.
+    const double copies = config.compute().precision() == "FP8" && fp8.contains(parameter.get())
+                              ? 2 * (n + 4 * static_cast<double>(NumFp8Scales(*parameter)))
+                              : 2 * n * value;
+    bytes.parameters += n * value + (packed ? copies : 0);
     if (!parameter->trained) continue;
     bytes.gradients += n * 4;
     bytes.optimizer += n * (moments + (bf16 ? 4 : 0)) / shards;

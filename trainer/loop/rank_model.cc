@@ -16,7 +16,7 @@ namespace sluice::trainer {
 namespace {
 
 DType ComputeDType(const RunConfig& config) {
-  return config.compute().precision() == "BF16" ? DType::kBF16 : DType::kF32;
+  return config.compute().precision() == "FP32" ? DType::kF32 : DType::kBF16;
 }
 
 int NumGates(const ModelConfig& config) {
@@ -34,6 +34,7 @@ RankModel::RankModel(const RunConfig& config, const RankContext& rank,
       mesh_(mesh),
       world_(rank.world),
       device_(*rank.device),
+      fp8_(MakeFp8Options(config)),
       num_gates_(NumGates(config.model())) {
   pool_ = std::make_unique<ActivationPool>(
       device_, [world = world_](const absl::Status& why) { world->Abort(why); }, nullptr);
@@ -106,8 +107,13 @@ absl::Status RankModel::BuildStages() {
   stage_by_index_.assign(num_stages, nullptr);
   for (const int stage : schedule->StagesOn(pipe_->rank())) {
     layouts_.push_back(std::make_unique<TapeLayout>());
-    const BuildContext build{config_.model(), rope_,  recompute,
-                             exchange_.get(), store_, *layouts_.back()};
+    const BuildContext build{config_.model(),
+                             rope_,
+                             recompute,
+                             exchange_.get(),
+                             store_,
+                             *layouts_.back(),
+                             fp8_.has_value() ? &*fp8_ : nullptr};
     stages_.push_back(std::make_unique<TransformerStage>(build, specs[stage], ComputeDType(config_),
                                                          device_, *pool_, *layouts_.back()));
     if (config_.finetune().mode() == "lora") {

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -13,6 +14,7 @@
 #include "parallel/schedule/schedule.h"
 #include "parallel/shard/sharded_adamw.h"
 #include "trainer/loop/trainer.h"
+#include "trainer/model/fp8.h"
 #include "trainer/model/transformer_stage.h"
 
 namespace sluice::trainer {
@@ -107,6 +109,7 @@ class RankModel {
   std::vector<parallel::Stage*> stage_by_index_;  // [stages of the pipeline], null elsewhere
   std::unique_ptr<parallel::ShardedAdamW> optimizers_[kNumParameterGroups];
   std::vector<parallel::Schedule> schedules_;  // one a number of microbatches seen
+  const std::optional<Fp8Options> fp8_;
   int num_gates_ = 0;
 };
 

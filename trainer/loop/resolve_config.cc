@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -93,6 +94,12 @@ void ResolveRest(RunConfig& c, int world_size) {
   SLUICE_DEFAULT(p, threads, 0);
   SLUICE_DEFAULT(p, recompute, "none");
   SLUICE_DEFAULT(p, threaded_streams, false);
+  Fp8Config& f = *c.mutable_fp8();
+  SLUICE_DEFAULT(f, scales, "F32");
+  SLUICE_DEFAULT(f, gradient_tiles, "1x128");
+  SLUICE_DEFAULT(f, swiglu_cache, false);
+  SLUICE_DEFAULT(f, report_every, 0);
+  SLUICE_DEFAULT(f, demote_above, 0.25);
   EvalConfig& e = *c.mutable_eval();
   SLUICE_DEFAULT(e, every, 0);
   SLUICE_DEFAULT(e, batches, 0);
@@ -155,10 +162,13 @@ absl::Status ValidateNames(RunConfig& c) {
   RETURN_IF_ERROR(Canonical("schedule",
                             {"gpipe", "1f1b", "interleaved", "zb_h1", "dualpipe", "dualpipe_v"},
                             c.mutable_schedule()));
-  RETURN_IF_ERROR(
-      Canonical("compute.precision", {"FP32", "BF16"}, c.mutable_compute()->mutable_precision()));
+  RETURN_IF_ERROR(Canonical("compute.precision", {"FP32", "BF16", "FP8"},
+                            c.mutable_compute()->mutable_precision()));
   RETURN_IF_ERROR(
       Canonical("compute.device", {"cpu", "cuda"}, c.mutable_compute()->mutable_device()));
+  RETURN_IF_ERROR(Canonical("fp8.scales", {"F32", "UE8M0"}, c.mutable_fp8()->mutable_scales()));
+  RETURN_IF_ERROR(Canonical("fp8.gradient_tiles", {"1x128", "128x128"},
+                            c.mutable_fp8()->mutable_gradient_tiles()));
   RETURN_IF_ERROR(
       Canonical("train.moment_dtype", {"FP32", "BF16"}, c.mutable_train()->mutable_moment_dtype()));
   RETURN_IF_ERROR(Canonical("train.lr.schedule", {"constant", "cosine", "wsd", "deepseek_v3"},
@@ -168,6 +178,34 @@ absl::Status ValidateNames(RunConfig& c) {
   RETURN_IF_ERROR(AtLeast("schedule_chunks", c.schedule_chunks(), 1));
   RETURN_IF_ERROR(AtLeast("checkpoint.keep", c.checkpoint().keep(), 1));
   return AtLeast("checkpoint.every", c.checkpoint().every(), 0);
+}
+
+// Every width that an FP8 product contracts or cuts into tiles.
+absl::Status ValidateFp8(const RunConfig& c) {
+  if (c.compute().precision() != "FP8") return absl::OkStatus();
+  if (c.finetune().mode() != "full" || !c.finetune().freeze().empty()) {
+    return Wanted("compute.precision", "FP8",
+                  "BF16 or FP32 with finetune.mode lora or experts, or finetune.freeze");
+  }
+  const ModelConfig& m = c.model();
+  const bool mla = m.kv_lora_rank() > 0;
+  const std::pair<const char*, int64_t> widths[] = {
+      {"hidden_size", m.hidden_size()},
+      {"intermediate_size", m.intermediate_size()},
+      {"moe_intermediate_size", m.n_routed_experts() > 0 ? m.moe_intermediate_size() : 0},
+      {"q_lora_rank", mla ? m.q_lora_rank() : 0},
+      {"kv_lora_rank", m.kv_lora_rank()},
+      {"qk_nope_head_dim", mla ? m.qk_nope_head_dim() : 0},
+      {"qk_rope_head_dim", mla ? m.qk_rope_head_dim() : 0},
+      {"v_head_dim", mla ? m.v_head_dim() : 0},
+      {"head_dim", mla ? 0 : m.head_dim()}};
+  for (const auto& [name, width] : widths) {
+    if (width % 16 != 0) {
+      return Wanted(absl::StrCat("model.", name), absl::StrCat(width),
+                    "a multiple of 16 with compute.precision FP8");
+    }
+  }
+  return absl::OkStatus();
 }
 
 // What the schedule refuses is said before any data is prepared.
@@ -197,6 +235,18 @@ absl::StatusOr<Recompute> ParseRecompute(absl::string_view text) {
     }
   }
   return recompute;
+}
+
+std::optional<Fp8Options> MakeFp8Options(const RunConfig& c) {
+  if (c.compute().precision() != "FP8") return std::nullopt;
+  Fp8Options options;
+  if (c.fp8().scales() == "UE8M0") {
+    options.activations.format = kernels::ScaleFormat::kPowerOfTwo;
+  }
+  options.gradients = options.activations;
+  options.gradients.square_blocks = c.fp8().gradient_tiles() == "128x128";
+  options.swiglu_cache = c.fp8().swiglu_cache();
+  return options;
 }
 
 LrSchedule MakeLrSchedule(const TrainConfig& t) {
@@ -234,6 +284,7 @@ absl::StatusOr<RunConfig> Resolve(const RunConfig& config, int world_size) {
   RETURN_IF_ERROR(ParameterRules::Create(c.train()).status());
   RETURN_IF_ERROR(ValidateFinetune(c.finetune(), c.model()));
   RETURN_IF_ERROR(ValidateNames(c));
+  RETURN_IF_ERROR(ValidateFp8(c));
   const parallel::MeshShape shape{c.mesh().pipe(), c.mesh().data(), c.mesh().expert()};
   RETURN_IF_ERROR(parallel::ProcessMesh::Create(shape, world_size).status());
   if (c.model().n_routed_experts() > 0 && c.model().n_routed_experts() % shape.expert != 0) {

@@ -7,6 +7,8 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "checkpoints/commit.h"
 #include "checkpoints/huggingface/adapted_weights.h"
@@ -145,6 +147,9 @@ checkpoints::RunMetadata MakeMetadata(RankModel& model, const RunState& state) {
   if (finetune.mode() == "lora") {
     counters[checkpoints::kLoraScale] =
         absl::StrCat(finetune.lora().alpha() / finetune.lora().rank());
+  }
+  if (!state.fp8_demoted.empty()) {
+    counters["fp8_demoted"] = absl::StrJoin(state.fp8_demoted, " ");
   }
   google::protobuf::TextFormat::PrintToString(model.config(), metadata.mutable_config_textproto());
   metadata.set_tokenizer_hash(state.tokenizer_hash);
@@ -293,6 +298,10 @@ absl::StatusOr<RunState> LoadState(RankModel& model, const std::string& generati
     state.updates = Counter(reader->metadata(), "updates");
     state.next_sample = Counter(reader->metadata(), "next_sample");
     state.skipped_in_a_row = Counter(reader->metadata(), "skipped_in_a_row");
+    if (const auto found = reader->metadata().state().find("fp8_demoted");
+        found != reader->metadata().state().end()) {
+      state.fp8_demoted = absl::StrSplit(found->second, ' ');
+    }
     state.tokenizer_hash = reader->metadata().tokenizer_hash();
     state.data_identity = DataIdentityOf(reader->metadata());
     return absl::OkStatus();

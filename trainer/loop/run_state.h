@@ -27,6 +27,7 @@ struct RunState {
   int64_t next_sample = 0;  // data position: index of the first sequence not yet read
   int64_t skipped_in_a_row = 0;
   std::vector<int64_t> load;                  // [gates * experts] of the last step
+  std::vector<std::string> fp8_demoted;       // layers that went from FP8 to BF16
   std::string tokenizer_hash, data_identity;  // of the training data, as data::DataSetInfo
 };
 

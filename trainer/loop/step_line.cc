@@ -92,6 +92,20 @@ std::string StepJson(const StepReport& r) {
   row["expert_load_max_over_mean"] = load.max_over_mean;
   row["dead_experts"] = load.dead_experts;
   row["skipped"] = r.result.skipped;
+  if (r.fp8_health != nullptr) {
+    for (const auto& layer : r.fp8_health->layers()) {
+      nlohmann::ordered_json& of = row["fp8"][layer->name];
+      const std::pair<const char*, const kernels::QuantizationStats&> operands[] = {
+          {"x", layer->x}, {"dy", layer->dy}};
+      for (const auto& [name, stats] : operands) {
+        of[name] = {{"amax", stats.amax},
+                    {"count", stats.count},
+                    {"underflows", stats.underflows},
+                    {"clipped", stats.clipped}};
+      }
+      of["relative_error"] = layer->RelativeError();
+    }
+  }
   return row.dump();
 }
 

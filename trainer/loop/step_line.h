@@ -19,6 +19,7 @@ struct StepReport {
   double flops_per_token = 0;  // forward and backward
   int64_t num_experts = 0;
   double eta_seconds = 0;
+  const Fp8Health* fp8_health = nullptr;  // null: not reported in this step
 
   double tokens_per_second() const;
   double share_of_peak() const;  // 0 when the peak is unknown

@@ -226,7 +226,10 @@ absl::StatusOr<StepResult> TrainStep(RankModel& model, const DeviceBatch& batch,
   scales.dropout_key = DropoutKey(model.config().train().seed(), options.update);
   const std::function<absl::Status()> before =
       balances_globally ? set_global_load : std::function<absl::Status()>();
-  RETURN_IF_ERROR(model.Run(batch.inputs(), scales, true, &sums, before));
+  for (const auto& stage : model.stages()) stage->set_fp8_health(options.fp8_health);
+  const absl::Status ran = model.Run(batch.inputs(), scales, true, &sums, before);
+  for (const auto& stage : model.stages()) stage->set_fp8_health(nullptr);
+  RETURN_IF_ERROR(ran);
   RETURN_IF_ERROR(ReduceLosses(model, targets, options.global_sequences, sums, result));
   if (balances_globally) {
     result.aux_loss = GlobalLoadLoss(load_scale, sums, targets.main);

@@ -7,13 +7,15 @@
 #include "absl/status/statusor.h"
 #include "trainer/loop/device_batch.h"
 #include "trainer/loop/rank_model.h"
+#include "trainer/model/fp8_health.h"
 
 namespace sluice::trainer {
 
 struct StepOptions {
   int64_t global_sequences = 0;  // of this step
   double learning_rate = 0;
-  int64_t update = 1;  // counts applied updates from 1: AdamW's bias correction
+  int64_t update = 1;               // counts applied updates from 1: AdamW's bias correction
+  Fp8Health* fp8_health = nullptr;  // null: nobody looks
 };
 
 // The same on every rank.

@@ -1,9 +1,11 @@
 #include "trainer/loop/trainer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,6 +16,7 @@
 #include "kernels/ops/peak_rate.h"
 #include "trainer/loop/device_batch.h"
 #include "trainer/loop/evaluate.h"
+#include "trainer/loop/fp8_report.h"
 #include "trainer/loop/generate.h"
 #include "trainer/loop/rank_model.h"
 #include "trainer/loop/resident_memory.h"
@@ -58,7 +61,9 @@ class TrainingRun {
   absl::Status MeasurePeak();
   absl::Status LoadBatch(int64_t step);
   absl::Status Step(int64_t step);
-  absl::Status Report(int64_t step, const StepResult& result, double seconds);
+  absl::Status Report(int64_t step, const StepResult& result, double seconds,
+                      const Fp8Health* health);
+  absl::Status ReportFp8(int64_t step, Fp8Health& health);
   absl::Status AfterStep(int64_t step);
   absl::Status Save();
   absl::Status Evaluate();
@@ -128,7 +133,7 @@ absl::Status TrainingRun::CheckDisk() {
 
 // The sum over ranks, each measured while the others measure too.
 absl::Status TrainingRun::MeasurePeak() {
-  const DType dtype = config_.compute().precision() == "BF16" ? DType::kBF16 : DType::kF32;
+  const DType dtype = config_.compute().precision() == "FP32" ? DType::kF32 : DType::kBF16;
   RETURN_IF_ERROR(rank_.world->Barrier());
   ASSIGN_OR_RETURN(peak_flops_, kernels::MeasurePeakRate(model_->stream(), dtype, kPeakSeconds));
   RETURN_IF_ERROR(rank_.world->AllReduce(TensorView(&peak_flops_, DType::kF64, {1}),
@@ -158,6 +163,7 @@ absl::Status TrainingRun::Prepare() {
   beginning.data_identity = data_->train_identity();
   ASSIGN_OR_RETURN(state_, StartState(*model_, rank_, beginning, *files_));
   last_saved_ = state_.step;
+  RETURN_IF_ERROR(DemoteLayers(*model_, state_.fp8_demoted));
   // Only now: a run that was refused must leave the folder as it was.
   RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, WriteConfig()));
   RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, KeepTokenizer()));
@@ -190,7 +196,26 @@ absl::Status TrainingRun::LoadBatch(int64_t step) {
   return batch_->Load(host, mine);
 }
 
-absl::Status TrainingRun::Report(int64_t step, const StepResult& result, double seconds) {
+// The table of all ranks, and the end of FP8 for layers that it does not suit.
+absl::Status TrainingRun::ReportFp8(int64_t step, Fp8Health& health) {
+  ASSIGN_OR_RETURN(health, MergeHealth(*rank_.world, health));
+  Print(absl::StrCat("FP8 health of step ", step,
+                     " (errors: relative to BF16 products, first microbatch):\n", health.Table()));
+  const double limit = config_.fp8().demote_above();
+  const std::vector<std::string> demoted = LayersAbove(health, limit);
+  for (const auto& layer : health.layers()) {
+    if (std::find(demoted.begin(), demoted.end(), layer->name) == demoted.end()) continue;
+    Print(
+        absl::StrFormat("step %d: %s goes on in BF16: its relative error in FP8 was %.3g, the "
+                        "limit fp8.demote_above is %.3g",
+                        step, layer->name, layer->RelativeError(), limit));
+    state_.fp8_demoted.push_back(layer->name);
+  }
+  return DemoteLayers(*model_, demoted);
+}
+
+absl::Status TrainingRun::Report(int64_t step, const StepResult& result, double seconds,
+                                 const Fp8Health* health) {
   if (!is_first()) return absl::OkStatus();
   // The mean of recent steps, for the time that is left.
   smoothed_seconds_ = smoothed_seconds_ == 0 ? seconds : 0.9 * smoothed_seconds_ + 0.1 * seconds;
@@ -200,6 +225,7 @@ absl::Status TrainingRun::Report(int64_t step, const StepResult& result, double 
   report.result = result;
   report.learning_rate = LearningRate(lr_, step);
   report.seconds = seconds;
+  report.fp8_health = health;
   report.flops_per_token = flops_per_token_;
   report.peak_flops = peak_flops_;
   report.num_experts = config_.model().n_routed_experts();
@@ -226,6 +252,10 @@ absl::Status TrainingRun::Step(int64_t step) {
   options.global_sequences = BatchSize(ramp_, step);
   options.learning_rate = LearningRate(lr_, step);
   options.update = state_.updates + 1;
+  std::optional<Fp8Health> health;
+  const int64_t every = config_.fp8().report_every();
+  if (config_.compute().precision() == "FP8" && every > 0 && step % every == 0) health.emplace();
+  options.fp8_health = health.has_value() ? &*health : nullptr;
   const int64_t held_before = model_->pool().held_bytes();
   ASSIGN_OR_RETURN(const StepResult result, TrainStep(*model_, *batch_, options));
   if (const int64_t held = model_->pool().held_bytes(); held != held_before) {
@@ -236,7 +266,9 @@ absl::Status TrainingRun::Step(int64_t step) {
   state_.updates += result.skipped ? 0 : 1;
   state_.next_sample = FirstSample(ramp_, step + 1);
   state_.load = result.load;
-  RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, Report(step, result, Now() - start)));
+  const double seconds = Now() - start;
+  if (health.has_value()) RETURN_IF_ERROR(ReportFp8(step, *health));
+  RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, Report(step, result, seconds, options.fp8_health)));
   return CheckSkips(result);
 }
 

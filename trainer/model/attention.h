@@ -33,6 +33,9 @@ class AttentionLayer {
   // Adds to the gradients; x and dy as before. Frees the rest.
   virtual void BackwardWeight(const Context& context, ConstTensorView x, ConstTensorView dy) = 0;
   virtual void ForEachLinear(const LinearVisitor& visit) = 0;
+  // In FP8: BackwardWeight takes null views of x, of dy.
+  virtual bool KeepsInput() const = 0;
+  virtual bool KeepsOutputGradient() const = 0;
 };
 
 // `prefix` is "model.layers.N.self_attn."; `rope` outlives the layer. MLA when

@@ -70,22 +70,26 @@ void Block::ForwardAttention(const Context& context, ConstTensorView x) {
                                     .eps = eps_,
                                     .residual = x,
                                     .residual_out = middle});
-  if (recompute_norm_) tape.Free(h1_);
+  if (recompute_norm_ || attention_->KeepsInput()) tape.Free(h1_);
 }
 
 void Block::FinishForward(const Context& context, TensorView y) {
   kernels::Add(context.stream, {.a = context.tape.Get(middle_), .b = y, .y = y});
-  if (recompute_norm_) context.tape.Free(h2_);
+  const bool kept = moe_ == nullptr && mlp_->gate_up().keeps_input();
+  if (recompute_norm_ || kept) context.tape.Free(h2_);
 }
 
-// Normalises again: the same bits as in forward.
+// Normalises again: the same bits as in forward. What the modules keep in FP8 is not needed.
 void Block::RestoreNormed(const Context& context, ConstTensorView x) {
   Tape& tape = context.tape;
-  kernels::RmsNorm(context.stream, {.x = x,
-                                    .w = attention_norm_->value,
-                                    .y = context.NewRows(h1_, hidden_),
-                                    .inverse_rms = tape.Get(rms1_),
-                                    .eps = eps_});
+  if (!attention_->KeepsInput()) {
+    kernels::RmsNorm(context.stream, {.x = x,
+                                      .w = attention_norm_->value,
+                                      .y = context.NewRows(h1_, hidden_),
+                                      .inverse_rms = tape.Get(rms1_),
+                                      .eps = eps_});
+  }
+  if (moe_ == nullptr && mlp_->gate_up().keeps_input()) return;
   kernels::RmsNorm(context.stream, {.x = tape.Get(middle_),
                                     .w = mlp_norm_->value,
                                     .y = context.NewRows(h2_, hidden_),
@@ -131,6 +135,7 @@ void Block::BackwardAttention(const Context& context, ConstTensorView x, ConstTe
                                                  .inverse_rms = tape.Get(rms1_),
                                                  .dx = dx,
                                                  .dx_add = d_middle});
+  if (attention_->KeepsOutputGradient()) tape.Free(d_middle_);
 }
 
 void Block::BackwardWeight(const Context& context, int phase, ConstTensorView x,
@@ -141,7 +146,7 @@ void Block::BackwardWeight(const Context& context, int phase, ConstTensorView x,
   if (moe_ != nullptr) {
     moe_->BackwardWeight(context, tape.Get(h2_), dy);
   } else {
-    mlp_->BackwardWeight(context, tape.Get(h2_), dy);
+    mlp_->BackwardWeight(context, tape.Find(h2_), dy);
   }
   if (mlp_norm_->trained) {
     kernels::RmsNormBackwardWeight(context.stream, {.dy = tape.Get(d_h2_),
@@ -149,7 +154,7 @@ void Block::BackwardWeight(const Context& context, int phase, ConstTensorView x,
                                                     .inverse_rms = tape.Get(rms2_),
                                                     .dw = mlp_norm_->gradient});
   }
-  attention_->BackwardWeight(context, tape.Get(h1_), tape.Get(d_middle_));
+  attention_->BackwardWeight(context, tape.Find(h1_), tape.Find(d_middle_));
   if (attention_norm_->trained) {
     kernels::RmsNormBackwardWeight(context.stream, {.dy = tape.Get(d_h1_),
                                                     .x = x,

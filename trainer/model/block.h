@@ -24,6 +24,7 @@ struct BuildContext {
   parallel::TokenExchange* exchange;  // null when the model has no experts
   ParameterStore& store;
   TapeLayout& layout;
+  const Fp8Options* fp8 = nullptr;  // outlives the stage; null: not in FP8
 };
 
 class Block {

@@ -38,6 +38,8 @@ struct LossScales {
   ConstTensorView global_load;
 };
 
+class Fp8Health;
+
 struct Context {
   Stream& stream;
   ActivationPool& pool;
@@ -48,6 +50,7 @@ struct Context {
   DType dtype = DType::kF32;
   // Numbers of the rows at hand for dropout, where they are not the microbatch's tokens in order.
   ConstTensorView row_ids = {};  // [rows] i64, or null
+  Fp8Health* health = nullptr;  // of this step; null: nobody looks
 
   TensorView NewRows(SlotId slot, int64_t width) const {
     return tape.New(slot, dtype, {batch.num_tokens(), width});

@@ -22,7 +22,8 @@ class RotatedProjection {
         norm_width_(config.qk_norm() == "head" ? head_ : heads_ * head_),
         eps_(static_cast<float>(config.rms_norm_eps())),
         projection_(store.AddTensor(prefix + letter + "_proj.weight",
-                                    {heads_ * head_, config.hidden_size()})),
+                                    {heads_ * head_, config.hidden_size()}),
+                    layout),
         norm_(config.qk_norm() == "none"
                   ? nullptr
                   : &store.AddNorm(prefix + letter + "_norm.weight", norm_width_)) {
@@ -68,11 +69,12 @@ class RotatedProjection {
                                                      .dx = NormRows(d_raw)});
     }
     projection_.BackwardInput(context, tape.Get(d_raw_), dx);
+    if (projection_.fp8()) tape.Free(d_raw_);
   }
 
   void BackwardWeight(const Context& context, ConstTensorView x) {
     Tape& tape = context.tape;
-    projection_.BackwardWeight(context, tape.Get(d_raw_), x);
+    projection_.BackwardWeight(context, tape.Find(d_raw_), x);
     if (norm_ != nullptr && norm_->trained) {
       kernels::RmsNormBackwardWeight(context.stream, {.dy = NormRows(tape.Get(d_normed_)),
                                                       .x = NormRows(tape.Get(raw_)),
@@ -83,6 +85,7 @@ class RotatedProjection {
   }
 
   Linear& linear() { return projection_; }
+  const Linear& linear() const { return projection_; }
 
  private:
   int64_t NumNormRows(const Context& context) const {
@@ -122,8 +125,12 @@ class Gqa : public AttentionLayer {
         rope_(rope),
         q_(config, prefix, "q", heads_, store, layout),
         k_(config, prefix, "k", kv_heads_, store, layout),
-        v_(store.AddTensor(prefix + "v_proj.weight", {kv_heads_ * head_, config.hidden_size()})),
-        out_(store.AddTensor(prefix + "o_proj.weight", {config.hidden_size(), heads_ * head_})) {
+        v_(store.AddTensor(prefix + "v_proj.weight", {kv_heads_ * head_, config.hidden_size()}),
+           layout),
+        out_(store.AddTensor(prefix + "o_proj.weight", {config.hidden_size(), heads_ * head_}),
+             layout, Linear::Keeps::kNothing) {
+    k_.linear().ShareInputOf(q_.linear());
+    v_.ShareInputOf(q_.linear());
     for (SlotId* slot : {&v_slot_, &o_, &lse_, &dv_}) *slot = layout.NewSlot();
   }
 
@@ -178,15 +185,21 @@ class Gqa : public AttentionLayer {
     kernels::Add(context.stream, {.a = dx, .b = part.view(), .y = dx});
     v_.BackwardInput(context, dv, part.view());
     kernels::Add(context.stream, {.a = dx, .b = part.view(), .y = dx});
+    if (v_.fp8()) tape.Free(dv_);
   }
 
   void BackwardWeight(const Context& context, ConstTensorView x, ConstTensorView dy) override {
     out_.BackwardWeight(context, dy, context.tape.Get(o_));
-    q_.BackwardWeight(context, x);
     k_.BackwardWeight(context, x);
-    v_.BackwardWeight(context, context.tape.Get(dv_), x);
+    v_.BackwardWeight(context, context.tape.Find(dv_), x);
+    q_.BackwardWeight(context, x);  // last: it owns the codes of x
     for (SlotId slot : {o_, dv_}) context.tape.Free(slot);
   }
+
+  bool KeepsInput() const override {
+    return q_.linear().keeps_input() && k_.linear().keeps_input() && v_.keeps_input();
+  }
+  bool KeepsOutputGradient() const override { return out_.fp8(); }
 
   void ForEachLinear(const LinearVisitor& visit) override {
     for (Linear* linear : {&q_.linear(), &k_.linear(), &v_, &out_}) visit(*linear);

@@ -3,9 +3,16 @@
 #include <utility>
 
 #include "kernels/core/status_macros.h"
+#include "kernels/ops/fp8_matmul.h"
 #include "trainer/model/lora.h"
 
 namespace sluice::trainer {
+
+using kernels::Fp8Direction;
+using kernels::NumColumnTiles;
+using kernels::NumTiles;
+using kernels::QuantizedColumns;
+using kernels::QuantizedRows;
 
 Linear::Linear(Parameter& weight) : weight_(&weight) {}
 Linear::~Linear() = default;
@@ -13,14 +20,27 @@ Linear::Linear(Linear&&) noexcept = default;
 
 void Linear::set_adapter(std::unique_ptr<LowRankAdapter> adapter) { adapter_ = std::move(adapter); }
 
-absl::Status Linear::Allocate(kernels::DeviceContext& device, DType dtype) {
+Linear::Linear(Parameter& weight, TapeLayout& layout, Keeps keeps)
+    : weight_(&weight), keeps_(keeps), may_be_fp8_(true) {
+  for (SlotId* slot : {&x_codes_, &x_scales_, &dy_codes_, &dy_scales_}) *slot = layout.NewSlot();
+}
+
+void Linear::ShareInputOf(const Linear& owner) {
+  x_codes_ = owner.x_codes_;
+  x_scales_ = owner.x_scales_;
+  owns_input_ = false;
+}
+
+absl::Status Linear::Allocate(kernels::DeviceContext& device, DType dtype, const Fp8Options* fp8) {
   if (adapter_ != nullptr) RETURN_IF_ERROR(adapter_->Allocate(device, dtype));
-  const Shape& shape = weight_->shape;
-  const bool grouped = shape.rank() == 3;
-  const int64_t experts = grouped ? shape[0] : 1;
-  const int64_t out = shape[grouped ? 1 : 0], in = shape[grouped ? 2 : 1];
-  const size_t forward_bytes = kernels::PackedBytes(experts, in, out, dtype);
-  const size_t backward_bytes = kernels::PackedBytes(experts, out, in, dtype);
+  dtype_ = dtype;
+  fp8_ = may_be_fp8_ ? fp8 : nullptr;
+  return this->fp8() ? AllocateQuantized(device) : AllocatePacked(device);
+}
+
+absl::Status Linear::AllocatePacked(kernels::DeviceContext& device) {
+  const size_t forward_bytes = kernels::PackedBytes(experts(), in(), out(), dtype_);
+  const size_t backward_bytes = kernels::PackedBytes(experts(), out(), in(), dtype_);
   ASSIGN_OR_RETURN(forward_storage_,
                    device.Allocate(forward_bytes, kernels::MemoryTag::kParameters));
   ASSIGN_OR_RETURN(backward_storage_,
@@ -28,12 +48,40 @@ absl::Status Linear::Allocate(kernels::DeviceContext& device, DType dtype) {
   const auto flat = [](const kernels::Buffer& storage, size_t bytes) {
     return storage.View(DType::kU8, {static_cast<int64_t>(bytes)});
   };
-  forward_ = {experts, in, out, dtype, flat(forward_storage_, forward_bytes)};
-  backward_ = {experts, out, in, dtype, flat(backward_storage_, backward_bytes)};
+  forward_ = {experts(), in(), out(), dtype_, flat(forward_storage_, forward_bytes)};
+  backward_ = {experts(), out(), in(), dtype_, flat(backward_storage_, backward_bytes)};
   return absl::OkStatus();
 }
 
+// Codes, then scales (aligned, as every width is a multiple of 16), then the row tiles.
+absl::Status Linear::AllocateQuantized(kernels::DeviceContext& device) {
+  const std::vector<int32_t> bounds = RowTiles(*weight_);
+  const int64_t row_tiles = static_cast<int64_t>(bounds.size()) - 1, tiles = NumTiles(in());
+  const int64_t codes = experts() * out() * in(), scales = experts() * row_tiles * tiles;
+  const int64_t aligned = (codes + 63) / 64 * 64;
+  const int64_t bytes = 2 * aligned + 2 * scales * 4 + (row_tiles + 1) * 4;
+  ASSIGN_OR_RETURN(quantized_storage_,
+                   device.Allocate(static_cast<size_t>(bytes), kernels::MemoryTag::kParameters));
+  const kernels::Buffer& s = quantized_storage_;
+  quantized_.codes = s.View(DType::kE4M3, {experts(), out(), in()});
+  quantized_.transposed_codes = s.View(DType::kE4M3, {experts(), in(), out()}, aligned);
+  quantized_.scales = s.View(DType::kF32, {experts(), row_tiles, tiles}, 2 * aligned);
+  quantized_.transposed_scales =
+      s.View(DType::kF32, {experts(), tiles, row_tiles}, 2 * aligned + scales * 4);
+  const TensorView on_device = s.View(DType::kI32, {row_tiles + 1}, 2 * aligned + scales * 8);
+  quantized_.row_tiles = on_device;
+  Stream& stream = device.stream(kernels::StreamRole::kCompute);
+  device.Copy(ConstTensorView(bounds.data(), DType::kI32, on_device.shape()), on_device, stream);
+  return stream.Synchronize();
+}
+
 void Linear::Repack(Stream& stream) {
+  if (fp8()) {
+    kernels::QuantizeWeight(stream, {.w = weight_->value.Reshape({experts(), out(), in()}),
+                                     .weight = quantized_,
+                                     .options = fp8_->activations});
+    return;
+  }
   kernels::PackMatrix(stream, {.b = weight_->value, .transpose = true, .packed = forward_});
   kernels::PackMatrix(stream, {.b = weight_->value, .transpose = false, .packed = backward_});
   if (adapter_ != nullptr) adapter_->Repack(stream);
@@ -44,17 +92,114 @@ void Linear::RepackTrained(Stream& stream) {
   if (adapter_ != nullptr) adapter_->Repack(stream);
 }
 
+absl::Status Linear::Demote(kernels::DeviceContext& device) {
+  if (!fp8()) return absl::OkStatus();
+  fp8_ = nullptr;
+  quantized_ = {};
+  quantized_storage_ = kernels::Buffer();
+  RETURN_IF_ERROR(AllocatePacked(device));
+  Repack(device.stream(kernels::StreamRole::kCompute));
+  return absl::OkStatus();
+}
+
+QuantizedRows Linear::NewInput(const Context& context, int64_t rows) const {
+  return {context.tape.New(x_codes_, DType::kE4M3, {rows, in()}),
+          context.tape.New(x_scales_, DType::kF32, {rows, NumTiles(in())})};
+}
+
+QuantizedRows Linear::Input(const Context& context) const {
+  return {context.tape.Get(x_codes_), context.tape.Get(x_scales_)};
+}
+
+void Linear::KeepInput(const Context& context, ConstTensorView x) const {
+  if (context.tape.Has(x_codes_)) return;
+  kernels::Quantize(context.stream,
+                    {.x = x, .rows = NewInput(context, x.extent(0)), .options = fp8_->activations});
+}
+
+void Linear::FreeInput(const Context& context) const {
+  if (!fp8()) return;
+  context.tape.Free(x_codes_);
+  context.tape.Free(x_scales_);
+}
+
+void Linear::Fp8Forward(const Context& context, ConstTensorView x, ConstTensorView offsets,
+                        TensorView y) const {
+  KeepInput(context, x);
+  kernels::Fp8Matmul(context.stream, {.a = Input(context),
+                                      .w = quantized_,
+                                      .direction = Fp8Direction::kForward,
+                                      .offsets = offsets,
+                                      .c = y});
+  if (context.health != nullptr) Observe(context, {true, x, Input(context), offsets, y});
+  if (keeps_ == Keeps::kNothing) FreeInput(context);
+}
+
+void Linear::Fp8BackwardInput(const Context& context, ConstTensorView dy, ConstTensorView offsets,
+                              TensorView dx) const {
+  const int64_t rows = dy.extent(0);
+  const QuantizedColumns columns = {
+      context.tape.New(dy_codes_, DType::kE4M3, {rows, out()}),
+      context.tape.New(dy_scales_, DType::kF32, {NumColumnTiles(rows, experts()), out()})};
+  Temporary codes(context.pool, DType::kE4M3, {rows, out()});
+  Temporary scales(context.pool, DType::kF32, {rows, quantized_.scales.extent(1)});
+  const QuantizedRows along_rows = {codes.view(), scales.view()};
+  kernels::Quantize(context.stream, {.x = dy,
+                                     .rows = along_rows,
+                                     .columns = columns,
+                                     .tiles = quantized_.row_tiles,
+                                     .offsets = offsets,
+                                     .options = fp8_->gradients});
+  kernels::Fp8Matmul(context.stream, {.a = along_rows,
+                                      .w = quantized_,
+                                      .direction = Fp8Direction::kBackward,
+                                      .offsets = offsets,
+                                      .c = dx});
+  if (context.health != nullptr) Observe(context, {false, dy, along_rows, offsets, dx});
+}
+
+void Linear::Fp8BackwardWeight(const Context& context, ConstTensorView x,
+                               ConstTensorView offsets) const {
+  Tape& tape = context.tape;
+  const TensorView dy_codes = tape.Get(dy_codes_);
+  const int64_t rows = dy_codes.extent(0);
+  Temporary codes(context.pool, DType::kE4M3, {rows, in()});
+  Temporary scales(context.pool, DType::kF32, {NumColumnTiles(rows, experts()), in()});
+  const QuantizedColumns columns = {codes.view(), scales.view()};
+  if (keeps_ == Keeps::kInput) {
+    kernels::RequantizeColumns(context.stream, {.rows = Input(context),
+                                                .offsets = offsets,
+                                                .columns = columns,
+                                                .options = fp8_->activations});
+  } else {
+    kernels::Quantize(
+        context.stream,
+        {.x = x, .columns = columns, .offsets = offsets, .options = fp8_->activations});
+  }
+  kernels::Fp8WeightGradient(context.stream,
+                             {.dy = {dy_codes, tape.Get(dy_scales_)},
+                              .x = columns,
+                              .offsets = offsets,
+                              .dw = weight_->gradient.Reshape({experts(), out(), in()})});
+  tape.Free(dy_codes_);
+  tape.Free(dy_scales_);
+  if (owns_input_) FreeInput(context);
+}
+
 void Linear::Forward(const Context& context, ConstTensorView x, TensorView y) const {
+  if (fp8()) return Fp8Forward(context, x, {}, y);
   kernels::PackedMatmul(context.stream, {.a = x, .b = forward_, .c = y});
   if (adapter_ != nullptr) adapter_->Forward(context, x, ConstTensorView(), y);
 }
 
 void Linear::BackwardInput(const Context& context, ConstTensorView dy, TensorView dx) const {
+  if (fp8()) return Fp8BackwardInput(context, dy, {}, dx);
   kernels::PackedMatmul(context.stream, {.a = dy, .b = backward_, .c = dx});
   if (adapter_ != nullptr) adapter_->BackwardInput(context, dy, ConstTensorView(), dx);
 }
 
 void Linear::BackwardWeight(const Context& context, ConstTensorView dy, ConstTensorView x) const {
+  if (fp8()) return Fp8BackwardWeight(context, x, {});
   for (const TrainedRows& rows : weight_->trained_rows) {
     kernels::Matmul(context.stream, {.a = dy.Columns(rows.first, rows.count),
                                      .b = x,
@@ -67,18 +212,21 @@ void Linear::BackwardWeight(const Context& context, ConstTensorView dy, ConstTen
 
 void Linear::GroupedForward(const Context& context, ConstTensorView x, ConstTensorView offsets,
                             TensorView y) const {
+  if (fp8()) return Fp8Forward(context, x, offsets, y);
   kernels::GroupedMatmul(context.stream, {.x = x, .w = forward_, .offsets = offsets, .y = y});
   if (adapter_ != nullptr) adapter_->Forward(context, x, offsets, y);
 }
 
 void Linear::GroupedBackwardInput(const Context& context, ConstTensorView dy,
                                   ConstTensorView offsets, TensorView dx) const {
+  if (fp8()) return Fp8BackwardInput(context, dy, offsets, dx);
   kernels::GroupedMatmul(context.stream, {.x = dy, .w = backward_, .offsets = offsets, .y = dx});
   if (adapter_ != nullptr) adapter_->BackwardInput(context, dy, offsets, dx);
 }
 
 void Linear::GroupedBackwardWeight(const Context& context, ConstTensorView dy, ConstTensorView x,
                                    ConstTensorView offsets) const {
+  if (fp8()) return Fp8BackwardWeight(context, x, offsets);
   for (const TrainedRows& experts : weight_->trained_rows) {
     kernels::GroupedWeightGradient(context.stream,
                                    {.dy = dy,

@@ -72,13 +72,15 @@ class Mla : public AttentionLayer {
         rope_layout_(config.rope_interleave() ? kernels::RopeLayout::kInterleaved
                                               : kernels::RopeLayout::kHalf),
         rope_(rope),
-        down_(AddDownProjection(config, prefix, q_width_, store)),
+        down_(AddDownProjection(config, prefix, q_width_, store), layout),
         q_norm_(has_q_lora_ ? &store.AddNorm(prefix + "q_a_layernorm.weight", q_width_) : nullptr),
         q_up_(has_q_lora_ ? &store.AddTensor(prefix + "q_b_proj.weight", {heads_ * head_, q_width_})
                           : nullptr),
         kv_norm_(&store.AddNorm(prefix + "kv_a_layernorm.weight", kv_rank_)),
-        kv_up_(AddKeyValueProjection(config, prefix, store)),
-        out_(store.AddTensor(prefix + "o_proj.weight", {config.hidden_size(), heads_ * v_})) {
+        kv_up_(AddKeyValueProjection(config, prefix, store), layout),
+        out_(store.AddTensor(prefix + "o_proj.weight", {config.hidden_size(), heads_ * v_}), layout,
+             Linear::Keeps::kNothing),
+        q_up_linear_(has_q_lora_ ? std::make_unique<Linear>(*q_up_, layout) : nullptr) {
     for (SlotId* slot : {&a_, &q_rms_, &c_q_, &kv_rms_, &c_kv_, &q_, &k_, &kv_, &o_, &lse_, &da_,
                          &dq_, &dkv_, &dc_q_, &dc_kv_}) {
       *slot = layout.NewSlot();
@@ -104,6 +106,8 @@ class Mla : public AttentionLayer {
                                         .scratch = scratch.view()});
     out_.Forward(context, o, y);
     if (recompute_up_) FreeExpanded(context);
+    if (has_q_lora_ && q_up().keeps_input()) context.tape.Free(c_q_);
+    if (kv_up_.keeps_input()) context.tape.Free(c_kv_);
   }
 
   void BackwardInput(const Context& context, ConstTensorView dy, TensorView dx) override {
@@ -125,6 +129,7 @@ class Mla : public AttentionLayer {
     if (has_q_lora_) {
       TensorView dc_q = context.NewRows(dc_q_, q_width_);
       q_up().BackwardInput(context, dq, dc_q);
+      if (q_up().fp8()) tape.Free(dq_);
       kernels::RmsNormBackwardInput(context.stream, {.dy = dc_q,
                                                      .x = a.Columns(0, q_width_),
                                                      .w = q_norm_->value,
@@ -133,20 +138,24 @@ class Mla : public AttentionLayer {
     }
     TensorView dc_kv = context.NewRows(dc_kv_, kv_rank_);
     kv_up_.BackwardInput(context, dkv, dc_kv);
+    if (kv_up_.fp8()) tape.Free(dkv_);
     kernels::RmsNormBackwardInput(context.stream, {.dy = dc_kv,
                                                    .x = a.Columns(q_width_, kv_rank_),
                                                    .w = kv_norm_->value,
                                                    .inverse_rms = tape.Get(kv_rms_),
                                                    .dx = da.Columns(q_width_, kv_rank_)});
     down_.BackwardInput(context, da, dx);
+    if (down_.fp8()) tape.Free(da_);
   }
+  bool KeepsInput() const override { return down_.keeps_input(); }
+  bool KeepsOutputGradient() const override { return out_.fp8(); }
 
   void BackwardWeight(const Context& context, ConstTensorView x, ConstTensorView dy) override {
     Tape& tape = context.tape;
     ConstTensorView a = tape.Get(a_);
     out_.BackwardWeight(context, dy, tape.Get(o_));
     if (has_q_lora_) {
-      q_up().BackwardWeight(context, tape.Get(dq_), tape.Get(c_q_));
+      q_up().BackwardWeight(context, tape.Find(dq_), tape.Find(c_q_));
       if (q_norm_->trained) {
         kernels::RmsNormBackwardWeight(context.stream, {.dy = tape.Get(dc_q_),
                                                         .x = a.Columns(0, q_width_),
@@ -154,14 +163,14 @@ class Mla : public AttentionLayer {
                                                         .dw = q_norm_->gradient});
       }
     }
-    kv_up_.BackwardWeight(context, tape.Get(dkv_), tape.Get(c_kv_));
+    kv_up_.BackwardWeight(context, tape.Find(dkv_), tape.Find(c_kv_));
     if (kv_norm_->trained) {
       kernels::RmsNormBackwardWeight(context.stream, {.dy = tape.Get(dc_kv_),
                                                       .x = a.Columns(q_width_, kv_rank_),
                                                       .inverse_rms = tape.Get(kv_rms_),
                                                       .dw = kv_norm_->gradient});
     }
-    down_.BackwardWeight(context, tape.Get(da_), x);
+    down_.BackwardWeight(context, tape.Find(da_), x);
     for (SlotId slot : {a_, q_rms_, c_q_, kv_rms_, c_kv_, o_, da_, dq_, dkv_, dc_q_, dc_kv_})
       tape.Free(slot);
   }
@@ -215,13 +224,13 @@ class Mla : public AttentionLayer {
     ConstTensorView a = tape.Get(a_);
     TensorView q = context.NewRows(q_, heads_ * head_);
     if (has_q_lora_) {
-      q_up().Forward(context, tape.Get(c_q_), q);
+      q_up().Forward(context, tape.Find(c_q_), q);
     } else {
       kernels::CopyHeads(context.stream, {.x = a.Columns(0, q_width_), .y = q});
     }
     Rotate(context, FromRotary(q), heads_, false);
     TensorView kv = context.NewRows(kv_, heads_ * (nope_ + v_));
-    kv_up_.Forward(context, tape.Get(c_kv_), kv);
+    kv_up_.Forward(context, tape.Find(c_kv_), kv);
     TensorView k = context.NewRows(k_, heads_ * head_);
     kernels::CopyHeads(context.stream, {.x = kv.Columns(0, nope_),
                                         .y = k.Columns(0, nope_),
@@ -298,7 +307,7 @@ class Mla : public AttentionLayer {
   Parameter* q_up_;
   Parameter* kv_norm_;
   Linear kv_up_, out_;
-  std::unique_ptr<Linear> q_up_linear_ = has_q_lora_ ? std::make_unique<Linear>(*q_up_) : nullptr;
+  std::unique_ptr<Linear> q_up_linear_;
   SlotId a_, q_rms_, c_q_, kv_rms_, c_kv_, q_, k_, kv_, o_, lse_, da_, dq_, dkv_, dc_q_, dc_kv_;
 };
 

@@ -6,6 +6,7 @@
 
 #include "trainer/model/attention.h"
 #include "trainer/model/context.h"
+#include "trainer/model/fp8_cache.h"
 #include "trainer/model/linear.h"
 
 namespace sluice::trainer {
@@ -20,11 +21,14 @@ class Mlp {
   void BackwardInput(const Context& context, ConstTensorView dy, TensorView dx);
   void BackwardWeight(const Context& context, ConstTensorView x, ConstTensorView dy);
   void ForEachLinear(const LinearVisitor& visit);
+  // Reads x; for callers that have its codes already, or want to know who keeps x.
+  const Linear& gate_up() const { return gate_up_; }
 
  private:
   const int64_t width_;
   const bool recompute_;
   Linear gate_up_, down_;
+  Fp8Cache gate_up_cache_;
   SlotId gate_up_slot_, activated_, d_gate_up_;
 };
 

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "kernels/core/status_macros.h"
+#include "kernels/ops/block_quantize.h"
 #include "kernels/ops/cast.h"
 #include "kernels/ops/low_rank.h"
 #include "kernels/ops/swiglu.h"
@@ -74,17 +75,21 @@ MoeLayer::MoeLayer(const ModelConfig& config, const std::string& prefix,
       exchange_(exchange),
       gate_(store.AddTensor(prefix + "gate.weight", {config.n_routed_experts(), hidden_})),
       gate_up_(store.Add(ExpertGateUp(prefix, exchange.first_local_expert(),
-                                      exchange.num_local_experts(), hidden_, width_))),
+                                      exchange.num_local_experts(), hidden_, width_)),
+               layout),
       down_(store.Add(ExpertDown(prefix, exchange.first_local_expert(),
-                                 exchange.num_local_experts(), hidden_, width_))),
+                                 exchange.num_local_experts(), hidden_, width_)),
+            layout),
+      gate_up_cache_(layout),
       plan_(layout.NewPlan()) {
   if (config.n_shared_experts() > 0) {
     shared_ = std::make_unique<Mlp>(prefix + "shared_experts.", hidden_,
                                     config.n_shared_experts() * width_, recompute, store, layout);
   }
-  for (SlotId* slot : {&logits_, &scores_, &expert_of_, &weights_, &load_, &balance_, &z_, &rows_,
-                       &gate_up_slot_, &activated_, &out_, &returned_, &d_out_, &d_weights_,
-                       &d_gate_up_, &d_rows_, &d_logits_, &row_ids_}) {
+  for (SlotId* slot :
+       {&logits_, &scores_,    &expert_of_, &weights_,      &load_,      &balance_, &z_,
+        &wire_,   &received_,  &rows_,      &gate_up_slot_, &activated_, &out_,     &returned_,
+        &d_out_,  &d_weights_, &d_gate_up_, &d_rows_,       &d_logits_,  &row_ids_}) {
     *slot = layout.NewSlot();
   }
 }
@@ -121,6 +126,24 @@ void MoeLayer::Route(const Context& context, ConstTensorView x) {
                                         .load = tape.New(load_, DType::kF32, {sequences, experts}),
                                         .balance = tape.New(balance_, DType::kF64, {sequences}),
                                         .z = tape.New(z_, DType::kF64, {sequences})});
+  if (gate_up_.fp8()) MakeWireRows(context, x);
+}
+
+// Codes of x with power-of-two scales: what is sent, and what the shared expert reads as well.
+void MoeLayer::MakeWireRows(const Context& context, ConstTensorView x) {
+  const int64_t tokens = x.extent(0);
+  Temporary codes(context.pool, DType::kE4M3, {tokens, hidden_});
+  Temporary scales(context.pool, DType::kF32, {tokens, kernels::NumTiles(hidden_)});
+  const kernels::QuantizedRows quantized =
+      shared_ != nullptr && shared_->gate_up().fp8()
+          ? shared_->gate_up().NewInput(context, tokens)
+          : kernels::QuantizedRows{codes.view(), scales.view()};
+  kernels::QuantizeOptions options = gate_up_.fp8_options()->activations;
+  options.format = kernels::ScaleFormat::kPowerOfTwo;
+  kernels::Quantize(context.stream, {.x = x, .rows = quantized, .options = options});
+  const TensorView wire =
+      context.tape.New(wire_, DType::kU8, {tokens, kernels::WireRowBytes(hidden_)});
+  kernels::PackWireRows(context.stream, {.rows = quantized, .wire = wire});
 }
 
 TensorView MoeLayer::NewExpertRows(const Context& context, SlotId slot, int64_t width) const {
@@ -131,8 +154,15 @@ absl::Status MoeLayer::Dispatch(const Context& context, ConstTensorView x) {
   Tape& tape = context.tape;
   parallel::ExchangePlan& plan = tape.plan(plan_);
   RETURN_IF_ERROR(exchange_.Plan(tape.Get(expert_of_), context.stream, plan));
-  RETURN_IF_ERROR(
-      exchange_.Dispatch(plan, x, NewExpertRows(context, rows_, hidden_), context.stream));
+  if (gate_up_.fp8()) {
+    const TensorView received =
+        tape.New(received_, DType::kU8, {plan.num_received, kernels::WireRowBytes(hidden_)});
+    RETURN_IF_ERROR(exchange_.Dispatch(plan, tape.Get(wire_), received, context.stream));
+    tape.Free(wire_);
+  } else {
+    RETURN_IF_ERROR(
+        exchange_.Dispatch(plan, x, NewExpertRows(context, rows_, hidden_), context.stream));
+  }
   return ExchangeRowIds(context);
 }
 
@@ -167,12 +197,23 @@ void MoeLayer::Experts(const Context& context, ConstTensorView x, TensorView y) 
   Tape& tape = context.tape;
   const Context experts = ForExperts(context);
   const ConstTensorView offsets = tape.plan(plan_).offsets;
+  if (gate_up_.fp8()) {
+    const ConstTensorView received = tape.Get(received_);
+    kernels::UnpackWireRows(context.stream, {.rows = gate_up_.NewInput(context, received.extent(0)),
+                                             .wire = tape.Get(received_)});
+    tape.Free(received_);
+  }
   TensorView gate_up = NewExpertRows(context, gate_up_slot_, 2 * width_);
   TensorView activated = NewExpertRows(context, activated_, width_);
-  gate_up_.GroupedForward(experts, tape.Get(rows_), offsets, gate_up);
+  gate_up_.GroupedForward(experts, tape.Find(rows_), offsets, gate_up);
   kernels::Swiglu(context.stream, {.gate_up = gate_up, .y = activated});
   down_.GroupedForward(experts, activated, offsets, NewExpertRows(context, out_, hidden_));
-  if (recompute_) tape.Free(activated_);
+  if (recompute_) down_.FreeInput(context);
+  if (recompute_ || down_.keeps_input()) tape.Free(activated_);
+  if (context.training && gate_up_.caches_output()) {
+    gate_up_cache_.Shrink(context, gate_up_slot_, gate_up_.quantized().row_tiles,
+                          gate_up_.fp8_options()->activations);
+  }
   if (shared_ != nullptr) shared_->Forward(context, x, y);
 }
 
@@ -202,9 +243,14 @@ void MoeLayer::BackwardExperts(const Context& context, ConstTensorView dy, Tenso
   Stream& stream = context.stream;
   const parallel::ExchangePlan& plan = tape.plan(plan_);
   const Context experts = ForExperts(context);
+  gate_up_cache_.Restore(context, gate_up_slot_, gate_up_.quantized().row_tiles);
   if (recompute_) {
     kernels::Swiglu(stream, {.gate_up = tape.Get(gate_up_slot_),
                              .y = NewExpertRows(context, activated_, width_)});
+    if (down_.keeps_input()) {
+      down_.KeepInput(context, tape.Get(activated_));
+      tape.Free(activated_);
+    }
   }
   TensorView d_gate_up = NewExpertRows(context, d_gate_up_, 2 * width_);
   {
@@ -217,6 +263,8 @@ void MoeLayer::BackwardExperts(const Context& context, ConstTensorView dy, Tenso
   tape.Free(gate_up_slot_);
   gate_up_.GroupedBackwardInput(experts, d_gate_up, plan.offsets,
                                 NewExpertRows(context, d_rows_, hidden_));
+  if (down_.fp8()) tape.Free(d_out_);
+  if (gate_up_.fp8()) tape.Free(d_gate_up_);
   BackwardRouter(context, dx);
   if (shared_ == nullptr) return;
   Temporary d_shared(context.pool, context.dtype, dx.shape());
@@ -259,8 +307,8 @@ void MoeLayer::BackwardExpertWeights(const Context& context) {
   Tape& tape = context.tape;
   const Context experts = ForExperts(context);
   const ConstTensorView offsets = tape.plan(plan_).offsets;
-  down_.GroupedBackwardWeight(experts, tape.Get(d_out_), tape.Get(activated_), offsets);
-  gate_up_.GroupedBackwardWeight(experts, tape.Get(d_gate_up_), tape.Get(rows_), offsets);
+  down_.GroupedBackwardWeight(experts, tape.Find(d_out_), tape.Find(activated_), offsets);
+  gate_up_.GroupedBackwardWeight(experts, tape.Find(d_gate_up_), tape.Find(rows_), offsets);
   for (SlotId slot : {d_out_, activated_, d_gate_up_, rows_, row_ids_}) tape.Free(slot);
 }
 

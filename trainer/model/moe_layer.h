@@ -12,6 +12,7 @@
 #include "parallel/expert/token_exchange.h"
 #include "trainer/model/attention.h"
 #include "trainer/model/context.h"
+#include "trainer/model/fp8_cache.h"
 #include "trainer/model/linear.h"
 #include "trainer/model/mlp.h"
 
@@ -69,6 +70,7 @@ class MoeLayer {
  private:
   absl::Status ExchangeRowIds(const Context& context);
   Context ForExperts(const Context& context) const;
+  void MakeWireRows(const Context& context, ConstTensorView x);
   void BackwardRouter(const Context& context, TensorView dx);
   TensorView NewExpertRows(const Context& context, SlotId slot, int64_t width) const;
 
@@ -78,14 +80,16 @@ class MoeLayer {
   kernels::RouterConfig router_;
   parallel::TokenExchange& exchange_;
   Linear gate_;
-  Linear gate_up_, down_;        // [L, 2 I, H], [L, H, I]
+  Linear gate_up_, down_;  // [L, 2 I, H], [L, H, I]
+  Fp8Cache gate_up_cache_;
   std::unique_ptr<Mlp> shared_;  // null without shared experts
   kernels::Buffer state_;
   TensorView bias_, counts_, eval_counts_;
   bool adapters_drop_ = false;
   int plan_;
-  SlotId logits_, scores_, expert_of_, weights_, load_, balance_, z_, rows_, gate_up_slot_,
-      activated_, out_, returned_, d_out_, d_weights_, d_gate_up_, d_rows_, d_logits_, row_ids_;
+  SlotId logits_, scores_, expert_of_, weights_, load_, balance_, z_, wire_, received_, rows_,
+      gate_up_slot_, activated_, out_, returned_, d_out_, d_weights_, d_gate_up_, d_rows_,
+      d_logits_, row_ids_;
 };
 
 }  // namespace sluice::trainer

@@ -45,6 +45,8 @@ class Tape {
     CHECK(entries_[slot].block >= 0) << "slot " << slot << " is empty";
     return entries_[slot].view;
   }
+  // The tensor, or a null view where the slot is empty.
+  ConstTensorView Find(SlotId slot) const { return entries_[slot].view; }
   bool Has(SlotId slot) const { return entries_[slot].block >= 0; }
   void Free(SlotId slot) {
     Entry& entry = entries_[slot];

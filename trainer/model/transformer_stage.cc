@@ -40,6 +40,7 @@ TransformerStage::TransformerStage(const BuildContext& build, const StageSpec& s
                                    kernels::DeviceContext& device, ActivationPool& pool,
                                    TapeLayout& layout)
     : config_(build.config),
+      fp8_(build.fp8),
       spec_(spec),
       dtype_(dtype),
       hidden_(build.config.hidden_size()),
@@ -115,7 +116,7 @@ absl::Status TransformerStage::AddAdapters(const LoraConfig& config, ParameterSt
 }
 
 absl::Status TransformerStage::Allocate() {
-  for (Linear* linear : linears_) RETURN_IF_ERROR(linear->Allocate(device_, dtype_));
+  for (Linear* linear : linears_) RETURN_IF_ERROR(linear->Allocate(device_, dtype_, fp8_));
   for (const Gate& gate : gates_) RETURN_IF_ERROR(gate.layer->Allocate(device_));
   return absl::OkStatus();
 }
@@ -166,7 +167,8 @@ Context TransformerStage::MakeContext(int microbatch, kernels::StreamRole role) 
                  (*inputs_)[microbatch],
                  scales_,
                  training_,
-                 dtype_};
+                 dtype_,
+                 training_ && microbatch == 0 ? health_ : nullptr};
 }
 
 absl::Status TransformerStage::Forward(int microbatch, int phase) {

@@ -84,6 +84,9 @@ class TransformerStage : public parallel::Stage {
   };
   const std::vector<Gate>& gates() const { return gates_; }
   const StageSpec& spec() const { return spec_; }
+  const std::vector<Linear*>& linears() const { return linears_; }
+  // Hears of the FP8 layers in the first microbatch of each step that trains, until set to null.
+  void set_fp8_health(Fp8Health* health) { health_ = health; }
   // Hears of every microbatch on the stage with the head, after its losses are computed
   // (generation, scoring).
   // Hears of every row that crosses a layer: "activation" and "routes" of layer i after its
@@ -129,6 +132,8 @@ class TransformerStage : public parallel::Stage {
   absl::Status ReadExpertShares(const Context& context, const Gate& gate);
 
   const ModelConfig& config_;
+  const Fp8Options* fp8_;
+  Fp8Health* health_ = nullptr;
   const StageSpec spec_;
   const DType dtype_;
   const int64_t hidden_;

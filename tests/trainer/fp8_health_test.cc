@@ -1,0 +1,120 @@
+// The health of layers in FP8: what a report says, and what it leads to.
+#include "trainer/model/fp8_health.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "tests/trainer/one_rank.h"
+#include "tests/trainer/small_run.h"
+#include "trainer/loop/fp8_report.h"
+
+namespace sluice::trainer {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+RunConfig TinyFp8() {
+  RunConfig config = TinyConfig();
+  ModelConfig& m = *config.mutable_model();
+  m.set_hidden_size(48);
+  m.set_intermediate_size(80);
+  m.set_moe_intermediate_size(32);
+  m.set_q_lora_rank(32);
+  m.set_kv_lora_rank(16);
+  m.set_qk_nope_head_dim(16);
+  m.set_qk_rope_head_dim(16);
+  m.set_v_head_dim(16);
+  config.mutable_compute()->set_precision("FP8");
+  return config;
+}
+
+StepResult TrainWith(OneRank& run, Fp8Health* health) {
+  StepOptions options;
+  options.global_sequences = run.config.train().global_batch();
+  options.fp8_health = health;
+  const auto result = TrainStep(*run.model, *run.batch, options);
+  CHECK(result.ok()) << result.status().ToString();
+  return *result;
+}
+
+constexpr double kLimit = 0.25;  // the default of fp8.demote_above
+
+TEST(Fp8HealthReport, SeesEveryLayerAndChangesNothing) {
+  OneRank run(TinyFp8());
+  run.LoadRandomBatch(1);
+  const StepResult plain = TrainWith(run, nullptr);
+  Fp8Health health;
+  const StepResult reported = TrainWith(run, &health);
+  EXPECT_EQ(reported.loss, plain.loss);
+  EXPECT_EQ(reported.grad_norm, plain.grad_norm);
+  // A dense and an MoE layer: 4 of attention each, 2 of an MLP, 2 of the experts, 2 shared.
+  EXPECT_EQ(health.layers().size(), 2u * 4 + 2 + 4);
+  for (const auto& layer : health.layers()) {
+    EXPECT_GT(layer->x.amax, 0) << layer->name;
+    EXPECT_GT(layer->dy.amax, 0) << layer->name;
+    EXPECT_GT(layer->x.count, 0) << layer->name;
+    EXPECT_EQ(layer->x.clipped, 0) << layer->name;  // the scale is that of the values themselves
+    EXPECT_GT(layer->RelativeError(), 1e-3) << layer->name;
+    EXPECT_LT(layer->RelativeError(), 0.1) << layer->name;  // 5%: two operands of 2^-4 / sqrt(3)
+  }
+  EXPECT_THAT(LayersAbove(health, kLimit), IsEmpty());
+  EXPECT_THAT(health.Table(), HasSubstr("model.layers.1.mlp.experts.gate_proj.weight "));
+}
+
+// One channel of the input a million times larger than the rest: it sets the scale of its tile, and
+// all others fall below the smallest code. Its weights are 0, so the product is that of the others.
+TEST(Fp8HealthReport, AnOutlierChannelDemotesItsLayerAndNoOther) {
+  OneRank run(TinyFp8());
+  constexpr int64_t kChannel = 5, kHidden = 48;
+  run.ForEachPiece([&](const NamedPiece& piece, float* master, const float* /*gradient*/) {
+    if (piece.name == "model.layers.0.input_layernorm.weight") master[kChannel] = 1e6f;
+    if (piece.name == "model.layers.0.self_attn.q_a_proj.weight" ||
+        piece.name == "model.layers.0.self_attn.kv_a_proj_with_mqa.weight") {
+      for (int64_t i = kChannel; i < piece.count; i += kHidden) master[i] = 0;
+    }
+  });
+  run.Publish();
+  run.LoadRandomBatch(1);
+  Fp8Health before;
+  TrainWith(run, &before);
+  const std::string name = "model.layers.0.self_attn.q_a_proj.weight";
+  const std::vector<std::string> bad = LayersAbove(before, kLimit);
+  ASSERT_THAT(bad, ElementsAre(name));
+  ASSERT_TRUE(DemoteLayers(*run.model, bad).ok());
+  Fp8Health after;
+  TrainWith(run, &after);
+  EXPECT_EQ(after.layers().size() + 1, before.layers().size());
+  EXPECT_THAT(LayersAbove(after, kLimit), IsEmpty());
+  EXPECT_THAT(LayersAbove(before, 0), IsEmpty());  // no limit
+}
+
+TEST(Fp8HealthReport, RanksAddUp) {
+  Parameter weight;
+  weight.pieces = {{"model.layers.2.mlp.experts.17.gate_proj.weight", {1, 1}, 0, 0, 1}};
+  Fp8Health a, b;
+  Fp8LayerHealth &of_a = a.LayerOf(weight), &of_b = b.LayerOf(weight);
+  EXPECT_EQ(of_a.name, "model.layers.2.mlp.experts.gate_proj.weight");
+  of_a.x = {2.5, 10, 1, 0};
+  of_b.x = {1.5, 30, 2, 4};
+  of_a.y_error = of_b.y_error = 2;
+  of_a.y_norm = of_b.y_norm = 200;
+  of_b.dx_error = std::numeric_limits<double>::quiet_NaN();
+  const auto copy = Fp8Health::Parse(b.Serialize());
+  ASSERT_TRUE(copy.ok()) << copy.status();
+  a.Merge(*copy);
+  ASSERT_EQ(a.layers().size(), 1u);
+  EXPECT_EQ(of_a.x.amax, 2.5);
+  EXPECT_EQ(of_a.x.count, 40);
+  EXPECT_EQ(of_a.x.underflows, 3);
+  EXPECT_EQ(of_a.x.clipped, 4);
+  EXPECT_EQ(of_a.y_norm, 400);
+  EXPECT_TRUE(std::isinf(of_a.RelativeError()));  // what is no number is never good enough
+}
+
+}  // namespace
+}  // namespace sluice::trainer

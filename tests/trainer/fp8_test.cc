@@ -1,0 +1,327 @@
+// The FP8 recipe in a linear layer and in a model: what is quantised from what, what is kept.
+#include "trainer/model/fp8.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+#include <optional>
+
+#include "kernels/ops/fp8_matmul.h"
+#include "tests/support/near.h"
+#include "tests/trainer/one_rank.h"
+#include "tests/trainer/small_run.h"
+#include "trainer/loop/resolve_config.h"
+#include "trainer/model/linear.h"
+
+namespace sluice::trainer {
+namespace {
+
+using kernels::Fp8Direction;
+using kernels::NumColumnTiles;
+using kernels::NumTiles;
+using kernels::QuantizedColumns;
+using kernels::QuantizedRows;
+using kernels::QuantizedWeight;
+using sluice::testing::Same;
+using sluice::testing::Tensor;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+// ---- blocks of weights
+
+NamedPiece Rows(const std::string& name, int64_t rows, int64_t in, int64_t first, int64_t count,
+                int64_t at) {
+  return {name, {rows, in}, first * in, at * in, count * in};
+}
+
+TEST(RowTiles, EachNamedTensorIsCutFromItsOwnFirstRow) {
+  Parameter fused;  // gate and up of 10944 rows each would be 85.5 blocks; here 1.5
+  fused.shape = {384, 2};
+  fused.pieces = {Rows("gate", 192, 2, 0, 192, 0), Rows("up", 192, 2, 0, 192, 192)};
+  EXPECT_THAT(RowTiles(fused), ElementsAre(0, 128, 192, 320, 384));
+  Parameter alone;
+  alone.shape = {576, 2};
+  alone.pieces = {Rows("kv_a", 576, 2, 0, 576, 0)};
+  EXPECT_THAT(RowTiles(alone), ElementsAre(0, 128, 256, 384, 512, 576));
+}
+
+// All heads' nope rows lie before all heads' v rows; blocks are those of the named tensor's rows.
+TEST(RowTiles, ReorderedRowsShareATileOnlyInsideOneBlock) {
+  Parameter kv;  // 3 heads of 32 nope and 32 v rows: blocks are rows 0-127 (heads 0, 1) and 128-191
+  kv.shape = {192, 2};
+  for (int a = 0; a < 3; ++a) kv.pieces.push_back(Rows("kv_b", 192, 2, a * 64, 32, a * 32));
+  for (int a = 0; a < 3; ++a)
+    kv.pieces.push_back(Rows("kv_b", 192, 2, a * 64 + 32, 32, 96 + a * 32));
+  EXPECT_THAT(RowTiles(kv), ElementsAre(0, 64, 96, 160, 192));
+}
+
+TEST(RowTiles, ExpertsAreCutAlike) {
+  Parameter experts;
+  experts.shape = {2, 160, 2};
+  for (int e = 0; e < 2; ++e) {
+    const std::string name = std::to_string(e);
+    experts.pieces.push_back(Rows("gate" + name, 80, 2, 0, 80, e * 160));
+    experts.pieces.push_back(Rows("up" + name, 80, 2, 0, 80, e * 160 + 80));
+  }
+  EXPECT_THAT(RowTiles(experts), ElementsAre(0, 80, 160));
+  EXPECT_EQ(NumFp8Scales(experts), 2 * 2 * 1);
+}
+
+// ---- one layer
+
+constexpr int64_t kTokens = 150, kIn = 144, kOut = 160;
+
+class Layer {
+ public:
+  explicit Layer(Linear::Keeps keeps, bool fp8 = true) {
+    device_ = *kernels::DeviceContext::Create({.num_threads = 1});
+    weight_ = &store_.AddTensor("w.weight", {kOut, kIn});
+    linear.emplace(*weight_, layout_, keeps);
+    CHECK(store_.Allocate(*device_, DType::kBF16, {1, 1}).ok());
+    const Tensor values = Tensor::Random({kOut, kIn}, DType::kBF16, 1);
+    stream().Synchronize().IgnoreError();
+    device_->Copy(values, weight_->value, stream());
+    CHECK(linear->Allocate(*device_, DType::kBF16, fp8 ? &options : nullptr).ok());
+    linear->Repack(stream());
+    pool_.emplace(
+        *device_, [](const absl::Status& why) { CHECK(false) << why.ToString(); }, nullptr);
+    tape.emplace(layout_, *pool_);
+  }
+  Context context() { return Context{stream(), *pool_, *tape, batch_, {}, true, DType::kBF16}; }
+  kernels::Stream& stream() { return device_->stream(kernels::StreamRole::kCompute); }
+  kernels::DeviceContext& device() { return *device_; }
+  TensorView gradient() const { return weight_->gradient; }
+  TensorView value() const { return weight_->value; }
+
+  Fp8Options options;
+  std::optional<Linear> linear;
+
+ private:
+  std::unique_ptr<kernels::DeviceContext> device_;
+  ParameterStore store_;
+  TapeLayout layout_;
+  Parameter* weight_;
+  std::optional<ActivationPool> pool_;
+  MicrobatchInput batch_;
+
+ public:
+  std::optional<Tape> tape;
+};
+
+struct RowCodes {
+  explicit RowCodes(int64_t width, int64_t tiles)
+      : codes({kTokens, width}, DType::kE4M3), scales({kTokens, tiles}) {}
+  operator QuantizedRows() const { return {codes, scales}; }  // NOLINT
+  Tensor codes, scales;
+};
+struct ColumnCodes {
+  explicit ColumnCodes(int64_t width)
+      : codes({kTokens, width}, DType::kE4M3), scales({NumColumnTiles(kTokens, 1), width}) {}
+  operator QuantizedColumns() const { return {codes, scales}; }  // NOLINT
+  Tensor codes, scales;
+};
+
+// What the recipe says, op by op.
+struct Expected {
+  Expected(Layer& layer, const Tensor& x, const Tensor& dy, bool columns_from_bf16) {
+    kernels::Stream& stream = layer.stream();
+    const Tensor codes({1, kOut, kIn}, DType::kE4M3), scales({1, 2, 2});
+    const Tensor codes_t({1, kIn, kOut}, DType::kE4M3), scales_t({1, 2, 2});
+    const QuantizedWeight w{codes, scales, codes_t, scales_t, {}};
+    kernels::QuantizeWeight(stream, {.w = layer.value().Reshape({1, kOut, kIn}), .weight = w});
+    const RowCodes x_rows(kIn, 2), dy_rows(kOut, 2);
+    const ColumnCodes x_columns(kIn), dy_columns(kOut);
+    kernels::Quantize(stream, {.x = x, .rows = x_rows});
+    kernels::Quantize(stream, {.x = dy, .rows = dy_rows, .columns = dy_columns});
+    if (columns_from_bf16) {
+      kernels::Quantize(stream, {.x = x, .columns = x_columns});
+    } else {
+      kernels::RequantizeColumns(stream, {.rows = x_rows, .columns = x_columns});
+    }
+    kernels::Fp8Matmul(stream, {x_rows, w, Fp8Direction::kForward, {}, y});
+    kernels::Fp8Matmul(stream, {dy_rows, w, Fp8Direction::kBackward, {}, dx});
+    kernels::Fp8WeightGradient(stream,
+                               {dy_columns, x_columns, {}, dw.view().Reshape({1, kOut, kIn})});
+  }
+  Tensor y{{kTokens, kOut}, DType::kBF16}, dx{{kTokens, kIn}, DType::kBF16}, dw{{kOut, kIn}};
+};
+
+void Spoil(const Tensor& t) {
+  for (int64_t i = 0; i < t.num_elements(); ++i) t.SetAt(i, 1e4);
+}
+
+void ExpectGradient(Layer& layer, const Tensor& expected) {
+  const Tensor found({kOut, kIn});
+  layer.device().Copy(layer.gradient(), found, layer.stream());
+  EXPECT_TRUE(Same(found, expected));
+}
+
+// x is quantised once, and dy in BackwardInput: after that nobody reads the BF16 values.
+TEST(Fp8Linear, KeepsTheCodesOfItsOperandsAndNothingElse) {
+  Layer layer(Linear::Keeps::kInput);
+  const Tensor x = Tensor::Random({kTokens, kIn}, DType::kBF16, 2);
+  const Tensor dy = Tensor::Random({kTokens, kOut}, DType::kBF16, 3);
+  const Expected expected(layer, x, dy, /*columns_from_bf16=*/false);
+  kernels::Fill(layer.stream(), layer.gradient(), 0);
+  const Tensor y({kTokens, kOut}, DType::kBF16), dx({kTokens, kIn}, DType::kBF16);
+  layer.linear->Forward(layer.context(), x, y);
+  Spoil(x);
+  layer.linear->BackwardInput(layer.context(), dy, dx);
+  Spoil(dy);
+  layer.linear->BackwardWeight(layer.context(), {}, {});
+  EXPECT_TRUE(Same(y, expected.y));
+  EXPECT_TRUE(Same(dx, expected.dx));
+  ExpectGradient(layer, expected.dw);
+}
+
+// The input of o_proj stays in BF16, and is quantised along the tokens from there.
+TEST(Fp8Linear, AnInputThatTheCallerKeepsIsQuantisedFromBf16) {
+  Layer layer(Linear::Keeps::kNothing);
+  EXPECT_FALSE(layer.linear->keeps_input());
+  const Tensor x = Tensor::Random({kTokens, kIn}, DType::kBF16, 2);
+  const Tensor dy = Tensor::Random({kTokens, kOut}, DType::kBF16, 3);
+  const Expected expected(layer, x, dy, /*columns_from_bf16=*/true);
+  kernels::Fill(layer.stream(), layer.gradient(), 0);
+  const Tensor y({kTokens, kOut}, DType::kBF16), dx({kTokens, kIn}, DType::kBF16);
+  layer.linear->Forward(layer.context(), x, y);
+  layer.linear->BackwardInput(layer.context(), dy, dx);
+  Spoil(dy);
+  layer.linear->BackwardWeight(layer.context(), {}, x);
+  ExpectGradient(layer, expected.dw);
+}
+
+// Recomputing in backward reads the kept codes, whatever x is by then.
+TEST(Fp8Linear, ASecondForwardUsesTheKeptCodes) {
+  Layer layer(Linear::Keeps::kInput);
+  const Tensor x = Tensor::Random({kTokens, kIn}, DType::kBF16, 2);
+  const Tensor y({kTokens, kOut}, DType::kBF16), again({kTokens, kOut}, DType::kBF16);
+  layer.linear->Forward(layer.context(), x, y);
+  layer.linear->Forward(layer.context(), {}, again);
+  EXPECT_TRUE(Same(again, y));
+}
+
+TEST(Fp8Linear, DemotedItIsTheBf16Layer) {
+  Layer layer(Linear::Keeps::kInput), plain(Linear::Keeps::kInput, /*fp8=*/false);
+  const Tensor x = Tensor::Random({kTokens, kIn}, DType::kBF16, 2);
+  const Tensor y({kTokens, kOut}, DType::kBF16), expected({kTokens, kOut}, DType::kBF16);
+  plain.linear->Forward(plain.context(), x, expected);
+  ASSERT_TRUE(layer.linear->Demote(layer.device()).ok());
+  layer.linear->Forward(layer.context(), x, y);
+  EXPECT_FALSE(layer.linear->fp8());
+  EXPECT_TRUE(Same(y, expected));
+}
+
+// ---- a whole model
+
+RunConfig TinyFp8(const std::string& precision) {
+  RunConfig config = TinyConfig();
+  ModelConfig& m = *config.mutable_model();
+  m.set_hidden_size(48);
+  m.set_intermediate_size(80);
+  m.set_moe_intermediate_size(32);
+  m.set_q_lora_rank(32);
+  m.set_kv_lora_rank(16);
+  m.set_qk_nope_head_dim(16);
+  m.set_qk_rope_head_dim(16);
+  m.set_v_head_dim(16);
+  config.mutable_compute()->set_precision(precision);
+  return config;
+}
+
+using Gradients = std::map<std::string, std::vector<float>>;
+
+Gradients GradientsOf(const RunConfig& config, double* loss) {
+  OneRank run(config);
+  run.LoadRandomBatch(1);
+  *loss = run.Train(0).loss;
+  Gradients gradients;
+  run.ForEachPiece([&](const NamedPiece& piece, float* /*master*/, const float* gradient) {
+    auto& to = gradients[piece.name];
+    to.insert(to.end(), gradient, gradient + piece.count);
+  });
+  return gradients;
+}
+
+double Cosine(const Gradients& all_a, const Gradients& all_b) {
+  double dot = 0, a2 = 0, b2 = 0;
+  for (const auto& [name, a] : all_a) {
+    const auto& b = all_b.at(name);
+    CHECK_EQ(a.size(), b.size()) << name;
+    for (size_t i = 0; i < a.size(); ++i) {
+      dot += static_cast<double>(a[i]) * b[i];
+      a2 += static_cast<double>(a[i]) * a[i];
+      b2 += static_cast<double>(b[i]) * b[i];
+    }
+  }
+  return dot / std::sqrt(a2 * b2);
+}
+
+// A code is off by a relative 2^-4 at most and 2^-4 / sqrt(3) in the mean, for each of two
+// operands: a product differs from its BF16 twin by about 5% of its norm. A gradient passes through
+// several products, so its direction may turn by a few of those: cos 0.98 is an angle of 0.2.
+TEST(Fp8Model, GradientsPointWhereThoseOfBf16Do) {
+  double loss_bf16 = 0, loss_fp8 = 0;
+  const Gradients bf16 = GradientsOf(TinyFp8("BF16"), &loss_bf16);
+  const Gradients fp8 = GradientsOf(TinyFp8("FP8"), &loss_fp8);
+  EXPECT_NEAR(loss_fp8, loss_bf16, 0.01 * loss_bf16);
+  EXPECT_NE(loss_fp8, loss_bf16);
+  EXPECT_GT(Cosine(bf16, fp8), 0.98);
+}
+
+TEST(Fp8Model, RecomputeChangesNoBit) {
+  double kept = 0, recomputed = 0;
+  RunConfig config = TinyFp8("FP8");
+  const Gradients a = GradientsOf(config, &kept);
+  config.mutable_compute()->set_recompute("norm,mla_up,swiglu");
+  const Gradients b = GradientsOf(config, &recomputed);
+  EXPECT_EQ(kept, recomputed);
+  EXPECT_EQ(a, b);
+}
+
+// Gate and up come back with a relative error of 2^-4 at most, 2^-4 / sqrt(3) = 3.6% in the mean.
+// Forward reads them before that.
+TEST(Fp8Model, TheSwigluCacheMovesGradientsAndNoLoss) {
+  double plain = 0, cached = 0;
+  RunConfig config = TinyFp8("FP8");
+  const Gradients a = GradientsOf(config, &plain);
+  config.mutable_fp8()->set_swiglu_cache(true);
+  const Gradients b = GradientsOf(config, &cached);
+  EXPECT_EQ(plain, cached);
+  EXPECT_NE(a, b);
+  EXPECT_GT(Cosine(a, b), 0.99);
+}
+
+// Losses, routes, activations and their gradients do not depend on the layout. A weight gradient
+// does a little: which tokens share a tile of 128 depends on which rows an expert receives at once.
+// Then both operands are rounded twice apart: 4 errors of 2^-4 / sqrt(3) in the mean, 7% in norm.
+TEST(Fp8Model, TheFirstStepIsTheSameInEveryLayout) {
+  RunConfig config = SmallConfig("FP8");
+  config.mutable_model()->set_q_lora_rank(32);
+  config.mutable_model()->set_qk_rope_head_dim(16);
+  const RunRecord one = RunLayout(config, {}, 1);
+  const Layout layouts[] = {{.threads = 2},
+                            {.data = 2},
+                            {.data = 2, .expert = 2},
+                            {.pipe = 2, .schedule = "zb_h1"},
+                            {.pipe = 2, .data = 2, .expert = 2}};
+  for (const Layout& layout : layouts) {
+    EXPECT_THAT(CompareFirstStep(one, RunLayout(config, layout, 1), layout.expert > 1 ? 0.1 : 1e-5),
+                IsEmpty())
+        << layout.Name();
+  }
+}
+
+TEST(Fp8Model, AWidthThatIsNoMultipleOf16IsRefusedByName) {
+  RunConfig config = TinyFp8("FP8");
+  config.mutable_model()->set_kv_lora_rank(24);
+  const auto resolved = Resolve(config, 1);
+  ASSERT_FALSE(resolved.ok());
+  EXPECT_THAT(std::string(resolved.status().message()),
+              HasSubstr("model.kv_lora_rank: found 24, wanted a multiple of 16"));
+}
+
+}  // namespace
+}  // namespace sluice::trainer

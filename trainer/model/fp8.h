@@ -1,0 +1,24 @@
+// What training in FP8 needs to know below the configuration; docs/fp8.md has the rules.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/ops/block_quantize.h"
+#include "trainer/model/parameters.h"
+
+namespace sluice::trainer {
+
+struct Fp8Options {
+  kernels::QuantizeOptions activations;  // x and weights
+  kernels::QuantizeOptions gradients;    // dy
+  bool swiglu_cache = false;             // keep gate and up in FP8 between forward and backward
+};
+
+// Where the rows of a weight [O, I] or [E, O, I] are cut into blocks: every 128 rows of each named
+// tensor, counted from its own first row, so that no block straddles two. Ascending, from 0 to O.
+std::vector<int32_t> RowTiles(const Parameter& weight);
+// Scales of the weight in one direction.
+int64_t NumFp8Scales(const Parameter& weight);
+
+}  // namespace sluice::trainer

@@ -1,0 +1,126 @@
+#include "trainer/model/fp8_health.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <sstream>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+
+namespace sluice::trainer {
+namespace {
+
+double Relative(double error, double norm) {
+  if (!std::isfinite(error) || !std::isfinite(norm)) {
+    return std::numeric_limits<double>::infinity();
+  }
+  return norm > 0 ? std::sqrt(error / norm) : 0;
+}
+
+double Percent(int64_t part, int64_t whole) {
+  return whole > 0 ? 100.0 * static_cast<double>(part) / static_cast<double>(whole) : 0;
+}
+
+void Add(const kernels::QuantizationStats& from, kernels::QuantizationStats& to) {
+  to.amax = std::max(to.amax, from.amax);
+  to.count += from.count;
+  to.underflows += from.underflows;
+  to.clipped += from.clipped;
+}
+
+std::string TextOf(const kernels::QuantizationStats& s) {
+  return absl::StrFormat(" %.17g %d %d %d", s.amax, s.count, s.underflows, s.clipped);
+}
+
+}  // namespace
+
+double Fp8LayerHealth::RelativeError() const {
+  return std::max(Relative(y_error, y_norm), Relative(dx_error, dx_norm));
+}
+
+std::string Fp8LayerName(const Parameter& weight) {
+  std::string name = weight.pieces[0].name;
+  const std::string experts = ".experts.";
+  const size_t at = name.find(experts);
+  if (at == std::string::npos) return name;
+  const size_t number = at + experts.size(), end = name.find('.', number);
+  return name.substr(0, number) + name.substr(end + 1);
+}
+
+Fp8LayerHealth& Fp8Health::Named(const std::string& name) {
+  for (const auto& layer : layers_) {
+    if (layer->name == name) return *layer;
+  }
+  layers_.push_back(std::make_unique<Fp8LayerHealth>());
+  layers_.back()->name = name;
+  return *layers_.back();
+}
+
+Fp8LayerHealth& Fp8Health::LayerOf(const Parameter& weight) { return Named(Fp8LayerName(weight)); }
+
+void Fp8Health::Merge(const Fp8Health& other) {
+  for (const auto& from : other.layers_) {
+    Fp8LayerHealth& to = Named(from->name);
+    Add(from->x, to.x);
+    Add(from->dy, to.dy);
+    to.y_error += from->y_error;
+    to.y_norm += from->y_norm;
+    to.dx_error += from->dx_error;
+    to.dx_norm += from->dx_norm;
+  }
+  std::sort(layers_.begin(), layers_.end(),
+            [](const auto& a, const auto& b) { return a->name < b->name; });
+}
+
+std::string Fp8Health::Serialize() const {
+  std::string text;
+  for (const auto& l : layers_) {
+    absl::StrAppend(&text, l->name, TextOf(l->x), TextOf(l->dy),
+                    absl::StrFormat(" %.17g %.17g %.17g %.17g\n", l->y_error, l->y_norm,
+                                    l->dx_error, l->dx_norm));
+  }
+  return text;
+}
+
+absl::StatusOr<Fp8Health> Fp8Health::Parse(const std::string& text) {
+  Fp8Health health;
+  std::istringstream lines(text);
+  std::string line;
+  while (std::getline(lines, line)) {
+    std::istringstream in(line);
+    std::string name, word;
+    in >> name;
+    Fp8LayerHealth& l = health.Named(name);
+    const auto number = [&](double* value) {
+      in >> word;  // strtod knows "nan" and "inf", streams do not
+      *value = std::strtod(word.c_str(), nullptr);
+    };
+    for (kernels::QuantizationStats* s : {&l.x, &l.dy}) {
+      number(&s->amax);
+      in >> s->count >> s->underflows >> s->clipped;
+    }
+    for (double* value : {&l.y_error, &l.y_norm, &l.dx_error, &l.dx_norm}) number(value);
+    if (!in) return absl::InternalError(absl::StrCat("FP8 health arrived damaged: ", line));
+  }
+  return health;
+}
+
+std::string Fp8Health::Table() const {
+  std::string text =
+      absl::StrFormat("  %-52s %10s %7s %7s %10s %7s %7s %9s %9s\n", "layer", "amax x", "under%",
+                      "clip%", "amax dy", "under%", "clip%", "error y", "error dx");
+  for (const auto& l : layers_) {
+    absl::StrAppendFormat(
+        &text, "  %-52s %10.3g %7.3f %7.3f %10.3g %7.3f %7.3f %9.2e %9.2e\n", l->name, l->x.amax,
+        Percent(l->x.underflows, l->x.count), Percent(l->x.clipped, l->x.count), l->dy.amax,
+        Percent(l->dy.underflows, l->dy.count), Percent(l->dy.clipped, l->dy.count),
+        Relative(l->y_error, l->y_norm), Relative(l->dx_error, l->dx_norm));
+  }
+  return text;
+}
+
+}  // namespace sluice::trainer
