@@ -25,7 +25,9 @@ TEST(Fp8LossBenchSlow, FortyStepsOfEveryVariantStayTogether) {
   double loss = 0, bf16 = 0;
   while (in >> preset >> steps >> seed >> variant >> loss) {
     ++rows;
-    if (variant == "fp8_ue8m0") EXPECT_EQ(loss, 1.5);
+    if (variant == "fp8_ue8m0") {
+      EXPECT_EQ(loss, 1.5);
+    }
     if (variant == "bf16") bf16 = loss;
     if (variant == "fp8") {
       EXPECT_NE(loss, bf16);

@@ -168,6 +168,7 @@ Context TransformerStage::MakeContext(int microbatch, kernels::StreamRole role) 
                  scales_,
                  training_,
                  dtype_,
+                 {},
                  training_ && microbatch == 0 ? health_ : nullptr};
 }
 
