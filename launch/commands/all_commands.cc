@@ -10,6 +10,7 @@ std::vector<std::unique_ptr<Command>> AllCommands() {
   commands.push_back(CreateScoreCommand());
   commands.push_back(CreateGenerateCommand());
   commands.push_back(CreateImportCommand());
+  commands.push_back(CreateExportCommand());
   commands.push_back(CreateInspectCommand());
   commands.push_back(CreateSimulateCommand());
   commands.push_back(CreatePlanCommand());

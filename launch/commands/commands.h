@@ -14,6 +14,7 @@ std::unique_ptr<Command> CreateEvalCommand();
 std::unique_ptr<Command> CreateScoreCommand();
 std::unique_ptr<Command> CreateGenerateCommand();
 std::unique_ptr<Command> CreateImportCommand();
+std::unique_ptr<Command> CreateExportCommand();
 std::unique_ptr<Command> CreateInspectCommand();
 std::unique_ptr<Command> CreateSimulateCommand();
 std::unique_ptr<Command> CreatePlanCommand();

@@ -5,10 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/str_format.h"
 #include "kernels/core/status_macros.h"
+#include "launch/certificate_summary.h"
 #include "launch/commands/commands.h"
-#include "launch/json_text.h"
 #include "launch/load_config.h"
 #include "launch/progress_bar.h"
 #include "trainer/loop/huggingface.h"
@@ -65,20 +64,7 @@ class Import : public Command {
     };
     request_.progress = [&](int64_t done, int64_t total) { bar.Show(done, total); };
     ASSIGN_OR_RETURN(const trainer::ImportResult result, trainer::ImportHuggingFace(request_));
-    const checkpoints::Certificate& certificate = result.certificate;
-    if (json_) {
-      const Json object = {
-          {"generation", result.generation},      {"tensors", certificate.tensors.size()},
-          {"parameters", certificate.parameters}, {"bytes", certificate.bytes},
-          {"max_error", certificate.MaxError()},  {"hash", certificate.Hash()}};
-      std::puts(JsonText(object).c_str());
-      return absl::OkStatus();
-    }
-    std::puts(
-        absl::StrFormat("%s\n%d tensors, %d parameters, %d bytes, largest error %.3g\nhash %s",
-                        result.generation, certificate.tensors.size(), certificate.parameters,
-                        certificate.bytes, certificate.MaxError(), certificate.Hash())
-            .c_str());
+    std::puts(CertificateSummary(result.generation, result.certificate, json_).c_str());
     return absl::OkStatus();
   }
 

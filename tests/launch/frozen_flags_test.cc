@@ -30,6 +30,7 @@ TEST(FrozenFlags, TheProgramHasExactlyTheseCommandsAndFlags) {
         "--deadline", "--imbalance", "--routes", "--top", "--write", "--explain", "--published",
         "--json"}},
       {"doctor", {"--json"}},
+      {"export", {"--from", "--to", "--dtype", "--source", "--shard-gb", "--ignore", "--json"}},
       {"import", {"--from", "--to", "--set", "--ignore", "--no-mtp", "--json"}},
       {"inspect", {"ACTION", "CHECKPOINT", "--json"}},
   };

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "checkpoints/huggingface/certificate.h"
+#include "checkpoints/huggingface/export.h"
 #include "checkpoints/huggingface/import.h"
 #include "trainer/loop/run_config.pb.h"
 
@@ -38,5 +39,21 @@ struct ImportResult {
 // files of the source and certificate.json and .txt. INVALID_ARGUMENT, naming key or tensor, as
 // ParseHuggingFaceConfig and checkpoints::Import; ALREADY_EXISTS when TO holds a checkpoint.
 absl::StatusOr<ImportResult> ImportHuggingFace(const ImportRequest& request);
+
+struct ExportRequest {
+  std::string from;    // a generation or a run folder
+  std::string to;      // must not exist, or be empty
+  std::string source;  // the import that training started from; empty: through run.init_from
+  checkpoints::ExportType type = checkpoints::ExportType::kSource;
+  int64_t shard_bytes = 5'000'000'000;
+  std::set<std::string> ignore;                   // keys of the source's config.json
+  std::function<void(const std::string&)> print;  // as in ImportRequest
+  checkpoints::ProgressFunction progress;
+};
+
+// Makes TO a complete Hugging Face directory with certificate.json and .txt; it appears by one
+// rename. An import's export has the same files with the same bytes. INVALID_ARGUMENT names a field
+// that the family's config.json cannot express, or a tensor that is not finite.
+absl::StatusOr<checkpoints::Certificate> ExportHuggingFace(const ExportRequest& request);
 
 }  // namespace sluice::trainer

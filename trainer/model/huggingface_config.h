@@ -37,6 +37,16 @@ struct HuggingFaceExport {
 absl::StatusOr<std::string> MakeHuggingFaceConfig(const ModelConfig& config,
                                                   const HuggingFaceExport& options);
 
+// The source's own config.json with what an export changed: quantization_config there or not, the
+// number of MTP layers, and, where `keep_dtype` is false, torch_dtype. Unchanged text comes back as
+// it is.
+absl::StatusOr<std::string> EditHuggingFaceConfig(absl::string_view json, const ModelConfig& config,
+                                                  const HuggingFaceExport& options,
+                                                  bool keep_dtype);
+
+// Whether both compute the same: fields that only training reads may differ.
+bool SameModel(const ModelConfig& a, const ModelConfig& b);
+
 // Every tensor of the model with its name on disk and in checkpoints. `config` is resolved.
 std::vector<checkpoints::MappedTensor> MakeTensorMap(const ModelConfig& config);
 

@@ -1,5 +1,4 @@
 // The way back: a config.json from a ModelConfig.
-#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -20,6 +19,13 @@ const char* ArchitectureOf(const std::string& type) {
   if (type == "deepseek_v2") return "DeepseekV2ForCausalLM";
   if (type == "qwen3_moe") return "Qwen3MoeForCausalLM";
   return type == "mixtral" ? "MixtralForCausalLM" : "OlmoeForCausalLM";
+}
+
+Json Quantization() {
+  return {{"activation_scheme", "dynamic"},
+          {"fmt", "e4m3"},
+          {"quant_method", "fp8"},
+          {"weight_block_size", {128, 128}}};
 }
 
 void AddRope(const ModelConfig& m, Json& json) {
@@ -88,38 +94,32 @@ void AddOthers(const ModelConfig& m, Json& json) {
 
 // Fields that change nothing outside of training, or mean the same when they differ.
 bool MayDiffer(const std::string& field, const ModelConfig& m) {
-  if (field == "router_z_loss_coef" || field == "mtp_hidden_before_norm" ||
-      field == "initializer_range") {
-    return true;
+  for (const char* free : {"router_z_loss_coef", "mtp_hidden_before_norm", "initializer_range",
+                           "aux_loss_alpha", "router_aux_loss_coef", "group_mask"}) {
+    if (field == free) return true;  // the last is a choice of the program that reads the file
   }
-  if (field == "aux_loss_alpha") return m.kv_lora_rank() == 0;
-  if (field == "router_aux_loss_coef") return m.kv_lora_rank() > 0;
   if (field == "head_dim" || field == "num_key_value_heads") return m.kv_lora_rank() > 0;
   if (field == "rope_interleave") return m.kv_lora_rank() == 0;
-  if (field == "group_mask") return m.n_group() == 1;
   return field == "intermediate_size" && m.first_k_dense_replace() == 0;
 }
 
-// Whatever the family cannot say comes back as something else.
-absl::Status CompareWithWayBack(const ModelConfig& wanted, const ModelConfig& back) {
+std::string Shown(const ModelConfig& config, const FieldDescriptor* field) {
+  std::string text;
+  if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+    return config.GetReflection()->GetMessage(config, field).ShortDebugString();
+  }
+  google::protobuf::TextFormat::PrintFieldValueToString(config, field, -1, &text);
+  return text;
+}
+
+// The first field that makes a difference; null if none does.
+const FieldDescriptor* FirstDifference(const ModelConfig& a, const ModelConfig& b) {
   const auto* descriptor = ModelConfig::descriptor();
-  const auto* reflection = wanted.GetReflection();
   for (int i = 0; i < descriptor->field_count(); ++i) {
     const FieldDescriptor* field = descriptor->field(i);
-    std::string a, b;
-    if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
-      a = reflection->GetMessage(wanted, field).ShortDebugString();
-      b = reflection->GetMessage(back, field).ShortDebugString();
-    } else {
-      google::protobuf::TextFormat::PrintFieldValueToString(wanted, field, -1, &a);
-      google::protobuf::TextFormat::PrintFieldValueToString(back, field, -1, &b);
-    }
-    if (a == b || MayDiffer(field->name(), wanted)) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat("model.", field->name(), ": found ", a, ", wanted ", b,
-                     ", as every model of the family ", wanted.model_type(), " has on disk"));
+    if (Shown(a, field) != Shown(b, field) && !MayDiffer(field->name(), a)) return field;
   }
-  return absl::OkStatus();
+  return nullptr;
 }
 
 }  // namespace
@@ -152,16 +152,41 @@ absl::StatusOr<std::string> MakeHuggingFaceConfig(const ModelConfig& m,
   json["tie_word_embeddings"] = m.tie_word_embeddings();
   json["use_cache"] = true;
   json["torch_dtype"] = options.dtype;
-  if (options.is_fp8) {
-    json["quantization_config"] = {{"activation_scheme", "dynamic"},
-                                   {"fmt", "e4m3"},
-                                   {"quant_method", "fp8"},
-                                   {"weight_block_size", {128, 128}}};
-  }
+  if (options.is_fp8) json["quantization_config"] = Quantization();
   const std::string text = json.dump(2) + "\n";
   ASSIGN_OR_RETURN(const HuggingFaceConfig back, ParseHuggingFaceConfig(text));
-  RETURN_IF_ERROR(CompareWithWayBack(m, back.model));
-  return text;
+  // Whatever the family cannot say comes back as something else.
+  const FieldDescriptor* differs = FirstDifference(m, back.model);
+  if (differs == nullptr) return text;
+  return absl::InvalidArgumentError(
+      absl::StrCat("model.", differs->name(), ": found ", Shown(m, differs), ", wanted ",
+                   Shown(back.model, differs), ", as every model of the family ", m.model_type(),
+                   " has on disk"));
+}
+
+bool SameModel(const ModelConfig& a, const ModelConfig& b) {
+  return FirstDifference(a, b) == nullptr;
+}
+
+absl::StatusOr<std::string> EditHuggingFaceConfig(absl::string_view text, const ModelConfig& config,
+                                                  const HuggingFaceExport& options,
+                                                  bool keep_dtype) {
+  Json json = Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded() || !json.is_object()) {
+    return absl::InvalidArgumentError("config.json: found no JSON object");
+  }
+  const Json before = json;
+  const bool is_fp8 =
+      json.contains("quantization_config") && !json["quantization_config"].is_null();
+  if (is_fp8 && !options.is_fp8) json.erase("quantization_config");
+  if (!is_fp8 && options.is_fp8) json["quantization_config"] = Quantization();
+  if (json.contains("num_nextn_predict_layers")) {
+    json["num_nextn_predict_layers"] = config.num_nextn_predict_layers();
+  }
+  for (const char* key : {"torch_dtype", "dtype"}) {
+    if (json.contains(key) && !keep_dtype) json[key] = options.dtype;
+  }
+  return json == before ? std::string(text) : json.dump(2) + "\n";
 }
 
 }  // namespace sluice::trainer

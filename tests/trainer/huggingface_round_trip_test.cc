@@ -1,0 +1,187 @@
+// Whole directories through a run folder and back, and an import on every mesh.
+#include <gtest/gtest.h>
+
+#include <mutex>
+
+#include "checkpoints/digest.h"
+#include "checkpoints/file_system.h"
+#include "google/protobuf/text_format.h"
+#include "kernels/core/crc32c.h"
+#include "tests/support/thread_ranks.h"
+#include "tests/trainer/huggingface_case.h"
+#include "trainer/loop/huggingface.h"
+#include "trainer/loop/rank_model.h"
+#include "trainer/loop/run_state.h"
+
+namespace sluice::trainer {
+namespace {
+
+std::map<std::string, std::string> FilesOf(const std::string& folder) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (name.rfind("certificate.", 0) != 0) files[name] = data::Slurp(entry.path().string());
+  }
+  return files;
+}
+
+class HuggingFaceRoundTrip : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(HuggingFaceRoundTrip, GivesTheSameFiles) {
+  HuggingFaceCase golden(GetParam());
+  golden.dir.Write("source/generation_config.json", "{\"eos_token_id\": 1}");
+  golden.dir.Write("source/tiktoken.model", std::string("\0\xff not text", 11));
+  ASSERT_TRUE(golden.Import().ok());
+  ExportRequest request;
+  request.from = golden.run();
+  request.to = golden.dir.File("out");
+  const auto certificate = ExportHuggingFace(request);
+  ASSERT_TRUE(certificate.ok()) << certificate.status();
+  EXPECT_EQ(certificate->MaxError(), 0);
+  const auto source = FilesOf(golden.source()), out = FilesOf(request.to);
+  std::vector<std::string> names, found;
+  for (const auto& [name, content] : source) names.push_back(name);
+  for (const auto& [name, content] : out) found.push_back(name);
+  EXPECT_EQ(found, names);
+  for (const auto& [name, content] : source) EXPECT_TRUE(out.at(name) == content) << name;
+  EXPECT_EQ(ExportHuggingFace(request).status().code(), absl::StatusCode::kAlreadyExists);
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, HuggingFaceRoundTrip,
+                         ::testing::Values("deepseek_v3", "deepseek_v3_mtp", "deepseek_v2_lite",
+                                           "qwen3_moe_yarn", "mixtral", "olmoe"));
+
+// Masters of all ranks of a mesh, put together again.
+std::string DigestOn(const HuggingFaceCase& golden, const RunConfig& stored,
+                     const parallel::MeshShape& shape) {
+  RunConfig config = stored;
+  config.mutable_mesh()->set_pipe(shape.pipe);
+  config.mutable_mesh()->set_data(shape.data);
+  config.mutable_mesh()->set_expert(shape.expert);
+  config.mutable_train()->set_global_batch(shape.data);
+  const int world = shape.pipe * shape.data;
+  const auto resolved = Resolve(config, world);
+  EXPECT_TRUE(resolved.ok()) << resolved.status();
+  const auto files = checkpoints::CreatePosixFileSystem();
+  const std::string dir =
+      golden.dir.File("mesh" + std::to_string(shape.pipe) + std::to_string(shape.data) +
+                      std::to_string(shape.expert));
+  std::filesystem::create_directories(dir);
+  const std::string from =
+      std::filesystem::directory_iterator(golden.run() + "/checkpoints")->path().string();
+  std::mutex mutex;
+  std::string digest;
+  testing::RunThreadRanks(
+      world, kernels::CpuStreamMode::kInline,
+      [&](parallel::Communicator& group, kernels::DeviceContext& device) {
+        auto model = RankModel::Create(*resolved, {.world = &group, .device = &device});
+        ASSERT_TRUE(model.ok()) << model.status();
+        LoadOptions options;
+        options.weights_only = true;
+        const auto state = LoadState(**model, from, options, *files);
+        ASSERT_TRUE(state.ok()) << state.status();
+        const auto saved =
+            SaveState(**model, *state, {.dir = dir, .log = [](absl::string_view) {}}, *files);
+        ASSERT_TRUE(saved.ok()) << saved.status();
+        if (group.rank() != 0) return;
+        const auto reader = checkpoints::CheckpointReader::Open(*files, *saved);
+        ASSERT_TRUE(reader.ok()) << reader.status();
+        const auto found = checkpoints::DigestOfCheckpoint(**reader);
+        ASSERT_TRUE(found.ok()) << found.status();
+        const std::lock_guard<std::mutex> lock(mutex);
+        digest = found->total.ToString();
+      });
+  return digest;
+}
+
+TEST(HuggingFaceMesh, AnImportLoadsOnAnyPipeDataAndExpertLayout) {
+  HuggingFaceCase golden("deepseek_v3_mtp");
+  ASSERT_TRUE(golden.Import().ok());
+  RunConfig stored;
+  ASSERT_TRUE(google::protobuf::TextFormat::ParseFromString(
+      data::Slurp(golden.run() + "/config.textproto"), &stored));
+  const std::string one = DigestOn(golden, stored, {1, 1, 1});
+  EXPECT_EQ(one.size(), 32u);
+  for (const parallel::MeshShape& shape :
+       {parallel::MeshShape{2, 1, 1}, {1, 4, 1}, {1, 4, 4}, {2, 2, 2}, {1, 3, 1}}) {
+    EXPECT_EQ(DigestOn(golden, stored, shape), one)
+        << shape.pipe << " " << shape.data << " " << shape.expert;
+  }
+}
+
+// A run that started from an import and changed nothing but one tensor's worth of masters.
+TEST(HuggingFaceTrained, ExportsInTheSourcesTypesThroughInitFrom) {
+  HuggingFaceCase golden("mixtral");
+  ASSERT_TRUE(golden.Import().ok());
+  RunConfig config;
+  ASSERT_TRUE(google::protobuf::TextFormat::ParseFromString(
+      data::Slurp(golden.run() + "/config.textproto"), &config));
+  config.mutable_run()->set_init_from(golden.run());
+  config.mutable_run()->set_dir(golden.dir.File("tuned"));
+  config.mutable_train()->set_global_batch(1);
+  const auto resolved = Resolve(config, 1);
+  ASSERT_TRUE(resolved.ok()) << resolved.status();
+  const auto files = checkpoints::CreatePosixFileSystem();
+  testing::RunThreadRanks(
+      1, kernels::CpuStreamMode::kInline,
+      [&](parallel::Communicator& group, kernels::DeviceContext& device) {
+        auto model = RankModel::Create(*resolved, {.world = &group, .device = &device});
+        ASSERT_TRUE(model.ok()) << model.status();
+        LoadOptions options;
+        options.weights_only = true;
+        const std::string from =
+            std::filesystem::directory_iterator(golden.run() + "/checkpoints")->path().string();
+        auto state = LoadState(**model, from, options, *files);
+        ASSERT_TRUE(state.ok()) << state.status();
+        state->step = 3;
+        // The last of the masters is the head's.
+        const TensorView masters = (*model)->optimizer(ParameterGroup::kDense)->master();
+        (*model)->store().ForEachRun(
+            ParameterGroup::kDense, 0, masters.num_elements(),
+            [&](const Parameter&, const NamedPiece& piece, int64_t, int64_t begin, int64_t count) {
+              if (piece.name != "lm_head.weight") return;
+              for (int64_t i = 0; i < count; ++i)
+                masters.mutable_data<float>()[begin + i] *= 1.001f;
+            });
+        std::filesystem::create_directories(golden.dir.File("tuned/checkpoints"));
+        const SaveOptions save = {.dir = golden.dir.File("tuned/checkpoints"),
+                                  .log = [](absl::string_view) {}};
+        ASSERT_TRUE(SaveState(**model, *state, save, *files).ok());
+      });
+  ExportRequest request;
+  request.from = golden.dir.File("tuned");
+  request.to = golden.dir.File("out");
+  const auto certificate = ExportHuggingFace(request);
+  ASSERT_TRUE(certificate.ok()) << certificate.status();
+  const auto source = FilesOf(golden.source()), out = FilesOf(request.to);
+  EXPECT_EQ(out.at("config.json"), source.at("config.json"));
+  EXPECT_EQ(out.at("model.safetensors").size(), source.at("model.safetensors").size());
+  std::map<std::string, uint32_t> before;
+  auto imported =
+      checkpoints::SafetensorsReader::Open(*files, golden.source() + "/model.safetensors");
+  ASSERT_TRUE(imported.ok());
+  for (const checkpoints::CertifiedTensor& tensor : certificate->tensors) {
+    const auto* entry = (*imported)->Find(tensor.disk);
+    ASSERT_NE(entry, nullptr) << tensor.disk;
+    std::string bytes(entry->bytes, 'x');
+    ASSERT_TRUE(
+        (*imported)
+            ->Read(checkpoints::WholeTensor(entry->name, entry->dtype, entry->shape), bytes.data())
+            .ok());
+    EXPECT_EQ(tensor.crc32c == Crc32c(bytes.data(), bytes.size()), tensor.disk != "lm_head.weight")
+        << tensor.disk;
+    if (tensor.disk == "lm_head.weight") {
+      EXPECT_GT(tensor.max_error, 0);
+    }
+  }
+  // The export is a directory that can be imported.
+  ImportRequest again;
+  again.from = request.to;
+  again.to = golden.dir.File("again");
+  const auto reimported = ImportHuggingFace(again);
+  ASSERT_TRUE(reimported.ok()) << reimported.status();
+  EXPECT_EQ(reimported->certificate.Hash(), certificate->Hash());
+}
+
+}  // namespace
+}  // namespace sluice::trainer
