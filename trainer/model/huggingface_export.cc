@@ -51,7 +51,7 @@ void AddDeepSeek(const ModelConfig& m, Json& json) {
   json["intermediate_size"] = m.intermediate_size();
   json["moe_intermediate_size"] = m.moe_intermediate_size();
   json["n_routed_experts"] = m.n_routed_experts();
-  json["n_shared_experts"] = m.n_shared_experts() == 0 ? Json(nullptr) : Json(m.n_shared_experts());
+  json["n_shared_experts"] = m.n_shared_experts();  // transformers 5 refuses null
   json["first_k_dense_replace"] = m.first_k_dense_replace();
   json["moe_layer_freq"] = 1;
   json["n_group"] = m.n_group();
