@@ -192,7 +192,8 @@ def judge_memory(rows, measured):
         for m in measured:
             if m["what"] == "allocations":
                 out.append(result(20, f"{ROWS[20]}, {m['precision']}", m["large"] + m["mappings"], 0, 0, at_most=True,
-                                  note=f"{m['calls']:.0f} small ones, {m['bytes'] / 1024:.0f} KiB, largest {m['largest']:.0f} B"))
+                                  note=f"{m['calls']:.0f} small ones, {m['bytes'] / 1024:.0f} KiB, "
+                                       f"largest {m['largest']:.0f} B"))
     return out
 
 
