@@ -9,6 +9,8 @@ std::vector<std::unique_ptr<Command>> AllCommands() {
   commands.push_back(CreateEvalCommand());
   commands.push_back(CreateScoreCommand());
   commands.push_back(CreateGenerateCommand());
+  commands.push_back(CreateExpertsCommand());
+  commands.push_back(CreateAdapterCommand());
   commands.push_back(CreateImportCommand());
   commands.push_back(CreateExportCommand());
   commands.push_back(CreateInspectCommand());

@@ -13,6 +13,8 @@ std::unique_ptr<Command> CreateTokenizeCommand();
 std::unique_ptr<Command> CreateEvalCommand();
 std::unique_ptr<Command> CreateScoreCommand();
 std::unique_ptr<Command> CreateGenerateCommand();
+std::unique_ptr<Command> CreateExpertsCommand();
+std::unique_ptr<Command> CreateAdapterCommand();
 std::unique_ptr<Command> CreateImportCommand();
 std::unique_ptr<Command> CreateExportCommand();
 std::unique_ptr<Command> CreateInspectCommand();

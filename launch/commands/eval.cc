@@ -1,9 +1,7 @@
 // `sluice eval`: loss, perplexity and bits per byte of a checkpoint.
 #include <cstdio>
-#include <filesystem>
 #include <memory>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -39,6 +37,11 @@ class Eval : public Command {
              .value = "PATH",
              .help = "other text than the run's validation text; may be repeated",
              .target = &texts_},
+            {.name = "--sft",
+             .value = "PATH",
+             .help = "conversations instead (JSONL), by the run's data.chat_template; loss of the "
+                     "answers",
+             .target = &conversations_},
             {.name = "--batches",
              .value = "N",
              .help = "read only N batches of one sequence a rank",
@@ -53,7 +56,7 @@ class Eval : public Command {
     const trainer::RankContext rank = MakeRankContext(context, *device, stderr);
     ASSIGN_OR_RETURN(const trainer::LoadedModel loaded, trainer::LoadModel(checkpoint_, rank));
     const trainer::RunConfig config = DataOf(loaded);
-    if (config.data().validation().empty()) {
+    if (config.data().validation().empty() && config.data().sft_validation().empty()) {
       return absl::InvalidArgumentError(
           "eval: the run has no data.validation, wanted text by --text");
     }
@@ -68,25 +71,21 @@ class Eval : public Command {
   }
 
  private:
-  // The run's configuration with the text to read, and with the vocabulary that the run keeps
-  // beside its checkpoints: RUN/checkpoints/GENERATION.
+  // The run's configuration with the text to read.
   trainer::RunConfig DataOf(const trainer::LoadedModel& loaded) const {
-    namespace fs = std::filesystem;
-    trainer::RunConfig config = loaded.config;
+    trainer::RunConfig config = trainer::ConfigToRead(loaded);
+    if (texts_.empty() && conversations_.empty()) return config;
     data::DataConfig& data = *config.mutable_data();
-    std::error_code error;
-    const fs::path tokenizer =
-        fs::absolute(loaded.generation, error).lexically_normal() / "../../tokenizer.json";
-    if (fs::exists(tokenizer, error)) data.set_tokenizer(tokenizer.lexically_normal().string());
-    data.clear_train();  // need not be there any more
-    if (texts_.empty()) return config;
     data.clear_validation();
+    data.clear_sft_validation();
     for (const std::string& text : texts_) data.add_validation()->set_path(text);
+    for (const std::string& path : conversations_) data.add_sft_validation()->set_path(path);
+    if (!conversations_.empty()) data.set_document_mask(true);
     return config;
   }
 
   std::string checkpoint_;
-  std::vector<std::string> texts_;
+  std::vector<std::string> texts_, conversations_;
   int64_t batches_ = 0;
   bool json_ = false;
 };

@@ -86,5 +86,18 @@ TEST_F(DeviceBatchTest, MicrobatchesAreCutInOrderAndPaddingHasNoTarget) {
   EXPECT_EQ(batch.num_targets(), 5);
 }
 
+TEST_F(DeviceBatchTest, MaskedTokensAreReadAndAreNoTargets) {
+  HostBatch host = OneSequence({10, 11, 12, 13, 14, 15});
+  host.is_target = {0, 0, 1, 0, 1, 1};
+  DeviceBatch batch(*device_, {.sequence_length = 5, .microbatch = 1, .mtp_depth = 1});
+  ASSERT_TRUE(batch.Load(host, 0).ok());
+  const MicrobatchInput& input = batch.inputs()[0];
+  EXPECT_EQ(Values(input.tokens), (std::vector<int32_t>{10, 11, 12, 13, 14}));
+  EXPECT_EQ(Values(input.targets), (std::vector<int32_t>{-1, 12, -1, 14, 15}));
+  EXPECT_EQ(Values(input.mtp_targets[0]), (std::vector<int32_t>{12, -1, 14, 15, -1}));
+  EXPECT_EQ(batch.num_targets(), 3);
+  EXPECT_EQ(batch.num_mtp_targets(), 3);
+}
+
 }  // namespace
 }  // namespace sluice::trainer

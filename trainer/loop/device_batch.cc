@@ -46,6 +46,8 @@ void DeviceBatch::AppendMicrobatch(const HostBatch& batch, int64_t first, int64_
   std::vector<std::vector<int32_t>> mtp_tokens(options_.mtp_depth), mtp_targets(options_.mtp_depth);
   for (int64_t s = 0; s < sequences; ++s) {
     const int32_t* row = batch.tokens.data() + (first + s) * (length + 1);
+    const uint8_t* is_target =
+        batch.is_target.empty() ? nullptr : batch.is_target.data() + (first + s) * (length + 1);
     const int64_t last_target =
         batch.num_targets[first + s];  // place of the last token that is a target
     const std::vector<int32_t> document = DocumentOf(
@@ -55,10 +57,13 @@ void DeviceBatch::AppendMicrobatch(const HostBatch& batch, int64_t first, int64_
       if (i > 0 && document[i] != document[i - 1])
         starts.push_back(static_cast<int32_t>(s * length + i));
       inputs.push_back(row[i]);
-      targets.push_back(i + 1 <= last_target ? row[i + 1] : kNoTarget);
+      const auto is_learned = [&](int64_t place) {
+        return place <= last_target && (is_target == nullptr || is_target[place] != 0);
+      };
+      targets.push_back(is_learned(i + 1) ? row[i + 1] : kNoTarget);
       positions.push_back(static_cast<int32_t>(i));
       for (int depth = 1; depth <= options_.mtp_depth; ++depth) {
-        const bool has_token = i + depth <= length, has_target = i + depth + 1 <= last_target;
+        const bool has_token = i + depth <= length, has_target = is_learned(i + depth + 1);
         const bool crosses = has_target && document[i + depth + 1] != document[i];
         mtp_tokens[depth - 1].push_back(has_token ? row[i + depth] : 0);
         mtp_targets[depth - 1].push_back(has_target && !crosses ? row[i + depth + 1] : kNoTarget);

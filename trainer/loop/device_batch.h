@@ -25,6 +25,8 @@ struct HostBatch {
   // only with document_mask.
   std::vector<std::vector<int32_t>> document_starts;
   std::vector<int64_t> num_targets;  // [sequences] how many targets are real, the others padding
+  // [sequences * (L + 1)] 1: a target, as BatchSource::ReadTargetMask; empty: num_targets says it.
+  std::vector<uint8_t> is_target = {};
 };
 
 class DeviceBatch {

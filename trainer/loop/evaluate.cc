@@ -7,27 +7,36 @@
 #include "absl/strings/str_format.h"
 #include "kernels/core/status_macros.h"
 #include "nlohmann/json.hpp"
-#include "trainer/loop/device_batch.h"
 #include "trainer/loop/run_state.h"
 #include "trainer/loop/train_step.h"
 
 namespace sluice::trainer {
+
+BatchOptions MakeBatchOptions(const RunConfig& config) {
+  BatchOptions options;
+  options.sequence_length = config.train().sequence_length();
+  options.microbatch = config.train().microbatch();
+  options.mtp_depth = config.model().num_nextn_predict_layers();
+  options.document_mask = config.data().document_mask();
+  return options;
+}
+
+BatchOptions MakeValidationOptions(const RunConfig& config, const RunData& data) {
+  BatchOptions options = MakeBatchOptions(config);
+  if (data.validates_conversations()) options.document_mask = true;
+  return options;
+}
+
 absl::StatusOr<EvaluationResult> EvaluateText(RankModel& model, const RunData& data,
                                               int64_t batches) {
   const RunConfig& config = model.config();
-  const int64_t length = config.train().sequence_length();
   // The same shapes as in training, so that nothing is allocated for it.
   const int64_t per_batch = config.train().global_batch(),
                 per_rank = per_batch / config.mesh().data();
   const int64_t mine = per_rank * model.data_rank();
   int64_t num_batches = (data.num_validation_sequences() + per_batch - 1) / per_batch;
   if (batches > 0) num_batches = std::min(num_batches, batches);
-  BatchOptions options;
-  options.sequence_length = length;
-  options.microbatch = config.train().microbatch();
-  options.mtp_depth = config.model().num_nextn_predict_layers();
-  options.document_mask = config.data().document_mask();
-  DeviceBatch batch(model.device(), options);
+  DeviceBatch batch(model.device(), MakeValidationOptions(config, data));
   double nats = 0;
   EvaluationResult result;
   for (int64_t b = 0; b < num_batches; ++b) {

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "trainer/loop/device_batch.h"
 #include "trainer/loop/rank_model.h"
 #include "trainer/loop/run_data.h"
 
@@ -20,6 +21,10 @@ struct EvaluationResult {
 // Reads the validation text in order, `batches` global batches of it (0: all). Collective.
 absl::StatusOr<EvaluationResult> EvaluateText(RankModel& model, const RunData& data,
                                               int64_t batches);
+
+// How batches of a run are cut; those of its validation data.
+BatchOptions MakeBatchOptions(const RunConfig& config);
+BatchOptions MakeValidationOptions(const RunConfig& config, const RunData& data);
 
 std::string EvaluationLine(const EvaluationResult& result, int64_t step);
 std::string EvaluationJson(const EvaluationResult& result, int64_t step);

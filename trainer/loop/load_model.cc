@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <numeric>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -52,6 +53,20 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& checkpoint, const RankC
                    LoadState(*loaded.model, loaded.generation, options, *files));
   loaded.step = state.step;
   return loaded;
+}
+
+RunConfig ConfigToRead(const LoadedModel& loaded) {
+  namespace fs = std::filesystem;
+  RunConfig config = loaded.config;
+  data::DataConfig& data = *config.mutable_data();
+  std::error_code error;
+  // RUN/checkpoints/GENERATION
+  const fs::path tokenizer =
+      fs::absolute(loaded.generation, error).lexically_normal() / "../../tokenizer.json";
+  if (fs::exists(tokenizer, error)) data.set_tokenizer(tokenizer.lexically_normal().string());
+  data.clear_train();
+  data.clear_sft();
+  return config;
 }
 
 absl::StatusOr<std::unique_ptr<data::Tokenizer>> LoadTokenizerOf(const std::string& generation,

@@ -26,6 +26,10 @@ enum class LoadFor { kForward, kGradients };
 absl::StatusOr<LoadedModel> LoadModel(const std::string& checkpoint, const RankContext& rank,
                                       LoadFor use = LoadFor::kForward);
 
+// The configuration to read other data with a loaded model: without the run's training data, which
+// need not be there any more, and with the vocabulary that the run keeps beside its checkpoints.
+RunConfig ConfigToRead(const LoadedModel& loaded);
+
 // The tokenizer that belongs to a checkpoint: `path` if not empty, else tokenizer.json in the run's
 // folder. FAILED_PRECONDITION when its hash is not the one that the checkpoint was trained with.
 absl::StatusOr<std::unique_ptr<data::Tokenizer>> LoadTokenizerOf(const std::string& generation,

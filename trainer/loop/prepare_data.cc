@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "data/bpe_train.h"
+#include "data/sft_corpus.h"
 #include "data/token_file.h"
 #include "data/token_file_format.h"
 #include "data/tokenize_corpus.h"
@@ -76,12 +77,19 @@ class Preparer {
     PreparedData prepared;
     ASSIGN_OR_RETURN(prepared.tokenizer, Tokenizer());
     ASSIGN_OR_RETURN(tokenizer_, data::LoadTokenizer(prepared.tokenizer));
-    for (const auto& source : config_.train()) {
-      ASSIGN_OR_RETURN(std::string path, TokensOf("data.train", source.path()));
+    prepared.sft_train = !config_.sft().empty();
+    prepared.sft_validation = !config_.sft_validation().empty();
+    for (const auto& source : prepared.sft_train ? config_.sft() : config_.train()) {
+      ASSIGN_OR_RETURN(std::string path, prepared.sft_train
+                                             ? ConversationsOf("data.sft", source.path())
+                                             : TokensOf("data.train", source.path()));
       prepared.train.push_back(std::move(path));
     }
-    for (const auto& source : config_.validation()) {
-      ASSIGN_OR_RETURN(std::string path, TokensOf("data.validation", source.path()));
+    for (const auto& source :
+         prepared.sft_validation ? config_.sft_validation() : config_.validation()) {
+      ASSIGN_OR_RETURN(std::string path, prepared.sft_validation
+                                             ? ConversationsOf("data.sft_validation", source.path())
+                                             : TokensOf("data.validation", source.path()));
       prepared.validation.push_back(std::move(path));
     }
     return prepared;
@@ -139,6 +147,36 @@ class Preparer {
     Print(absl::StrFormat("%s: %.2f MB of text to %d tokens (%.1f MB/s)", path,
                           result.text_bytes / 1e6, result.tokens,
                           result.seconds > 0 ? result.text_bytes / 1e6 / result.seconds : 0.0));
+    return output;
+  }
+
+  // The same for conversations, with their loss mask beside the token file.
+  absl::StatusOr<std::string> ConversationsOf(absl::string_view field, const std::string& path) {
+    RETURN_IF_ERROR(CheckExists(field, path));
+    if (LooksLikeTokenFile(path)) {
+      RETURN_IF_ERROR(data::TokenFile::Open(data::TargetMaskPath(path)).status());
+      return path;
+    }
+    data::ChatOptions chat;
+    chat.learn_prompts = config_.learn_prompts();
+    chat.control_tokens = config_.control_tokens_in_messages();
+    const std::string made_with = absl::StrCat(tokenizer_->hash(), "|", config_.chat_template(),
+                                               "|", chat.learn_prompts, chat.control_tokens);
+    const std::string output = config_.cache_dir() + "/" + CacheName(path, made_with);
+    // The mask is written last.
+    if (data::TokenFile::Open(output).ok() &&
+        data::TokenFile::Open(data::TargetMaskPath(output)).ok()) {
+      return output;
+    }
+    ASSIGN_OR_RETURN(const auto chat_template,
+                     data::ChatTemplate::Create(config_.chat_template(), *tokenizer_, chat));
+    data::CorpusOptions corpus;
+    corpus.num_threads = num_threads_;
+    corpus.inputs = {path};
+    ASSIGN_OR_RETURN(const data::SftCorpusResult result,
+                     data::TokenizeConversations(corpus, *tokenizer_, *chat_template, output));
+    Print(absl::StrFormat("%s: %d conversations, %d tokens of which %d are learned", path,
+                          result.conversations, result.tokens, result.targets));
     return output;
   }
 

@@ -11,8 +11,11 @@
 namespace sluice::trainer {
 
 struct PreparedData {
-  std::string tokenizer;                       // path of a tokenizer.json
-  std::vector<std::string> train, validation;  // token files, in the order of the configuration
+  std::string tokenizer;  // path of a tokenizer.json
+  // Token files, in the order of the configuration: of data.train and data.validation, or of
+  // data.sft and data.sft_validation where those are given (their loss masks lie beside them).
+  std::vector<std::string> train, validation;
+  bool sft_train = false, sft_validation = false;
 };
 
 // Makes what is missing under config.cache_dir and says so through `print` (may be null). Token

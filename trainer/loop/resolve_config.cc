@@ -53,9 +53,7 @@ void ResolveTrain(TrainConfig& t) {
   LearningRateConfig& lr = *t.mutable_lr();
   SLUICE_DEFAULT(lr, schedule, "cosine");
   SLUICE_DEFAULT(lr, peak, 1e-3);
-  SLUICE_DEFAULT(lr, warmup_steps, std::min<int64_t>(t.steps() / 10, 2000));
   SLUICE_DEFAULT(lr, final_ratio, 0.1);
-  SLUICE_DEFAULT(lr, decay_steps, t.steps() / 5);
   SLUICE_DEFAULT(lr, constant_steps, 0);
   SLUICE_DEFAULT(lr, tail_steps, 0);
   SLUICE_DEFAULT(lr, tail_ratio, lr.final_ratio());
@@ -71,13 +69,18 @@ void ResolveTrain(TrainConfig& t) {
   SLUICE_DEFAULT(t, batch_ramp_steps, 0);
   SLUICE_DEFAULT(t, max_skipped_in_a_row, 5);
   SLUICE_DEFAULT(t, epochs, 0.0);
+  if (t.epochs() == 0) ResolveLrSteps(t);
 }
 
 void ResolveRest(RunConfig& c, int world_size) {
   data::DataConfig& d = *c.mutable_data();
   SLUICE_DEFAULT(d, train_vocab_size, c.model().vocab_size());
   SLUICE_DEFAULT(d, bundled_sample, false);
-  SLUICE_DEFAULT(d, document_mask, false);
+  const bool converses = !d.sft().empty() || !d.sft_validation().empty();
+  SLUICE_DEFAULT(d, document_mask, converses);
+  SLUICE_DEFAULT(d, chat_template, "raw");
+  SLUICE_DEFAULT(d, learn_prompts, false);
+  SLUICE_DEFAULT(d, control_tokens_in_messages, false);
   SLUICE_DEFAULT(d, fim_rate, 0.0);
   SLUICE_DEFAULT(d, shuffle, true);
   MeshConfig& m = *c.mutable_mesh();
@@ -120,6 +123,9 @@ absl::Status ValidateTrain(const TrainConfig& t) {
   RETURN_IF_ERROR(AtLeast("train.sequence_length", t.sequence_length(), 2));
   RETURN_IF_ERROR(AtLeast("train.lr.warmup_steps", t.lr().warmup_steps(), 0));
   RETURN_IF_ERROR(AtLeast("train.max_skipped_in_a_row", t.max_skipped_in_a_row(), 1));
+  if (!(t.epochs() >= 0)) {
+    return Wanted("train.epochs", absl::StrCat(t.epochs()), "0 (train.steps counts) or more");
+  }
   if (!(t.lr().peak() >= 0))
     return Wanted("train.lr.peak", absl::StrCat(t.lr().peak()), "0 or more");
   if (!(t.clip_norm() >= 0))
@@ -218,6 +224,12 @@ absl::Status ValidateSchedule(const RunConfig& c) {
 }
 
 }  // namespace
+
+void ResolveLrSteps(TrainConfig& t) {
+  LearningRateConfig& lr = *t.mutable_lr();
+  SLUICE_DEFAULT(lr, warmup_steps, std::min<int64_t>(t.steps() / 10, 2000));
+  SLUICE_DEFAULT(lr, decay_steps, t.steps() / 5);
+}
 
 absl::StatusOr<Recompute> ParseRecompute(absl::string_view text) {
   Recompute recompute;

@@ -12,6 +12,10 @@
 
 namespace sluice::trainer {
 
+// Defaults of what is counted in steps, once the number of steps is known: with train.epochs only
+// the data tells it.
+void ResolveLrSteps(TrainConfig& config);
+
 absl::StatusOr<Recompute> ParseRecompute(absl::string_view text);  // "none" or "norm,mla_up,swiglu"
 LrSchedule MakeLrSchedule(const TrainConfig& train);
 BatchRamp MakeBatchRamp(const RunConfig& config);

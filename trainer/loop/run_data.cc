@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "data/sft_source.h"
 #include "kernels/core/status_macros.h"
 #include "trainer/loop/prepare_data.h"
 #include "trainer/loop/run_state.h"
@@ -28,16 +29,44 @@ absl::StatusOr<PreparedData> PrepareOnFirstRank(const RunConfig& config, const R
   RETURN_IF_ERROR(AgreeOnStatus(*rank.world, prepared.status()));
   ASSIGN_OR_RETURN(text, rank.world->BroadcastBytes(text, 0));
   const std::vector<std::string> lines = absl::StrSplit(text, '\n', absl::SkipEmpty());
-  const int num_train = config.data().train_size();
+  prepared->sft_train = !config.data().sft().empty();
+  prepared->sft_validation = !config.data().sft_validation().empty();
+  const int num_train = prepared->sft_train ? config.data().sft_size() : config.data().train_size();
   prepared->tokenizer = lines[0];
   prepared->train.assign(lines.begin() + 1, lines.begin() + 1 + num_train);
   prepared->validation.assign(lines.begin() + 1 + num_train, lines.end());
   return prepared;
 }
 
+// Conversations, in the order of an epoch without end or once as they are packed.
+absl::StatusOr<std::unique_ptr<data::BatchSource>> OpenConversations(
+    const RunConfig& config, const std::vector<std::string>& paths,
+    const data::Tokenizer& tokenizer, bool is_training) {
+  data::SftSourceOptions options;
+  options.paths = paths;
+  options.sequence_length = static_cast<int>(config.train().sequence_length());
+  options.seed = config.train().seed();
+  options.shuffle = is_training && config.data().shuffle();
+  options.repeat = is_training;
+  options.tokenizer_hash = tokenizer.hash();
+  return data::SftSource::Create(options);
+}
+
+absl::StatusOr<std::unique_ptr<data::BatchSource>> OpenValidation(
+    const RunConfig& config, const PreparedData& prepared, const data::Tokenizer& tokenizer) {
+  if (prepared.sft_validation) {
+    return OpenConversations(config, prepared.validation, tokenizer, /*is_training=*/false);
+  }
+  return data::MakeSequentialSource(
+      prepared.validation, static_cast<int>(config.train().sequence_length()), tokenizer.hash());
+}
+
 absl::StatusOr<std::unique_ptr<data::BatchSource>> OpenTrain(const RunConfig& config,
                                                              const PreparedData& prepared,
                                                              const data::Tokenizer& tokenizer) {
+  if (prepared.sft_train) {
+    return OpenConversations(config, prepared.train, tokenizer, /*is_training=*/true);
+  }
   data::BatchSourceOptions options;
   bool weighted = false;
   for (const auto& source : config.data().train()) weighted = weighted || source.weight() > 0;
@@ -77,10 +106,8 @@ absl::StatusOr<std::unique_ptr<RunData>> RunData::Open(const RunConfig& config,
       ASSIGN_OR_RETURN(run->train_, OpenTrain(config, prepared, *run->tokenizer_));
     }
     if (prepared.validation.empty()) return absl::OkStatus();
-    ASSIGN_OR_RETURN(run->validation_,
-                     data::MakeSequentialSource(prepared.validation,
-                                                static_cast<int>(config.train().sequence_length()),
-                                                run->tokenizer_->hash()));
+    run->validates_conversations_ = prepared.sft_validation;
+    ASSIGN_OR_RETURN(run->validation_, OpenValidation(config, prepared, *run->tokenizer_));
     const data::DataSetInfo& info = run->validation_->info();
     run->validation_bytes_per_token_ =
         static_cast<double>(info.text_bytes) / static_cast<double>(info.num_tokens);
@@ -97,6 +124,9 @@ absl::Status RunData::Read(const data::BatchSource& source, int64_t first, int64
   batch->tokens.resize(count * row);
   RETURN_IF_ERROR(
       source.Read(first, static_cast<int>(count), std::span<int32_t>(batch->tokens), &starts));
+  batch->is_target.resize(count * row);
+  RETURN_IF_ERROR(
+      source.ReadTargetMask(first, static_cast<int>(count), std::span<uint8_t>(batch->is_target)));
   batch->document_starts.resize(count);
   batch->num_targets.resize(count);
   for (int64_t s = 0; s < count; ++s) {

@@ -26,9 +26,13 @@ class RunData {
   // Sequences [first, first + count) of the training data: a pure function of configuration and
   // index.
   absl::Status ReadTrain(int64_t first, int64_t count, HostBatch* batch) const;
+  // Sequences of one epoch.
+  int64_t num_train_sequences() const { return train_ ? train_->num_samples_per_epoch() : 0; }
   // Sequences of the validation text, in order; there are num_validation_sequences().
   absl::Status ReadValidation(int64_t first, int64_t count, HostBatch* batch) const;
   int64_t num_validation_sequences() const;
+  // Packed conversations, which must not see each other.
+  bool validates_conversations() const { return validates_conversations_; }
   double validation_bytes_per_token() const { return validation_bytes_per_token_; }
   // What the training data is: two runs with equal identities read the same tokens. Empty without.
   std::string train_identity() const { return train_ ? train_->info().identity : ""; }
@@ -44,6 +48,7 @@ class RunData {
   std::unique_ptr<data::Tokenizer> tokenizer_;
   std::unique_ptr<data::BatchSource> train_, validation_;
   double validation_bytes_per_token_ = 0;
+  bool validates_conversations_ = false;
 };
 
 }  // namespace sluice::trainer

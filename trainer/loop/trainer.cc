@@ -17,6 +17,7 @@
 #include "trainer/loop/device_batch.h"
 #include "trainer/loop/evaluate.h"
 #include "trainer/loop/fp8_report.h"
+#include "trainer/loop/gate_statistics.h"
 #include "trainer/loop/generate.h"
 #include "trainer/loop/rank_model.h"
 #include "trainer/loop/resident_memory.h"
@@ -26,6 +27,7 @@
 #include "trainer/loop/run_state.h"
 #include "trainer/loop/step_line.h"
 #include "trainer/loop/train_step.h"
+#include "trainer/model/finetune.h"
 
 namespace sluice::trainer {
 namespace {
@@ -38,12 +40,13 @@ constexpr double kPeakSeconds = 0.2;
 
 class TrainingRun {
  public:
-  TrainingRun(const RunConfig& config, const RankContext& rank)
+  TrainingRun(const RunConfig& config, const RankContext& rank, std::unique_ptr<RunData> data)
       : config_(config),
         rank_(rank),
         files_(checkpoints::CreatePosixFileSystem()),
         lr_(MakeLrSchedule(config.train())),
-        ramp_(MakeBatchRamp(config)) {}
+        ramp_(MakeBatchRamp(config)),
+        data_(std::move(data)) {}
 
   absl::Status Prepare();
   absl::Status Loop();
@@ -53,7 +56,6 @@ class TrainingRun {
   void Print(const std::string& text) const {
     if (rank_.print && is_first()) rank_.print(text);
   }
-  absl::Status MakeFolders();
   absl::Status WriteConfig();
   absl::Status KeepTokenizer();
   absl::Status CheckDisk();
@@ -86,15 +88,6 @@ class TrainingRun {
   double flops_per_token_ = 0, peak_flops_ = 0, smoothed_seconds_ = 0;
   int64_t last_saved_ = -1, last_evaluated_ = -1;
 };
-
-absl::Status TrainingRun::MakeFolders() {
-  if (!is_first()) return absl::OkStatus();
-  std::error_code error;
-  std::filesystem::create_directories(CheckpointDir(config_), error);
-  if (!error) return absl::OkStatus();
-  return absl::UnavailableError(
-      absl::StrCat("run.dir: cannot make ", CheckpointDir(config_), ": ", error.message()));
-}
 
 // Under another name first: a full disk must not cost the file that is there.
 absl::Status TrainingRun::WriteConfig() {
@@ -145,12 +138,6 @@ absl::Status TrainingRun::MeasurePeak() {
 }
 
 absl::Status TrainingRun::Prepare() {
-  if (config_.data().train().empty()) {
-    return absl::InvalidArgumentError(
-        "data.train: found nothing, wanted text or token files (or data.bundled_sample)");
-  }
-  RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, MakeFolders()));
-  ASSIGN_OR_RETURN(data_, RunData::Open(config_, rank_));
   ASSIGN_OR_RETURN(model_, RankModel::Create(config_, rank_));
   Print(absl::StrFormat("mesh %s, schedule %s, %s", model_->mesh().ToString(), config_.schedule(),
                         config_.compute().precision()));
@@ -167,12 +154,7 @@ absl::Status TrainingRun::Prepare() {
   // Only now: a run that was refused must leave the folder as it was.
   RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, WriteConfig()));
   RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, KeepTokenizer()));
-  BatchOptions options;
-  options.sequence_length = config_.train().sequence_length();
-  options.microbatch = config_.train().microbatch();
-  options.mtp_depth = config_.model().num_nextn_predict_layers();
-  options.document_mask = config_.data().document_mask();
-  batch_ = std::make_unique<DeviceBatch>(*rank_.device, options);
+  batch_ = std::make_unique<DeviceBatch>(*rank_.device, MakeBatchOptions(config_));
   // A backward costs twice its forward.
   flops_per_token_ = 3 * ForwardFlops(config_.model(), config_.train().sequence_length()).total;
   return AgreeOnStatus(*rank_.world, OpenMetrics());
@@ -351,10 +333,52 @@ absl::Status TrainingRun::Loop() {
   return absl::OkStatus();
 }
 
+absl::Status MakeFolders(const RunConfig& config, const RankContext& rank) {
+  if (rank.world->rank() != 0) return absl::OkStatus();
+  std::error_code error;
+  std::filesystem::create_directories(CheckpointDir(config), error);
+  if (!error) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat("run.dir: cannot make ", CheckpointDir(config), ": ", error.message()));
+}
+
+// What only the data or a file tells: steps from epochs, experts from finetune.experts_file.
+absl::StatusOr<RunConfig> CompleteConfig(RunConfig config, const RunData& data,
+                                         const RankContext& rank) {
+  FinetuneConfig& finetune = *config.mutable_finetune();
+  if (finetune.layer_experts().empty() && !finetune.experts_file().empty()) {
+    absl::StatusOr<std::vector<LayerExperts>> layers = ReadExpertsFile(finetune.experts_file());
+    RETURN_IF_ERROR(AgreeOnStatus(*rank.world, layers.status()));
+    for (LayerExperts& layer : *layers) *finetune.add_layer_experts() = std::move(layer);
+    RETURN_IF_ERROR(ValidateFinetune(finetune, config.model()));
+  }
+  if (config.train().epochs() > 0) {
+    const double samples =
+        config.train().epochs() * static_cast<double>(data.num_train_sequences());
+    const auto steps = static_cast<int64_t>(
+        std::ceil(samples / static_cast<double>(config.train().global_batch())));
+    config.mutable_train()->set_steps(std::max<int64_t>(1, steps));
+    ResolveLrSteps(*config.mutable_train());
+    if (rank.print) {
+      rank.print(absl::StrFormat("%g epochs of %d sequences: %d steps", config.train().epochs(),
+                                 data.num_train_sequences(), config.train().steps()));
+    }
+  }
+  return config;
+}
+
 }  // namespace
 
 absl::Status Train(const RunConfig& config, const RankContext& rank) {
-  TrainingRun run(config, rank);
+  if (config.data().train().empty() && config.data().sft().empty()) {
+    return absl::InvalidArgumentError(
+        "data.train: found nothing, wanted text or token files (or data.bundled_sample, or "
+        "conversations in data.sft)");
+  }
+  RETURN_IF_ERROR(AgreeOnStatus(*rank.world, MakeFolders(config, rank)));
+  ASSIGN_OR_RETURN(auto data, RunData::Open(config, rank));
+  ASSIGN_OR_RETURN(const RunConfig whole, CompleteConfig(config, *data, rank));
+  TrainingRun run(whole, rank, std::move(data));
   RETURN_IF_ERROR(run.Prepare());
   return run.Loop();
 }

@@ -207,6 +207,7 @@ absl::Status TransformerStage::ForwardBlock(const Context& context, int index, i
   if (phase == 0 && block.moe() != nullptr) {
     RETURN_IF_ERROR(ReadGateLosses(context, *block.moe()));
     RETURN_IF_ERROR(Visit("routes", layer, context, block.moe()->expert_of(context)));
+    RETURN_IF_ERROR(Visit("weights", layer, context, block.moe()->weights(context)));
   }
   if (phase + 1 < block.NumPhases()) return absl::OkStatus();
   return Visit("activation", layer, context, tape.Get(x_[index + 1]));
@@ -254,6 +255,8 @@ absl::Status TransformerStage::ForwardMtp(const Context& context, int depth, int
     RETURN_IF_ERROR(ReadGateLosses(context, *mtp.moe()));
     RETURN_IF_ERROR(Visit("routes", config_.num_hidden_layers() + depth, context,
                           mtp.moe()->expert_of(context)));
+    RETURN_IF_ERROR(Visit("weights", config_.num_hidden_layers() + depth, context,
+                          mtp.moe()->weights(context)));
   }
   if (phase + 1 == mtp.NumPhases()) AddSums(context, context.tape.Get(loss_), sums_->mtp_loss);
   return absl::OkStatus();

@@ -89,8 +89,9 @@ class TransformerStage : public parallel::Stage {
   void set_fp8_health(Fp8Health* health) { health_ = health; }
   // Hears of every microbatch on the stage with the head, after its losses are computed
   // (generation, scoring).
-  // Hears of every row that crosses a layer: "activation" and "routes" of layer i after its
-  // forward, "gradient" of its input after its backward. For parity reports; null costs nothing.
+  // Hears of every row that crosses a layer: "activation", "routes" and their "weights" of layer i
+  // after its forward, "gradient" of its input after its backward. For parity reports; null costs
+  // nothing.
   using RowVisitor = std::function<void(const char* what, int layer, const MicrobatchInput&,
                                         ConstTensorView rows)>;
   void set_row_visitor(RowVisitor visitor) { row_visitor_ = std::move(visitor); }

@@ -1,0 +1,114 @@
+// Fine-tuning as a user runs it: pretrain, then conversations by LoRA, adapters out, experts chosen
+// and trained.
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/launch/tiny_run.h"
+
+namespace sluice::launch {
+namespace {
+
+using ::testing::HasSubstr;
+
+class Finetune : public TinyRunTest {
+ protected:
+  void SetUp() override {
+    TinyRunTest::SetUp();
+    std::ofstream lines(dir_ + "/sft.jsonl");
+    for (int i = 0; i < 48; ++i) {
+      lines << "{\"prompt\": \"What follows " << i << "?\", \"completion\": \" The number " << i + 1
+            << ".\"}\n";
+    }
+    lines.close();
+    ASSERT_EQ(Train("base", 1, {"train.steps=10"}).exit_code, 0);
+  }
+  std::vector<std::string> SftEdits(const std::vector<std::string>& more) const {
+    std::vector<std::string> edits = {"run.init_from=" + RunDir("base"),
+                                      "data.tokenizer=" + RunDir("base") + "/tokenizer.json",
+                                      "data.sft=" + dir_ + "/sft.jsonl",
+                                      "data.sft_validation=" + dir_ + "/sft.jsonl",
+                                      "train.lr.peak=0.01",
+                                      "eval.every=1000"};
+    edits.insert(edits.end(), more.begin(), more.end());
+    return edits;
+  }
+};
+
+TEST_F(Finetune, LoraOnFourRanksLearnsResumesAndIsExported) {
+  const std::vector<std::string> edits =
+      SftEdits({"finetune.mode=lora", "finetune.lora.rank=4", "finetune.lora.dropout=0.1",
+                "train.epochs=8", "train.steps=5"});
+  const Outcome run = Train("lora", 4, edits);
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_THAT(run.out, HasSubstr("weights from " + RunDir("base")));
+  EXPECT_THAT(run.out, HasSubstr("48 conversations"));
+  EXPECT_THAT(run.out, HasSubstr("8 epochs of "));
+  const auto rows = Rows("lora");
+  EXPECT_GT(rows.size(), 5u);  // the epochs count, not train.steps
+  std::ifstream metrics(RunDir("lora") + "/metrics.jsonl");
+  std::string line;
+  std::getline(metrics, line);
+  const double first = nlohmann::json::parse(line)["loss"];
+  const Outcome eval = RunSluice("eval --json --checkpoint " + RunDir("lora"));
+  ASSERT_EQ(eval.exit_code, 0) << eval.err;
+  EXPECT_LT(nlohmann::json::parse(eval.out)["loss"].get<double>(), first - 0.2);
+
+  // Another layout continues; it has nothing left to do.
+  const Outcome again = Train("lora", 1, edits);
+  ASSERT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_THAT(again.out, HasSubstr("this run is finished"));
+  EXPECT_EQ(Rows("lora"), rows);
+  const Outcome other = Train("lora", 1, SftEdits({"finetune.mode=lora", "finetune.lora.rank=8"}));
+  EXPECT_EQ(other.exit_code, 1);
+  EXPECT_THAT(other.err, HasSubstr("finetune.lora.rank: found 8, wanted 4"));
+
+  const std::string to = dir_ + "/adapter";
+  const Outcome adapter =
+      RunSluice("adapter --base some/model --checkpoint " + RunDir("lora") + " --to " + to);
+  ASSERT_EQ(adapter.exit_code, 0) << adapter.err;
+  // 2 layers: attention 4 modules, 4 experts of 3; multi-token prediction has the same of one.
+  EXPECT_THAT(adapter.out, HasSubstr("adapters of 32 modules"));
+  EXPECT_THAT(adapter.out, HasSubstr("left out: 16 modules"));
+  const auto config = nlohmann::json::parse(ReadAll(to + "/adapter_config.json"));
+  EXPECT_EQ(config["r"], 4);
+  EXPECT_EQ(config["lora_alpha"], 8.0);
+  EXPECT_THAT(ReadAll(to + "/adapter_model.safetensors"),
+              HasSubstr("base_model.model.model.layers.1.mlp.experts.3.up_proj.lora_B.weight"));
+  const Outcome none = RunSluice("adapter --checkpoint " + RunDir("base") + " --to " + to);
+  EXPECT_EQ(none.exit_code, 1);
+  EXPECT_THAT(none.err, HasSubstr("found no LoRA adapters"));
+}
+
+TEST_F(Finetune, ExpertsAreChosenByTheTasksDataAndTrainedAlone) {
+  const std::string file = dir_ + "/experts.json";
+  const Outcome chosen = RunSluice("experts --checkpoint " + RunDir("base") + " --sft " + dir_ +
+                                   "/sft.jsonl --fraction 0.4 --output " + file);
+  ASSERT_EQ(chosen.exit_code, 0) << chosen.err;
+  const auto report = nlohmann::json::parse(ReadAll(file));
+  ASSERT_EQ(report["layers"].size(), 3u);  // two and multi-token prediction
+  for (const auto& layer : report["layers"]) {
+    double sum = 0, of_chosen = 0;
+    for (const double share : layer["gate_share"]) sum += share;
+    for (const int expert : layer["experts"])
+      of_chosen += layer["gate_share"][expert].get<double>();
+    EXPECT_NEAR(sum, 1, 1e-9);
+    EXPECT_GE(of_chosen, 0.4);
+    EXPECT_LT(layer["experts"].size(), 4u);
+  }
+  const Outcome run =
+      Train("experts", 4,
+            SftEdits({"finetune.mode=experts", "finetune.experts_file=" + file, "train.steps=6"}));
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const auto digest = Digest(RunDir("experts"));
+  size_t masters = 0, expected = 0;
+  for (const std::string& line : digest) masters += line.find("master/") != std::string::npos;
+  for (const auto& layer : report["layers"]) expected += 3 * layer["experts"].size();
+  EXPECT_EQ(masters, expected);
+}
+
+}  // namespace
+}  // namespace sluice::launch
