@@ -1,0 +1,58 @@
+// What the planner is told of a model, against the modules that the trainer builds.
+#include "trainer/model/plan_work.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <sstream>
+
+#include "google/protobuf/text_format.h"
+#include "tests/support/source_path.h"
+#include "trainer/loop/parameter_count.h"
+#include "trainer/loop/run_config.pb.h"
+#include "trainer/model/model_config.h"
+
+namespace sluice::trainer {
+namespace {
+
+class PlanWork : public ::testing::TestWithParam<const char*> {
+ protected:
+  static ModelConfig Model() {
+    std::ifstream file(testing::SourcePath("launch/presets/") + std::string(GetParam()) +
+                       ".textproto");
+    std::stringstream text;
+    text << file.rdbuf();
+    RunConfig config;
+    EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(text.str(), &config));
+    ResolveModel(*config.mutable_model());
+    return config.model();
+  }
+};
+
+TEST_P(PlanWork, CountsTheParametersThatAreBuilt) {
+  const ModelConfig model = Model();
+  const auto counts = CountParameters(model);
+  ASSERT_TRUE(counts.ok());
+  EXPECT_EQ(DescribeWork(model, 4096).parameters, static_cast<double>(counts->total));
+}
+
+// Products and attention proper, layer by layer, are the flops of the step line.
+TEST_P(PlanWork, FlopsAddUpToTheTrainers) {
+  const ModelConfig model = Model();
+  const int64_t length = 256;
+  const parallel::ModelWork work = DescribeWork(model, length);
+  double flops = work.head.product_flops;
+  for (const parallel::LayerWork& layer : work.layers) {
+    flops += layer.attention.product_flops + layer.attention.core_flops + layer.dense.product_flops;
+    if (layer.is_moe) flops += layer.expert.product_flops * work.experts_per_token;
+  }
+  EXPECT_NEAR(3 * flops, work.flops_per_token, 1e-9 * work.flops_per_token);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, PlanWork,
+                         ::testing::Values("deepseek_v3", "deepseek_v2_lite", "moonlight",
+                                           "qwen3_30b_a3b", "mixtral_8x7b", "olmoe_1b_7b",
+                                           "bench_cpu", "tiny"));
+
+}  // namespace
+}  // namespace sluice::trainer
