@@ -42,6 +42,7 @@ std::string WithoutTraining(ModelConfig config) {
   config.clear_initializer_range();
   config.clear_aux_loss_alpha();
   config.clear_router_aux_loss_coef();
+  config.clear_router_z_loss_coef();
   // Of no meaning where it has none.
   if (config.first_k_dense_replace() == 0) config.clear_intermediate_size();
   if (config.kv_lora_rank() > 0) config.clear_head_dim();
