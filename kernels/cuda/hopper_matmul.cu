@@ -1,0 +1,127 @@
+#include "absl/strings/str_cat.h"
+#include "kernels/core/check.h"
+#include "kernels/core/status_macros.h"
+#include "kernels/cuda/hopper_matmul.cuh"
+#include "kernels/cuda/hopper_matmul.h"
+#include "kernels/cuda/tensor_map.h"
+
+namespace sluice::kernels::cuda {
+namespace {
+
+int64_t RoundUp(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
+
+struct TensorMaps {
+  CUtensorMap a = {}, b = {}, a_scales = {}, b_scales = {};
+};
+
+// Scales [steps, values rounded up to 4], copied `box` of a step at a time.
+absl::StatusOr<CUtensorMap> MapOfScales(const float* scales, int64_t steps, int64_t values,
+                                        int box) {
+  return MakeTensorMap({.data = scales,
+                        .type = CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+                        .rows = steps,
+                        .columns = RoundUp(values, 4),
+                        .box_rows = 1,
+                        .box_columns = box});
+}
+
+absl::StatusOr<TensorMaps> MakeMaps(const HopperMatmulArgs& args,
+                                    const HopperMatmulConfig& config) {
+  const HopperMatmulShape& shape = args.shape;
+  const bool is_bf16 = shape.operands == MatmulOperands::kBF16;
+  const auto map_of = [&](const void* data, int64_t rows, int box_rows) {
+    return MakeTensorMap(
+        {.data = data,
+         .type = is_bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8,
+         .rows = rows,
+         .columns = shape.k,
+         .box_rows = box_rows,
+         .box_columns = config.block_k,
+         .is_swizzled = true});
+  };
+  const int64_t b_rows =
+      shape.grouping == MatmulGrouping::kRows ? shape.n * shape.num_groups : shape.n;
+  const int64_t steps = (shape.k + config.block_k - 1) / config.block_k;
+  TensorMaps maps;
+  ASSIGN_OR_RETURN(maps.a, map_of(args.a, shape.m, config.block_m));
+  ASSIGN_OR_RETURN(maps.b, map_of(args.b, b_rows, config.block_n));
+  if (!is_bf16) {
+    ASSIGN_OR_RETURN(maps.a_scales, MapOfScales(args.a_scales, steps, shape.m, config.block_m));
+  }
+  if (shape.operands == MatmulOperands::kFp8Columns) {
+    ASSIGN_OR_RETURN(maps.b_scales, MapOfScales(args.b_scales, steps, shape.n, config.block_n));
+  }
+  return maps;
+}
+
+template <MatmulOperands kOperands, int kBlockM, int kBlockN>
+cudaError_t LaunchTiles(cudaStream_t stream, const HopperMatmulConfig& config,
+                        const TensorMaps& maps, const HopperMatmulParameters& parameters) {
+  const auto kernel = hopper_matmul_kernel<kOperands, kBlockM, kBlockN>;
+  const cudaError_t error = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(config.shared_bytes));
+  if (error != cudaSuccess) return error;
+  kernel<<<config.num_blocks, config.num_threads, config.shared_bytes, stream>>>(
+      maps.a, maps.b, maps.a_scales, maps.b_scales, parameters);
+  return cudaGetLastError();
+}
+
+template <MatmulOperands kOperands>
+cudaError_t Launch(cudaStream_t stream, const HopperMatmulConfig& config, const TensorMaps& maps,
+                   const HopperMatmulParameters& p) {
+  const int n = config.block_n;
+  if constexpr (kOperands == MatmulOperands::kBF16) {
+    if (n == 256) {
+      return config.block_m == 64 ? LaunchTiles<kOperands, 64, 256>(stream, config, maps, p)
+                                  : LaunchTiles<kOperands, 128, 256>(stream, config, maps, p);
+    }
+  }
+  CHECK(n == 64 || n == 128) << n;
+  if (config.block_m == 64) {
+    return n == 64 ? LaunchTiles<kOperands, 64, 64>(stream, config, maps, p)
+                   : LaunchTiles<kOperands, 64, 128>(stream, config, maps, p);
+  }
+  return n == 64 ? LaunchTiles<kOperands, 128, 64>(stream, config, maps, p)
+                 : LaunchTiles<kOperands, 128, 128>(stream, config, maps, p);
+}
+
+}  // namespace
+
+absl::Status HopperMatmul(cudaStream_t stream, const HopperMatmulArgs& args,
+                          const HopperMatmulConfig& config) {
+  const HopperMatmulShape& shape = args.shape;
+  if (shape.m == 0 || shape.n == 0 || config.num_blocks == 0) return absl::OkStatus();
+  CHECK(shape.operands != MatmulOperands::kFp8Columns || shape.grouping != MatmulGrouping::kRows);
+  CHECK(shape.operands != MatmulOperands::kFp8Blocks ||
+        shape.grouping != MatmulGrouping::kContracted);
+  ASSIGN_OR_RETURN(const TensorMaps maps, MakeMaps(args, config));
+  const HopperMatmulParameters parameters = {
+      .grid = {.grouping = shape.grouping,
+               .m = static_cast<int>(shape.m),
+               .n = static_cast<int>(shape.n),
+               .num_steps = static_cast<int>((shape.k + config.block_k - 1) / config.block_k),
+               .num_groups = static_cast<int>(shape.num_groups),
+               .offsets = args.offsets},
+      .output = args.output,
+      .num_stages = config.num_stages,
+      .b_scales = args.b_scales,
+      .c = args.c,
+      .c_stride = args.c_stride};
+  cudaError_t error = cudaErrorInvalidValue;
+  switch (shape.operands) {
+    case MatmulOperands::kFp8Blocks:
+      error = Launch<MatmulOperands::kFp8Blocks>(stream, config, maps, parameters);
+      break;
+    case MatmulOperands::kFp8Columns:
+      error = Launch<MatmulOperands::kFp8Columns>(stream, config, maps, parameters);
+      break;
+    case MatmulOperands::kBF16:
+      error = Launch<MatmulOperands::kBF16>(stream, config, maps, parameters);
+      break;
+  }
+  if (error == cudaSuccess) return absl::OkStatus();
+  return absl::InternalError(
+      absl::StrCat("matmul ", config.ToString(), ": ", cudaGetErrorString(error)));
+}
+
+}  // namespace sluice::kernels::cuda

@@ -1,0 +1,114 @@
+#include "kernels/cuda/hopper_matmul_config.h"
+
+#include <algorithm>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/core/check.h"
+
+namespace sluice::kernels::cuda {
+namespace {
+
+constexpr int kRowBytes = 128;  // of K in a stage: the width of the swizzle
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
+
+bool IsFp8(MatmulOperands operands) { return operands != MatmulOperands::kBF16; }
+
+int64_t NumTiles(const HopperMatmulShape& shape, int block_m, int block_n) {
+  const int64_t columns = CeilDiv(shape.n, block_n);
+  const int64_t groups = std::max<int64_t>(shape.num_groups, 1);
+  switch (shape.grouping) {
+    case MatmulGrouping::kDense:
+      return CeilDiv(shape.m, block_m) * columns;
+    case MatmulGrouping::kRows:
+      return groups * CeilDiv(CeilDiv(shape.m, groups), block_m) * columns;
+    case MatmulGrouping::kContracted:
+      return groups * CeilDiv(shape.m, block_m) * columns;
+  }
+  CHECK(false);
+  return 0;
+}
+
+// Clocks of a multiprocessor for one step along K, the slower of multiplying and copying. An H100's
+// data sheet (dense 1979 TFLOPS of FP8, half of that in BF16, 132 multiprocessors at 1.83 GHz)
+// means 4096 and 2048 multiply-adds a clock; a multiprocessor takes at most 64 bytes a clock from
+// L2.
+int64_t ClocksOfStep(bool is_fp8, int block_m, int block_n) {
+  const int64_t products = int64_t{block_m} * block_n * (is_fp8 ? kRowBytes : kRowBytes / 2);
+  const int64_t multiplying = products / (is_fp8 ? 4096 : 2048);
+  const int64_t copying = int64_t{kRowBytes} * (block_m + block_n) / 64;
+  return std::max(multiplying, copying);
+}
+
+absl::Status CheckShape(const HopperMatmulShape& shape) {
+  const int64_t unit = IsFp8(shape.operands) ? 16 : 8;
+  if (shape.k % unit != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("matmul: found K = ", shape.k,
+                                                   ", wanted a multiple of ", unit, " for ",
+                                                   IsFp8(shape.operands) ? "FP8" : "BF16"));
+  }
+  constexpr int64_t kMost = int64_t{1} << 31;
+  const int64_t b_rows =
+      shape.grouping == MatmulGrouping::kRows ? shape.n * shape.num_groups : shape.n;
+  const int64_t most = std::max({shape.m, b_rows, shape.k});
+  if (most >= kMost) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("matmul: found an extent of ", most, ", wanted less than 2^31"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string HopperMatmulConfig::ToString() const {
+  return absl::StrCat(block_m, "x", block_n, "x", block_k, " stages ", num_stages, " threads ",
+                      num_threads, " blocks ", num_blocks, " waves ", num_waves, " shared ",
+                      shared_bytes);
+}
+
+int64_t HopperMatmulSharedBytes(MatmulOperands operands, int block_m, int block_n, int num_stages) {
+  int64_t stage = int64_t{kRowBytes} * (block_m + block_n);
+  if (IsFp8(operands)) stage += 4 * block_m;
+  if (operands == MatmulOperands::kFp8Columns) stage += 4 * block_n;
+  constexpr int64_t kAlignment = 1024;  // of the swizzle; the base may need that much to reach it
+  return kAlignment + RoundUp(stage * num_stages, 8) + 2 * 8 * num_stages;
+}
+
+absl::StatusOr<HopperMatmulConfig> ChooseHopperMatmul(const HopperMatmulShape& shape,
+                                                      int num_multiprocessors) {
+  if (absl::Status status = CheckShape(shape); !status.ok()) return status;
+  const bool is_fp8 = IsFp8(shape.operands);
+  HopperMatmulConfig best;
+  int64_t best_clocks = 0;
+  // The larger tile where the time is equal: it reads less.
+  for (const int block_m : {128, 64}) {
+    for (const int block_n : {256, 128, 64}) {
+      // 256 columns of FP8 would need two scales a block and twice the registers of a product.
+      if (is_fp8 && block_n == 256) continue;
+      const int64_t tiles = NumTiles(shape, block_m, block_n);
+      const int64_t waves = CeilDiv(tiles, num_multiprocessors);
+      const int64_t clocks = waves * ClocksOfStep(is_fp8, block_m, block_n);
+      if (best.block_m != 0 && clocks >= best_clocks) continue;
+      best_clocks = clocks;
+      best.block_m = block_m;
+      best.block_n = block_n;
+      best.num_waves = waves;
+      best.num_blocks = static_cast<int>(std::min<int64_t>(tiles, num_multiprocessors));
+    }
+  }
+  best.block_k = is_fp8 ? kRowBytes : kRowBytes / 2;
+  best.num_threads = 128 + 128 * (best.block_m / 64);
+  const int64_t steps = std::max<int64_t>(CeilDiv(shape.k, best.block_k), 1);
+  best.num_stages = static_cast<int>(std::clamp<int64_t>(steps, 2, kMaxStages));
+  while (HopperMatmulSharedBytes(shape.operands, best.block_m, best.block_n, best.num_stages) >
+         kHopperSharedBytes) {
+    --best.num_stages;
+  }
+  best.shared_bytes =
+      HopperMatmulSharedBytes(shape.operands, best.block_m, best.block_n, best.num_stages);
+  return best;
+}
+
+}  // namespace sluice::kernels::cuda

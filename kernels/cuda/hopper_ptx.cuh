@@ -1,0 +1,106 @@
+// Hopper's own instructions: mbarriers, tensor copies (TMA), warpgroup matrix products, register
+// hand-over. With ptx.cuh the only inline PTX of the project. Names and rules: PTX ISA 9.0,
+// sections 9.7.13 (mbarrier), 9.7.9.27 (cp.async.bulk.tensor) and 9.7.15 (wgmma).
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+namespace sluice::kernels::cuda {
+
+__device__ inline uint32_t SharedAddress(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// --- mbarrier: a phase ends when all arrivals and all announced bytes are in.
+
+__device__ inline void InitBarrier(uint64_t* barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(barrier)),
+               "r"(arrivals)
+               : "memory");
+}
+
+// Makes initialised barriers known to the units that copy asynchronously.
+__device__ inline void FenceBarrierInit() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+__device__ inline void ArriveAndExpect(uint64_t* barrier, uint32_t bytes) {
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(SharedAddress(barrier)),
+      "r"(bytes)
+      : "memory");
+}
+
+__device__ inline void Arrive(uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier)) : "memory");
+}
+
+// Waits for the end of the phase of that parity. A fresh barrier counts as past its phase 1.
+__device__ inline void WaitForPhase(uint64_t* barrier, uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again_%=:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra over_%=;\n"
+      "bra again_%=;\n"
+      "over_%=:\n"
+      "}\n" ::"r"(SharedAddress(barrier)),
+      "r"(parity)
+      : "memory");
+}
+
+// --- TMA: one thread copies a box of a tensor; its bytes count on the barrier.
+
+__device__ inline void PrefetchTensorMap(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+// The box whose first element is at column x of row y. Outside of the tensor it reads zeros.
+__device__ inline void CopyBox(void* shared, const CUtensorMap* map, int x, int y,
+                               uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4}], [%2];" ::"r"(SharedAddress(shared)),
+      "l"(map), "r"(SharedAddress(barrier)), "r"(x), "r"(y)
+      : "memory");
+}
+
+// --- wgmma: 128 threads multiply tiles that lie in shared memory.
+
+__device__ inline void FenceWarpgroup() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ inline void CommitWarpgroup() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+// Waits until at most `kPending` committed groups are not done.
+template <int kPending>
+__device__ inline void WaitWarpgroup() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+// The matrix descriptor of a K-major tile in rows of 128 bytes with the 128-byte swizzle; the
+// tile's pattern starts at a multiple of 1024 bytes. Fields: PTX ISA 9.0, "Matrix Descriptor
+// Format".
+__device__ inline uint64_t TileDescriptor(const void* tile) {
+  constexpr uint64_t kLeadingBytes = 16;   // not read for a swizzled K-major tile
+  constexpr uint64_t kStrideBytes = 1024;  // from eight rows to the next eight
+  constexpr uint64_t kSwizzle128 = 1;
+  const uint64_t address = SharedAddress(tile) & 0x3ffffu;
+  return address >> 4 | (kLeadingBytes >> 4) << 16 | (kStrideBytes >> 4) << 32 | kSwizzle128 << 62;
+}
+
+// --- registers of a warpgroup: copying warps need few, multiplying ones many.
+
+template <int kRegisters>
+__device__ inline void KeepRegisters() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ inline void TakeRegisters() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+}  // namespace sluice::kernels::cuda

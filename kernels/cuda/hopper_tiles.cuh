@@ -1,0 +1,79 @@
+// Which tile of the result a thread block works on next. The warps that copy and those that
+// multiply each walk the same list.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/hopper_matmul_config.h"
+
+namespace sluice::kernels::cuda {
+
+struct TileGrid {
+  MatmulGrouping grouping = MatmulGrouping::kDense;
+  int m = 0, n = 0;   // of the result; kRows: m of all groups
+  int num_steps = 0;  // along K, 128 bytes each; kContracted: not used
+  int num_groups = 1;
+  // kRows: [E + 1] rows of a. kContracted: [E + 1] elements along K, multiples of the step.
+  const int32_t* offsets = nullptr;
+};
+
+struct Tile {
+  int group = 0;
+  int row = 0, column = 0;  // first of the tile in a and the result; in b[group]
+  int row_end = 0;          // rows from here on belong to others
+  int first_step = 0, num_steps = 0;
+};
+
+template <int kBlockM, int kBlockN, int kStepElements>
+class TileWalk {
+ public:
+  __device__ TileWalk(const TileGrid& grid, int block, int num_blocks)
+      : grid_(grid),
+        next_(block),
+        num_blocks_(num_blocks),
+        columns_((grid.n + kBlockN - 1) / kBlockN) {}
+
+  // False at the end.
+  __device__ bool Next(Tile& tile) {
+    for (; group_ < grid_.num_groups; ++group_) {
+      const int begin = grid_.grouping == MatmulGrouping::kRows ? grid_.offsets[group_] : 0;
+      const int end = grid_.grouping == MatmulGrouping::kRows ? grid_.offsets[group_ + 1] : grid_.m;
+      const int rows = (end - begin + kBlockM - 1) / kBlockM;
+      const int64_t tiles = static_cast<int64_t>(rows) * columns_;
+      if (next_ - before_ < tiles) {
+        Place(static_cast<int>(next_ - before_), rows, begin, end, tile);
+        next_ += num_blocks_;
+        return true;
+      }
+      before_ += tiles;
+    }
+    return false;
+  }
+
+ private:
+  // Bands of rows, column after column inside: blocks that run together share rows of a and of b.
+  __device__ void Place(int index, int rows, int begin, int end, Tile& tile) const {
+    constexpr int kBand = 8;
+    const int in_band = kBand * columns_;
+    const int band = index / in_band;
+    const int band_rows = min(rows - band * kBand, kBand);
+    const int inside = index - band * in_band;
+    tile.group = group_;
+    tile.row = begin + (band * kBand + inside % band_rows) * kBlockM;
+    tile.column = inside / band_rows * kBlockN;
+    tile.row_end = end;
+    tile.first_step = 0;
+    tile.num_steps = grid_.num_steps;
+    if (grid_.grouping == MatmulGrouping::kContracted) {
+      tile.first_step = grid_.offsets[group_] / kStepElements;
+      tile.num_steps = grid_.offsets[group_ + 1] / kStepElements - tile.first_step;
+    }
+  }
+
+  const TileGrid& grid_;
+  int64_t next_, before_ = 0;  // index of the next tile; tiles of the groups before group_
+  const int num_blocks_, columns_;
+  int group_ = 0;
+};
+
+}  // namespace sluice::kernels::cuda

@@ -1,0 +1,24 @@
+// Descriptions of matrices for TMA.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+
+namespace sluice::kernels::cuda {
+
+struct TensorMapShape {
+  const void* data = nullptr;  // at a multiple of 16 bytes
+  CUtensorMapDataType type = CU_TENSOR_MAP_DATA_TYPE_UINT8;
+  int64_t rows = 0, columns = 0;  // row-major without gaps; a row is a multiple of 16 bytes
+  int box_rows = 0, box_columns = 0;
+  bool is_swizzled = false;  // a box's row is then 128 bytes
+};
+
+// The driver is asked for its function by name, so that nothing links libcuda. FAILED_PRECONDITION
+// if it has none; INVALID_ARGUMENT names the shape that it refuses.
+absl::StatusOr<CUtensorMap> MakeTensorMap(const TensorMapShape& shape);
+
+}  // namespace sluice::kernels::cuda

@@ -1,0 +1,329 @@
+// The Hopper matrix products against sums in double: every configuration, grouping, operand type
+// and output, on full and on ragged shapes.
+#include "kernels/cuda/hopper_matmul.h"
+
+#include <cuda_runtime.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/core/dtype.h"
+
+namespace sluice::kernels::cuda {
+namespace {
+
+constexpr int64_t kScaleBlock = 128;
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
+
+// E4M3 by its definition: 4 exponent bits with bias 7, 3 mantissa bits, no infinities.
+float ValueOfE4M3(uint8_t code) {
+  const int exponent = code >> 3 & 15, mantissa = code & 7;
+  const float magnitude = exponent == 0
+                              ? std::ldexp(static_cast<float>(mantissa), -9)
+                              : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
+  return (code & 0x80) != 0 ? -magnitude : magnitude;
+}
+
+template <typename T>
+class DeviceArray {
+ public:
+  explicit DeviceArray(const std::vector<T>& values) : size_(values.size()) {
+    if (size_ == 0) return;
+    EXPECT_EQ(cudaMalloc(reinterpret_cast<void**>(&data_), size_ * sizeof(T)), cudaSuccess);
+    EXPECT_EQ(cudaMemcpy(data_, values.data(), size_ * sizeof(T), cudaMemcpyHostToDevice),
+              cudaSuccess);
+  }
+  ~DeviceArray() { cudaFree(data_); }
+  DeviceArray(const DeviceArray&) = delete;
+  DeviceArray& operator=(const DeviceArray&) = delete;
+  T* data() const { return data_; }
+  std::vector<T> Read() const {
+    std::vector<T> values(size_);
+    EXPECT_EQ(cudaMemcpy(values.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost),
+              cudaSuccess);
+    return values;
+  }
+
+ private:
+  T* data_ = nullptr;
+  size_t size_;
+};
+
+struct Case {
+  std::string name;
+  HopperMatmulShape shape;
+  MatmulOutput output = MatmulOutput::kF32;
+  std::vector<int32_t> offsets = {};  // of groups; kContracted: along K
+  int64_t c_gap = 0;                  // elements between rows of c
+};
+void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+
+// Inputs as numbers and as the kernel reads them.
+struct Problem {
+  explicit Problem(const Case& c) : shape(c.shape), offsets(c.offsets) {
+    const bool is_rows = shape.grouping == MatmulGrouping::kRows;
+    b_rows = shape.n * (is_rows ? shape.num_groups : 1);
+    steps = CeilDiv(shape.k, kScaleBlock);
+    a = Fill(shape.m);
+    b = Fill(b_rows);
+    for (int64_t i = 0; i < steps * RoundUp(shape.m, 4); ++i) a_scales.push_back(Scale());
+    const int64_t b_scale_count =
+        shape.operands == MatmulOperands::kFp8Columns
+            ? steps * RoundUp(shape.n, 4)
+            : (is_rows ? shape.num_groups : 1) * CeilDiv(shape.n, kScaleBlock) * steps;
+    for (int64_t i = 0; i < b_scale_count; ++i) b_scales.push_back(Scale());
+  }
+
+  float Scale() { return std::ldexp(1.0f + static_cast<float>(random() % 1024) / 1024, -6); }
+
+  // What pads a group's range of K must hold zeros; here a range's last tenth stands for it.
+  bool IsPadding(int64_t k) const {
+    if (shape.grouping != MatmulGrouping::kContracted) return false;
+    for (size_t g = 1; g < offsets.size(); ++g) {
+      if (k < offsets[g]) return offsets[g] - k <= (offsets[g] - offsets[g - 1]) / 10;
+    }
+    return true;
+  }
+
+  std::vector<uint8_t> Fill(int64_t rows) {
+    std::vector<uint8_t> codes(static_cast<size_t>(rows * shape.k * (is_bf16() ? 2 : 1)));
+    for (int64_t i = 0; i < rows * shape.k; ++i) {
+      const bool is_zero = IsPadding(i % shape.k);
+      if (is_bf16()) {
+        const BFloat16 value = is_zero ? BFloat16() : ToBFloat16(normal(random));
+        std::memcpy(&codes[static_cast<size_t>(2 * i)], &value, 2);
+      } else {
+        uint8_t code = is_zero ? 0 : static_cast<uint8_t>(random() & 0xff);
+        if ((code & 0x7f) == 0x7f) code = 0;  // not a number
+        codes[static_cast<size_t>(i)] = code;
+      }
+    }
+    return codes;
+  }
+
+  bool is_bf16() const { return shape.operands == MatmulOperands::kBF16; }
+  double ValueOf(const std::vector<uint8_t>& codes, int64_t row, int64_t k) const {
+    const int64_t at = row * shape.k + k;
+    if (!is_bf16()) return ValueOfE4M3(codes[static_cast<size_t>(at)]);
+    BFloat16 value;
+    std::memcpy(&value, &codes[static_cast<size_t>(2 * at)], 2);
+    return ToFloat(value);
+  }
+  double ScaleOf(int64_t row, int64_t column, int64_t group, int64_t step) const {
+    if (is_bf16()) return 1;
+    const double a_scale = a_scales[static_cast<size_t>(step * RoundUp(shape.m, 4) + row)];
+    const int64_t at =
+        shape.operands == MatmulOperands::kFp8Columns
+            ? step * RoundUp(shape.n, 4) + column
+            : (group * CeilDiv(shape.n, kScaleBlock) + column / kScaleBlock) * steps + step;
+    return a_scale * b_scales[static_cast<size_t>(at)];
+  }
+
+  HopperMatmulShape shape;
+  std::vector<int32_t> offsets;
+  std::mt19937 random{7};
+  std::normal_distribution<float> normal;
+  int64_t b_rows = 0, steps = 0;
+  std::vector<uint8_t> a, b;
+  std::vector<float> a_scales, b_scales;
+};
+
+struct Expected {
+  double value = 0, magnitude = 0;  // of the sum, and of its terms' absolute values
+};
+
+Expected Reference(const Problem& p, int64_t row, int64_t column, int64_t group) {
+  const HopperMatmulShape& s = p.shape;
+  const bool is_rows = s.grouping == MatmulGrouping::kRows;
+  const bool is_contracted = s.grouping == MatmulGrouping::kContracted;
+  const int64_t begin = is_contracted ? p.offsets[static_cast<size_t>(group)] : 0;
+  const int64_t end = is_contracted ? p.offsets[static_cast<size_t>(group) + 1] : s.k;
+  Expected sum;
+  for (int64_t k = begin; k < end; ++k) {
+    const double term = p.ValueOf(p.a, row, k) *
+                        p.ValueOf(p.b, column + (is_rows ? group * s.n : 0), k) *
+                        p.ScaleOf(row, column, group, k / kScaleBlock);
+    sum.value += term;
+    sum.magnitude += std::fabs(term);
+  }
+  return sum;
+}
+
+class HopperMatmulTest : public ::testing::TestWithParam<Case> {
+ protected:
+  // The result as bytes; `old` fills c before.
+  std::vector<uint8_t> Run(const Problem& p, const HopperMatmulConfig& config, float old) {
+    const Case& c = GetParam();
+    const int64_t stride = c.shape.n + c.c_gap;
+    const int64_t groups = c.shape.grouping == MatmulGrouping::kContracted ? c.shape.num_groups : 1;
+    const int64_t count = groups * c.shape.m * stride;
+    std::vector<uint8_t> filled(static_cast<size_t>(count) * (is_bf16_output() ? 2 : 4));
+    for (int64_t i = 0; i < count; ++i) {
+      const BFloat16 half = ToBFloat16(old);
+      if (is_bf16_output()) {
+        std::memcpy(&filled[static_cast<size_t>(2 * i)], &half, 2);
+      } else {
+        std::memcpy(&filled[static_cast<size_t>(4 * i)], &old, 4);
+      }
+    }
+    const DeviceArray<uint8_t> a(p.a), b(p.b), result(filled);
+    const DeviceArray<float> a_scales(p.a_scales), b_scales(p.b_scales);
+    const DeviceArray<int32_t> offsets(c.offsets);
+    const absl::Status status = HopperMatmul(nullptr,
+                                             {.shape = c.shape,
+                                              .output = c.output,
+                                              .a = a.data(),
+                                              .b = b.data(),
+                                              .a_scales = a_scales.data(),
+                                              .b_scales = b_scales.data(),
+                                              .offsets = offsets.data(),
+                                              .c = result.data(),
+                                              .c_stride = stride},
+                                             config);
+    EXPECT_TRUE(status.ok()) << status.message();
+    EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    return result.Read();
+  }
+  bool is_bf16_output() const { return GetParam().output == MatmulOutput::kBF16; }
+
+  float Element(const std::vector<uint8_t>& c, int64_t at) const {
+    if (!is_bf16_output()) {
+      float value;
+      std::memcpy(&value, &c[static_cast<size_t>(4 * at)], 4);
+      return value;
+    }
+    BFloat16 value;
+    std::memcpy(&value, &c[static_cast<size_t>(2 * at)], 2);
+    return ToFloat(value);
+  }
+
+  // Steps are added in FP32 with one rounding each, scales multiplied with one more; a BF16
+  // operand's products are added 16 at a time. BF16 output rounds once more.
+  double Bound(const Expected& e, double value) const {
+    const HopperMatmulShape& s = GetParam().shape;
+    const double roundings = static_cast<double>(CeilDiv(s.k, 16)) + 3;
+    return roundings * std::ldexp(1.0, -24) * (e.magnitude + std::fabs(value)) +
+           (is_bf16_output() ? std::ldexp(std::fabs(value), -8) : 0);
+  }
+
+  void Compare(const Problem& p, const std::vector<uint8_t>& result, float old) {
+    const Case& c = GetParam();
+    const int64_t stride = c.shape.n + c.c_gap;
+    const bool is_contracted = c.shape.grouping == MatmulGrouping::kContracted;
+    double worst = 0;
+    for (int64_t group = 0; group < (is_contracted ? c.shape.num_groups : 1); ++group) {
+      for (int64_t row = 0; row < c.shape.m; ++row) {
+        const int64_t expert =
+            c.shape.grouping == MatmulGrouping::kRows
+                ? std::upper_bound(c.offsets.begin(), c.offsets.end(), row) - c.offsets.begin() - 1
+                : group;
+        for (int64_t column = 0; column < c.shape.n; ++column) {
+          Expected expected = Reference(p, row, column, expert);
+          if (c.output == MatmulOutput::kAddToF32) expected.value += old;
+          const double found = Element(result, (group * c.shape.m + row) * stride + column);
+          const double bound = Bound(expected, expected.value);
+          const double error = std::fabs(found - expected.value);
+          worst = std::max(worst, bound > 0 ? error / bound : error);
+          ASSERT_LE(error, bound) << "group " << group << " row " << row << " column " << column
+                                  << ": found " << found << ", wanted " << expected.value;
+        }
+        for (int64_t column = c.shape.n; column < stride; ++column) {
+          ASSERT_EQ(Element(result, (group * c.shape.m + row) * stride + column), old)
+              << "written between rows, at row " << row;
+        }
+      }
+    }
+    RecordProperty("percent_of_bound", std::to_string(100 * worst));
+  }
+};
+
+TEST_P(HopperMatmulTest, EveryConfigurationGivesTheSumAndTheSameBits) {
+  const Problem p(GetParam());
+  std::vector<uint8_t> first;
+  const bool is_bf16 = p.is_bf16();
+  for (const int block_m : {64, 128}) {
+    for (const int block_n : {64, 128, 256}) {
+      if (!is_bf16 && block_n == 256) continue;
+      HopperMatmulConfig config = ChooseHopperMatmul(p.shape, 3).value();
+      config.block_m = block_m;
+      config.block_n = block_n;
+      config.num_threads = 128 + 2 * block_m;
+      config.num_stages = block_m == 64 ? 2 : 3;
+      config.num_blocks = block_n == 64 ? 5 : 2;
+      config.shared_bytes =
+          HopperMatmulSharedBytes(p.shape.operands, block_m, block_n, config.num_stages);
+      SCOPED_TRACE(config.ToString());
+      const float old = 0.5f;  // exact in every type
+      const std::vector<uint8_t> result = Run(p, config, old);
+      if (first.empty()) {
+        first = result;
+        Compare(p, result, old);
+      }
+      EXPECT_TRUE(result == first) << "other bits than the first configuration's";
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+HopperMatmulShape Shape(MatmulOperands operands, MatmulGrouping grouping, int64_t m, int64_t n,
+                        int64_t k, int64_t groups = 1) {
+  return {.operands = operands, .grouping = grouping, .m = m, .n = n, .k = k, .num_groups = groups};
+}
+
+std::vector<Case> Fp8Cases() {
+  constexpr auto kBlocks = MatmulOperands::kFp8Blocks;
+  constexpr auto kColumns = MatmulOperands::kFp8Columns;
+  constexpr auto kDense = MatmulGrouping::kDense;
+  constexpr auto kRows = MatmulGrouping::kRows;
+  constexpr auto kContracted = MatmulGrouping::kContracted;
+  return {
+      {"fp8_full", Shape(kBlocks, kDense, 128, 256, 384)},
+      {"fp8_ragged", Shape(kBlocks, kDense, 67, 203, 144), MatmulOutput::kF32, {}, 1},
+      {"fp8_bf16_out", Shape(kBlocks, kDense, 130, 72, 256), MatmulOutput::kBF16},
+      {"fp8_one_row", Shape(kBlocks, kDense, 1, 8, 16), MatmulOutput::kBF16},
+      {"fp8_experts",
+       Shape(kBlocks, kRows, 150, 136, 272, 5),
+       MatmulOutput::kBF16,
+       {0, 0, 37, 38, 150, 150}},
+      {"fp8_columns", Shape(kColumns, kDense, 70, 92, 256), MatmulOutput::kAddToF32},
+      {"fp8_weight_gradient",
+       Shape(kColumns, kContracted, 72, 132, 640, 4),
+       MatmulOutput::kAddToF32,
+       {0, 256, 256, 384, 640}},
+      {"fp8_weight_gradient_new",
+       Shape(kColumns, kContracted, 66, 70, 256, 3),
+       MatmulOutput::kF32,
+       {0, 128, 128, 256}},
+  };
+}
+
+std::vector<Case> BF16Cases() {
+  constexpr auto kBF16 = MatmulOperands::kBF16;
+  return {
+      {"bf16_full", Shape(kBF16, MatmulGrouping::kDense, 128, 256, 192)},
+      {"bf16_ragged", Shape(kBF16, MatmulGrouping::kDense, 67, 203, 72), MatmulOutput::kBF16},
+      {"bf16_experts",
+       Shape(kBF16, MatmulGrouping::kRows, 150, 136, 136, 5),
+       MatmulOutput::kBF16,
+       {0, 0, 37, 38, 150, 150}},
+      {"bf16_weight_gradient",
+       Shape(kBF16, MatmulGrouping::kContracted, 72, 132, 320, 4),
+       MatmulOutput::kAddToF32,
+       {0, 128, 128, 192, 320}},
+  };
+}
+
+std::string NameOf(const ::testing::TestParamInfo<Case>& info) { return info.param.name; }
+INSTANTIATE_TEST_SUITE_P(Fp8, HopperMatmulTest, ::testing::ValuesIn(Fp8Cases()), NameOf);
+INSTANTIATE_TEST_SUITE_P(BF16, HopperMatmulTest, ::testing::ValuesIn(BF16Cases()), NameOf);
+
+}  // namespace
+}  // namespace sluice::kernels::cuda
