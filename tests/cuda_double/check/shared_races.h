@@ -1,5 +1,6 @@
-// Races between the warps of a block on its shared memory, by vector clocks: two accesses, one a
-// write, of different warps with no barrier in between.
+// Races on a block's shared memory, by vector clocks: two accesses, one a write, of different
+// agents with no barrier in between. Agents are the warps, and those who read and write on their
+// behalf.
 #pragma once
 
 #include <array>
@@ -11,19 +12,33 @@
 namespace sluice::cuda_double {
 
 inline constexpr int kMaxWarps = 32;  // of a block
+// The tensor core that reads for warp w is agent kTensorAgents + w, and the copies that report to
+// the block's i-th mbarrier are agent kCopyAgents + i.
+inline constexpr int kTensorAgents = kMaxWarps, kCopyAgents = 2 * kMaxWarps;
+inline constexpr int kMaxMbarriers = 64, kMaxAgents = kCopyAgents + kMaxMbarriers;
 
-// What a warp knows of the others: entry w counts the barriers of warp w that it has seen. Its own
-// entry starts at 1.
-using WarpClock = std::array<uint32_t, kMaxWarps>;
+// What an agent knows of the others: entry a counts the barriers of agent a that it has seen (of a
+// tensor core its finished groups, of copies their number). A warp's own entry starts at 1.
+using Clock = std::array<uint32_t, kMaxAgents>;
+
+inline void Join(Clock& clock, const Clock& other) {
+  for (size_t i = 0; i < clock.size(); ++i) clock[i] = clock[i] < other[i] ? other[i] : clock[i];
+}
 
 class SharedRaces {
  public:
   // `granule`: the narrowest access that the kernel makes, in bytes.
   SharedRaces(size_t bytes, size_t granule);
 
-  // Check and note an access by `warp` at instruction `pc`; "" or what is wrong.
-  std::string Read(size_t offset, size_t bytes, int warp, const WarpClock& clock, int pc);
-  std::string Write(size_t offset, size_t bytes, int warp, const WarpClock& clock, int pc);
+  // Check and note an access by `agent` at instruction `pc`; "" or what is wrong. `seen`: which
+  // writes are visible to the agent, where that differs from `clock` (asynchronous units see what
+  // warps wrote only past a fence).
+  std::string Read(size_t offset, size_t bytes, int agent, const Clock& clock, int pc);
+  std::string Write(size_t offset, size_t bytes, int agent, const Clock& clock, int pc) {
+    return Write(offset, bytes, agent, clock, clock, pc);
+  }
+  std::string Write(size_t offset, size_t bytes, int agent, const Clock& clock, const Clock& seen,
+                    int pc);
   // The instruction that the last complaint is about.
   int conflicting_pc() const { return conflicting_pc_; }
 
@@ -35,12 +50,13 @@ class SharedRaces {
     uint8_t writer = 0, reader = 0;
     int32_t readers = -1;  // where there are several: index into many_
   };
-  std::string Complain(const char* what, size_t cell, int warp, int pc);
-  void NoteReader(Cell& cell, int warp, const WarpClock& clock, int pc);
+  std::string Complain(const char* what, size_t cell, int agent, int pc);
+  void NoteReader(Cell& cell, int agent, const Clock& clock, int pc);
 
   const size_t granule_;
   std::vector<Cell> cells_;
-  std::vector<WarpClock> many_;  // clock of each reading warp, 0 for those that did not
+  std::vector<Clock> many_;      // clock of each reading agent, 0 for those that did not
+  std::vector<int32_t> unused_;  // of many_
   int conflicting_pc_ = 0;
 };
 

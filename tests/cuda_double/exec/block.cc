@@ -67,7 +67,7 @@ void Block::StartWarp(Warp& warp) {
   const unsigned lanes = std::min<unsigned>(kLanes, num_threads_ - first);
   warp.existing = lanes == kLanes ? 0xffffffffu : (1u << lanes) - 1;
   warp.live = warp.existing;
-  warp.clock[static_cast<size_t>(warp.index)] = 1;
+  warp.known.clock[static_cast<size_t>(warp.index)] = 1;
   // A register that is read before it is written holds no zero.
   warp.rows.assign(static_cast<size_t>(launch_.kernel->num_rows) * kLanes, 0xdeaddeaddeaddeadull);
   for (const auto& [row, value] : launch_.kernel->constants) {
@@ -89,8 +89,16 @@ std::string Block::Run() {
       if (has_failed()) return error_;
       is_live = is_live || warps_[w].live != 0;
     }
-    if (!is_live) return error_;
-    if (!has_moved) return Deadlock();
+    if (!is_live) {
+      if (!copies_.empty())
+        FailAt(copies_[0].warp, copies_[0].lane, copies_[0].pc,
+               "the block ends before this copy has arrived");
+      return error_;
+    }
+    if (launch_.timing == Timing::kRandom && RunCopiesAtRandom()) continue;
+    if (has_moved) continue;
+    if (copies_.empty()) return Deadlock();
+    RunCopy(random_() % copies_.size());
   }
 }
 
@@ -98,7 +106,7 @@ std::string Block::Run() {
 bool Block::RunSome(Warp& warp) {
   const unsigned budget = 1 + random_() % 64;
   unsigned done = 0;
-  while (done < budget && warp.live != 0 && !warp.is_waiting && !has_failed()) {
+  while (done < budget && warp.live != 0 && !IsBlocked(warp) && !has_failed()) {
     Step(warp);
     ++done;
   }
@@ -137,7 +145,9 @@ void Block::Step(Warp& warp) {
   }
   if (instruction.flow == Flow::kBranch) return Branch(warp, group, mask, pc);
   if (instruction.flow == Flow::kExit) {
-    warp.live &= ~mask;
+    if ((warp.live &= ~mask) == 0 && !warp.products.is_empty()) {
+      return FailAt(warp.index, 0, pc, "the warp ends before its matrix products are waited for");
+    }
     Advance(warp, group & ~mask, pc + 1);
     if (warp.live == 0) CompleteIfAllArrived();
     return;
@@ -191,18 +201,39 @@ void Block::CompleteIfAllArrived() {
 
 void Block::Complete(int barrier) {
   Barrier& b = barriers_[barrier];
-  WarpClock joined{};
+  Knowledge joined;
   for (int w : b.warps) {
-    const WarpClock& clock = warps_[static_cast<size_t>(w)].clock;
-    for (size_t i = 0; i < joined.size(); ++i) joined[i] = std::max(joined[i], clock[i]);
+    const Knowledge& known = warps_[static_cast<size_t>(w)].known;
+    Join(joined.clock, known.clock);
+    Join(joined.fenced, known.fenced);
   }
   for (int w : b.warps) {
     Warp& warp = warps_[static_cast<size_t>(w)];
-    warp.clock = joined;
-    ++warp.clock[static_cast<size_t>(w)];
+    warp.known = joined;
+    ++warp.known.clock[static_cast<size_t>(w)];
     warp.is_waiting = false;
   }
   b = {};
+}
+
+bool Block::IsBlocked(Warp& warp) const {
+  if (warp.mbarrier >= 0) {
+    if (!mbarriers_.IsPast(static_cast<uint64_t>(warp.mbarrier), warp.mbarrier_parity)) return true;
+    warp.mbarrier = -1;
+  }
+  return warp.is_waiting;
+}
+
+Knowledge Block::Release(Warp& warp) const {
+  const Knowledge known = warp.known;
+  ++warp.known.clock[static_cast<size_t>(warp.index)];
+  return known;
+}
+
+void Block::WaitForPhase(const Context& c, uint64_t mbarrier, uint32_t parity) {
+  c.warp.mbarrier = static_cast<int64_t>(mbarrier);
+  c.warp.mbarrier_parity = parity;
+  Advance(c.warp, c.mask, c.pc);
 }
 
 std::string Block::Place(int pc) const {
@@ -217,10 +248,14 @@ std::string Block::Place(int pc) const {
 }
 
 void Block::Fail(const Context& c, int lane, const std::string& what) {
+  FailAt(c.warp.index, lane, c.pc, what);
+}
+
+void Block::FailAt(int warp, int lane, int pc, const std::string& what) {
   if (has_failed()) return;
-  error_ = launch_.kernel->title + ": " + Place(c.pc) + " block (" + std::to_string(index_.x) +
-           "," + std::to_string(index_.y) + "," + std::to_string(index_.z) + ") warp " +
-           std::to_string(c.warp.index) + " lane " + std::to_string(lane) + ": " + what;
+  error_ = launch_.kernel->title + ": " + Place(pc) + " block (" + std::to_string(index_.x) + "," +
+           std::to_string(index_.y) + "," + std::to_string(index_.z) + ") warp " +
+           std::to_string(warp) + " lane " + std::to_string(lane) + ": " + what;
 }
 
 std::string Block::Deadlock() const {
@@ -228,10 +263,12 @@ std::string Block::Deadlock() const {
                      "," + std::to_string(index_.y) + "," + std::to_string(index_.z) + "):";
   for (const Warp& warp : warps_) {
     if (warp.live == 0) continue;
-    // A warp that waits has already stepped past its barrier.
+    // A warp that waits has already stepped past its barrier, but not past an mbarrier.
+    const int behind = warp.mbarrier >= 0 ? 0 : 1;
     const int pc =
         (warp.is_converged ? warp.pc : *std::min_element(warp.pcs.begin(), warp.pcs.end()));
-    text += "\n  warp " + std::to_string(warp.index) + " waits at " + Place(std::max(0, pc - 1));
+    text +=
+        "\n  warp " + std::to_string(warp.index) + " waits at " + Place(std::max(0, pc - behind));
   }
   return text;
 }
@@ -255,8 +292,8 @@ uint8_t* Block::Access(const Context& c, int lane, uint64_t address, size_t byte
             std::to_string(bytes) + " bytes at offset " + std::to_string(offset);
     } else {
       why = kind == AccessKind::kRead
-                ? races_.Read(offset, bytes, c.warp.index, c.warp.clock, c.pc)
-                : races_.Write(offset, bytes, c.warp.index, c.warp.clock, c.pc);
+                ? races_.Read(offset, bytes, c.warp.index, c.warp.known.clock, c.pc)
+                : races_.Write(offset, bytes, c.warp.index, c.warp.known.clock, c.pc);
       if (!why.empty() && races_.conflicting_pc() >= 0) {
         why += "; there: " + Place(races_.conflicting_pc());
       }

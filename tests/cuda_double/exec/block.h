@@ -12,6 +12,9 @@
 
 #include "tests/cuda_double/check/global_memory.h"
 #include "tests/cuda_double/check/shared_races.h"
+#include "tests/cuda_double/exec/bulk_copy.h"
+#include "tests/cuda_double/exec/mbarrier.h"
+#include "tests/cuda_double/exec/products.h"
 #include "tests/cuda_double/ptx/ir.h"
 
 namespace sluice::cuda_double {
@@ -60,7 +63,10 @@ struct Warp {
   int pc = 0;                     // if converged
   std::array<int, kLanes> pcs{};  // if not
   bool is_waiting = false;        // at a block barrier
-  WarpClock clock{};
+  int64_t mbarrier = -1;          // whose phase it waits for; -1: none
+  uint32_t mbarrier_parity = 0;
+  Knowledge known;
+  ProductQueue products;
   std::vector<uint64_t> rows;  // [row][lane]
   std::array<uint64_t, kLanes> sink{};
   std::vector<PendingCopy> open_copies;               // not yet committed
@@ -83,8 +89,18 @@ class Block {
   uint8_t* Access(const Context& context, int lane, uint64_t address, size_t bytes,
                   AccessKind kind);
   void ArriveAtBarrier(const Context& context, int barrier, unsigned threads);
+  // What the warp has seen so far, for others; what it does from here on is not part of it.
+  Knowledge Release(Warp& warp) const;
+  Mbarriers& mbarriers() { return mbarriers_; }
+  // The lanes of the mask run the instruction again when that phase is over.
+  void WaitForPhase(const Context& context, uint64_t mbarrier, uint32_t parity);
+  // Checks the bytes that the copy will write; they arrive when `timing` says.
+  void Issue(const Context& context, const BulkCopy& copy);
+  // Checks bytes that the tensor core will read for the warp, in its open group.
+  bool CheckTensorRead(const Context& context, uint64_t offset, size_t bytes);
   const Launch& launch() const { return launch_; }
   std::vector<uint8_t>& shared() { return shared_; }
+  const std::vector<uint8_t>& shared() const { return shared_; }
   std::mt19937& random() { return random_; }
   Accessor AccessorOf(const Warp& warp) const {
     return {.op = launch_.op, .block = number_ + 1, .warp = warp.index, .clock = &warp.clock};
@@ -103,6 +119,10 @@ class Block {
   void Advance(Warp& warp, uint32_t group, int pc);
   void Complete(int barrier);
   void CompleteIfAllArrived();
+  bool IsBlocked(Warp& warp) const;
+  void RunCopy(size_t index);
+  bool RunCopiesAtRandom();  // whether there was one
+  void FailAt(int warp, int lane, int pc, const std::string& what);
   std::string Place(int pc) const;
   std::string Deadlock() const;
 
@@ -115,6 +135,8 @@ class Block {
   SharedRaces races_;
   std::vector<uint8_t> local_;
   std::map<int, Barrier> barriers_;
+  Mbarriers mbarriers_;
+  std::vector<BulkCopy> copies_;  // under way
   std::mt19937 random_;
   uint64_t steps_ = 0;
   std::string error_;

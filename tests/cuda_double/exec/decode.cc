@@ -27,6 +27,8 @@ const std::map<std::string, std::vector<DecodeFunction>>& Opcodes() {
     add({"shfl", "vote", "match", "redux", "activemask"}, DecodeWarp);
     add({"bra", "ret", "exit", "bar", "fence", "membar", "trap"}, DecodeFlow);
     add({"mma"}, DecodeMatrix);
+    add({"mbarrier", "fence", "prefetch", "setmaxnreg", "cp"}, DecodeAsync);
+    add({"wgmma"}, DecodeWarpgroup);
     return opcodes;
   }();
   return kOpcodes;

@@ -38,5 +38,7 @@ void DecodeMemory(Instruction& instruction, Modifiers& modifiers);
 void DecodeWarp(Instruction& instruction, Modifiers& modifiers);
 void DecodeMatrix(Instruction& instruction, Modifiers& modifiers);
 void DecodeFlow(Instruction& instruction, Modifiers& modifiers);
+void DecodeAsync(Instruction& instruction, Modifiers& modifiers);
+void DecodeWarpgroup(Instruction& instruction, Modifiers& modifiers);
 
 }  // namespace sluice::cuda_double

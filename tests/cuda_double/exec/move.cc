@@ -46,9 +46,10 @@ void RunUnpack(const Context& c) {
 // To and from generic addresses: shared and local memory have windows, global addresses stay.
 void RunAddress(const Context& c) {
   const bool to_space = c.instruction.detail != 0;
-  const uint64_t window = c.instruction.space == Space::kShared  ? kSharedWindow
-                          : c.instruction.space == Space::kLocal ? kLocalWindow
-                                                                 : 0;
+  const uint64_t window = c.instruction.space == Space::kShared      ? kSharedWindow
+                          : c.instruction.space == Space::kLocal     ? kLocalWindow
+                          : c.instruction.space == Space::kParameter ? kParameterWindow
+                                                                     : 0;
   const uint64_t* a = c.Source(1);
   uint64_t* d = c.Destination(0);
   ForLanes(c.mask, [&](int lane) { d[lane] = to_space ? a[lane] & ~window : a[lane] | window; });
@@ -63,6 +64,8 @@ void DecodeMove(Instruction& i, Modifiers& modifiers) {
       i.space = Space::kShared;
     } else if (modifiers.Take("local")) {
       i.space = Space::kLocal;
+    } else if (modifiers.Take("param")) {
+      i.space = Space::kParameter;
     } else if (modifiers.Take("global")) {
       i.space = Space::kGlobal;
     } else {

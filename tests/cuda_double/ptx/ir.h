@@ -70,7 +70,7 @@ struct Operand {
   bool is_negated = false;    // !p
   bool is_parameter = false;  // kAddress: `offset` counts from the start of the parameters
   int64_t offset = 0;         // kAddress
-  std::vector<int> rows;      // kVector; -1 for _
+  std::vector<int> rows;      // kVector; -1 for _. kAddress: the coordinates of a tensor's box
 };
 
 struct SourceLine {
@@ -133,9 +133,11 @@ struct Module {
   std::map<int, std::string> files;  // of .file
 };
 
-// Generic addresses of shared and local memory carry these; global ones are the host's own.
+// Generic addresses of shared and local memory and of parameters carry these; global ones are the
+// host's own.
 inline constexpr uint64_t kSharedWindow = 0x5A00000000000000ull;
 inline constexpr uint64_t kLocalWindow = 0x5B00000000000000ull;
+inline constexpr uint64_t kParameterWindow = 0x5C00000000000000ull;
 inline constexpr uint64_t kWindowMask = 0xFF00000000000000ull;
 
 }  // namespace sluice::cuda_double

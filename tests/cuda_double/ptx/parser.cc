@@ -339,7 +339,7 @@ class Parser {
     return operand;
   }
 
-  // [base], [base+offset], [parameter+offset]
+  // [base], [base+offset], [parameter+offset], [base, {x, y}]
   Operand ParseAddress() {
     Operand operand;
     operand.kind = Operand::Kind::kAddress;
@@ -358,6 +358,8 @@ class Parser {
       const auto distance = static_cast<int64_t>(NumberOf(lexer_.Next()));
       operand.offset += is_negative ? -distance : distance;
     }
+    // [map, {x, y}]: a box of a tensor
+    if (lexer_.TakeIf(",")) operand.rows = ParseOperand().rows;
     Expect("]");
     return operand;
   }
@@ -404,6 +406,9 @@ class Parser {
     if (shared != module_shared_.end() && symbols_.count(name) == 0) PlaceShared(shared->second);
     const auto symbol = symbols_.find(name);
     if (symbol != symbols_.end()) return ConstantRow(symbol->second);
+    const auto parameter = std::find_if(kernel_->parameters.begin(), kernel_->parameters.end(),
+                                        [&](const Parameter& p) { return p.name == name; });
+    if (parameter != kernel_->parameters.end()) return ConstantRow(parameter->offset);
     if (std::find(dynamic_symbols_.begin(), dynamic_symbols_.end(), name) !=
         dynamic_symbols_.end()) {
       dynamic_rows_.push_back(kernel_->num_rows);
