@@ -20,7 +20,8 @@ std::string ShortName(const std::string& mangled) {
   for (size_t at = name.find(anonymous); at != name.npos; at = name.find(anonymous)) {
     name.erase(at, anonymous.size());
   }
-  name.resize(name.find('('));
+  // Values of enumerations look like casts, "(Kind)1"; the parameter list is the last bracket.
+  name.resize(name.rfind('('));
   const size_t last = name.rfind("::", name.find('<'));
   return name.substr(last == name.npos ? 0 : last + 2);
 }

@@ -21,7 +21,7 @@ struct Accessor {
   OpId op = 0;
   uint32_t block = 0;
   int warp = 0;
-  const WarpClock* clock = nullptr;  // null: no kernel
+  const Clock* clock = nullptr;  // null: no kernel
 };
 
 enum class MemoryKind : uint8_t {

@@ -103,7 +103,7 @@ class Block {
   const std::vector<uint8_t>& shared() const { return shared_; }
   std::mt19937& random() { return random_; }
   Accessor AccessorOf(const Warp& warp) const {
-    return {.op = launch_.op, .block = number_ + 1, .warp = warp.index, .clock = &warp.clock};
+    return {.op = launch_.op, .block = number_ + 1, .warp = warp.index, .clock = &warp.known.clock};
   }
 
  private:

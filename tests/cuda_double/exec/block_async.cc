@@ -53,7 +53,8 @@ void Block::RunCopy(size_t index) {
       const uint64_t from = map.address + static_cast<uint64_t>(copy.y + row) * map.row_bytes +
                             static_cast<uint64_t>(copy.x + first) * map.element_bytes;
       const size_t count = static_cast<size_t>(last - first) * map.element_bytes;
-      const std::string why = launch_.memory->Touch(from, count, AccessKind::kRead, accessor());
+      const std::string why = launch_.memory->Touch(
+          from, count, AccessKind::kRead, AccessorOf(warps_[static_cast<size_t>(copy.warp)]));
       if (!why.empty()) return FailAt(copy.warp, copy.lane, copy.pc, why);
       std::memcpy(&bytes[static_cast<size_t>(first) * map.element_bytes],
                   reinterpret_cast<const void*>(from), count);

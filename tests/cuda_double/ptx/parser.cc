@@ -38,7 +38,7 @@ std::string TitleOf(const std::string& name) {
   for (size_t at = title.find(anonymous); at != title.npos; at = title.find(anonymous)) {
     title.erase(at, anonymous.size());
   }
-  title.resize(std::min(title.size(), title.find('(')));
+  title.resize(std::min(title.size(), title.rfind('(')));
   const std::string returns = "void ";
   return title.compare(0, returns.size(), returns) == 0 ? title.substr(returns.size()) : title;
 }
@@ -406,9 +406,6 @@ class Parser {
     if (shared != module_shared_.end() && symbols_.count(name) == 0) PlaceShared(shared->second);
     const auto symbol = symbols_.find(name);
     if (symbol != symbols_.end()) return ConstantRow(symbol->second);
-    const auto parameter = std::find_if(kernel_->parameters.begin(), kernel_->parameters.end(),
-                                        [&](const Parameter& p) { return p.name == name; });
-    if (parameter != kernel_->parameters.end()) return ConstantRow(parameter->offset);
     if (std::find(dynamic_symbols_.begin(), dynamic_symbols_.end(), name) !=
         dynamic_symbols_.end()) {
       dynamic_rows_.push_back(kernel_->num_rows);
