@@ -73,7 +73,8 @@ Tensor Spread(const Shape& shape, DType dtype, uint64_t seed, int64_t padding = 
 }
 
 TEST(E4M3Test, ConversionAgreesWithTheVectorsAndIsExactBack) {
-  for (const auto& test : Vectors("quant_scale_examples.json")["e4m3"]["encode"]) {
+  const auto vectors = Vectors("quant_scale_examples.json")["e4m3"]["encode"];
+  for (const auto& test : vectors) {
     const E4M3 code = ToE4M3(test["x"].get<float>());
     EXPECT_EQ(code.bits, std::stoi(test["bits"].get<std::string>(), nullptr, 16)) << test;
     EXPECT_EQ(ToFloat(code), test["e4m3"].get<float>()) << test;
