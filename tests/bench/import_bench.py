@@ -62,7 +62,7 @@ def write_model(folder, gb):
             header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + size(shape)]}
             offset += size(shape)
             index["weight_map"][name] = file
-        text = json.dumps(header).encode()
+        text = json.dumps(header, separators=(",", ":")).encode()  # as the safetensors library writes it
         text += b" " * (-len(text) % 8)
         with open(folder / file, "wb") as out:
             out.write(struct.pack("<Q", len(text)) + text)
