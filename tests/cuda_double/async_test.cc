@@ -13,15 +13,6 @@
 namespace sluice::cuda_double {
 namespace {
 
-::testing::AssertionResult Says(const std::string& report, const std::vector<std::string>& parts) {
-  for (const std::string& part : parts) {
-    if (report.find(part) == std::string::npos) {
-      return ::testing::AssertionFailure() << "'" << report << "' lacks '" << part << "'";
-    }
-  }
-  return ::testing::AssertionSuccess();
-}
-
 constexpr int kMapWords = 16;  // 64-bit parameters that hold a tensor map
 
 // Thread 0 copies the box at (x, y), 8 rows of 128 bytes, and all of two warps read it: thread t

@@ -9,15 +9,6 @@
 namespace sluice::cuda_double {
 namespace {
 
-::testing::AssertionResult Says(const std::string& report, const std::vector<std::string>& parts) {
-  for (const std::string& part : parts) {
-    if (report.find(part) == std::string::npos) {
-      return ::testing::AssertionFailure() << "'" << report << "' lacks '" << part << "'";
-    }
-  }
-  return ::testing::AssertionSuccess();
-}
-
 // Thread i reads or writes word i of p0.
 const std::string kWordOfThread =
     "mov.u32 %r1, %tid.x; mul.wide.u32 %rd2, %r1, 4; ld.param.u64 %rd1, [p0];\n"

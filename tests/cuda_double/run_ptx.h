@@ -1,6 +1,8 @@
 // Runs PTX written by hand, for the double's own tests.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -38,5 +40,16 @@ class PtxProgram {
   OpClocks clocks_;
   GlobalMemory memory_{clocks_};
 };
+
+// Whether a report names all of these.
+inline ::testing::AssertionResult Says(const std::string& report,
+                                       const std::vector<std::string>& parts) {
+  for (const std::string& part : parts) {
+    if (report.find(part) == std::string::npos) {
+      return ::testing::AssertionFailure() << "'" << report << "' lacks '" << part << "'";
+    }
+  }
+  return ::testing::AssertionSuccess();
+}
 
 }  // namespace sluice::cuda_double

@@ -6,11 +6,6 @@
 namespace sluice::cuda_double {
 namespace {
 
-uint64_t AddressOf(const Context& c, size_t n, int lane) {
-  const Operand& operand = c.instruction.operands[n];
-  return c.warp.Row(operand.row)[lane] + static_cast<uint64_t>(operand.offset);
-}
-
 // The offset of an mbarrier that is there and visible to the warp; false after Fail.
 bool FindMbarrier(const Context& c, size_t n, int lane, uint64_t& at) {
   at = AddressOf(c, n, lane) & 0xffffffffu;

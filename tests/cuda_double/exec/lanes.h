@@ -23,6 +23,12 @@ uint64_t Put(T value) {
   return bits;
 }
 
+// Address of operand `n` in a lane.
+inline uint64_t AddressOf(const Context& c, size_t n, int lane) {
+  const Operand& operand = c.instruction.operands[n];
+  return c.warp.Row(operand.row)[lane] + static_cast<uint64_t>(operand.offset);
+}
+
 // d = f(a), f(a, b), f(a, b, c) in every lane. F is a functor; T the type of all operands.
 template <typename F, typename T>
 void RunUnary(const Context& c) {

@@ -8,12 +8,6 @@
 namespace sluice::cuda_double {
 namespace {
 
-// Address of operand `n` in a lane.
-uint64_t AddressOf(const Context& c, size_t n, int lane) {
-  const Operand& operand = c.instruction.operands[n];
-  return c.warp.Row(operand.row)[lane] + static_cast<uint64_t>(operand.offset);
-}
-
 // What a register holds after loading `bytes` from `data`: signed types are extended.
 uint64_t Extended(const uint8_t* data, Type type) {
   const int bytes = BytesOf(type);
