@@ -173,16 +173,16 @@ absl::Status ApplyEdit(const std::string& edit, std::set<std::string>& lists, Me
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
+}  // namespace
+
+absl::StatusOr<std::string> ReadFile(absl::string_view name, const std::string& path) {
   std::error_code error;
   std::ifstream file(path, std::ios::binary);
   if (!file || std::filesystem::is_directory(path, error)) {
-    return absl::NotFoundError(absl::StrCat("--config ", path, ": cannot read this file"));
+    return absl::NotFoundError(absl::StrCat(name, " ", path, ": cannot read this file"));
   }
   return std::string(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
 }
-
-}  // namespace
 
 FlagSet FlagsOf(ConfigFlags& flags) {
   return {{.name = "--preset",
@@ -240,7 +240,7 @@ absl::StatusOr<trainer::RunConfig> LoadConfig(const ConfigFlags& flags) {
   }
   trainer::RunConfig config;
   if (!flags.file.empty()) {
-    ASSIGN_OR_RETURN(const std::string text, ReadFile(flags.file));
+    ASSIGN_OR_RETURN(const std::string text, ReadFile("--config", flags.file));
     RETURN_IF_ERROR(ParseTextproto(text, flags.file, config));
   } else {
     const Preset* found = nullptr;

@@ -26,6 +26,10 @@ FlagSet FlagsOf(ConfigFlags& flags);
 // sentence that names the flag, what was found and what is wanted; syntax errors give file:line.
 absl::StatusOr<trainer::RunConfig> LoadConfig(const ConfigFlags& flags);
 
+// The file that `name`, a flag's, gave; folders are refused. NOT_FOUND: "name path: cannot read
+// this file".
+absl::StatusOr<std::string> ReadFile(absl::string_view name, const std::string& path);
+
 // Parses textproto `text` over `message`; `source` names it in errors ("file:line: ...").
 absl::Status ParseTextproto(absl::string_view text, absl::string_view source,
                             google::protobuf::Message& message);

@@ -1,8 +1,6 @@
 #include "launch/plan_input.h"
 
 #include <algorithm>
-#include <fstream>
-#include <sstream>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -18,14 +16,6 @@
 
 namespace sluice::launch {
 namespace {
-
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  std::ifstream in(path);
-  std::ostringstream text;
-  text << in.rdbuf();
-  if (!in) return absl::NotFoundError(absl::StrCat(path, ": cannot be read"));
-  return text.str();
-}
 
 bool LooksLikeFile(const std::string& name) {
   return name.find('/') != name.npos || name.find('.') != name.npos;
@@ -44,7 +34,7 @@ absl::StatusOr<parallel::Cluster> LoadCluster(const std::string& name, int nodes
       return absl::InvalidArgumentError(
           absl::StrCat("--cluster: found \"", name, "\", wanted one of ", names, ", or a file"));
     }
-    ASSIGN_OR_RETURN(text, ReadFile(name));
+    ASSIGN_OR_RETURN(text, ReadFile("--cluster", name));
   }
   parallel::ClusterProto proto;
   RETURN_IF_ERROR(ParseTextproto(text, name, proto));
@@ -102,7 +92,7 @@ absl::StatusOr<parallel::Layout> LayoutOf(const trainer::RunConfig& config, int 
 }
 
 absl::StatusOr<parallel::RouteTrace> LoadRoutes(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  ASSIGN_OR_RETURN(const std::string text, ReadFile("--routes", path));
   parallel::RouteTrace trace;
   int line_number = 0;
   for (const absl::string_view line : absl::StrSplit(text, '\n')) {

@@ -14,7 +14,7 @@ namespace {
 using kernels::BFloat16;
 using kernels::DType;
 
-constexpr int64_t kChunkElements = 1 << 16;
+constexpr int64_t kMergeElements = 1 << 16;
 
 }  // namespace
 
@@ -87,9 +87,9 @@ absl::Status AdaptedWeightReader::Read(const std::string& name, const std::vecto
                                        int64_t begin, int64_t end, DType dtype, void* out) {
   CHECK(dtype == DType::kF32 || dtype == DType::kBF16) << NameOf(dtype).data();
   const bool merges = adapters_ == Adapters::kMerge && shape.size() == 2 && HasAdapter(name);
-  std::vector<float> wide(dtype == DType::kF32 ? 0 : std::min(kChunkElements, end - begin));
+  std::vector<float> wide(dtype == DType::kF32 ? 0 : std::min(kMergeElements, end - begin));
   for (int64_t from = begin; from < end;) {
-    const int64_t to = std::min(end, from + kChunkElements);
+    const int64_t to = std::min(end, from + kMergeElements);
     float* chunk = dtype == DType::kF32 ? static_cast<float*>(out) + (from - begin) : wide.data();
     RETURN_IF_ERROR(weights_.Read(name, shape, from, {chunk, static_cast<size_t>(to - from)}));
     if (merges) RETURN_IF_ERROR(AddAdapter(name, shape, from, to, chunk));

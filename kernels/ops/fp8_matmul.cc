@@ -7,7 +7,7 @@
 namespace sluice::kernels {
 namespace {
 
-int64_t CheckOffsets(const Stream& stream, const ConstTensorView& offsets, int64_t experts) {
+int64_t CheckExpertOffsets(const Stream& stream, const ConstTensorView& offsets, int64_t experts) {
   if (offsets.is_null()) {
     CHECK_EQ(experts, 1);
     return 1;
@@ -17,7 +17,7 @@ int64_t CheckOffsets(const Stream& stream, const ConstTensorView& offsets, int64
 }
 
 // Offsets are data: they can be looked at only when the stream gets there.
-void CheckOffsetValues(const ConstTensorView& offsets, int64_t rows) {
+void CheckOffsetsCover(const ConstTensorView& offsets, int64_t rows) {
   if (offsets.is_null()) return;
   const int32_t* p = offsets.data<int32_t>();
   const int64_t experts = offsets.extent(0) - 1;
@@ -47,9 +47,9 @@ void Fp8Matmul(Stream& stream, const Fp8MatmulArgs& args) {
   CheckTensor(stream, "a.scales", args.a.scales, {rows, forward ? NumTiles(in) : row_tiles},
               DType::kF32);
   CheckTensor(stream, "c", args.c, {rows, forward ? out : in}, CheckFloat("c", args.c));
-  CheckOffsets(stream, args.offsets, experts);
+  CheckExpertOffsets(stream, args.offsets, experts);
   CpuStream::From(stream).Run([args](ThreadPool& pool) {
-    CheckOffsetValues(args.offsets, args.a.codes.extent(0));
+    CheckOffsetsCover(args.offsets, args.a.codes.extent(0));
     cpu::Fp8Matmul(pool, args);
   });
 }
@@ -59,14 +59,14 @@ void Fp8WeightGradient(Stream& stream, const Fp8WeightGradientArgs& args) {
   CHECK_EQ(args.dw.shape().rank(), 3);
   const int64_t experts = args.dw.extent(0), out = args.dw.extent(1), in = args.dw.extent(2);
   const int64_t rows = args.dy.codes.extent(0);
-  const int64_t tiles = NumColumnTiles(rows, CheckOffsets(stream, args.offsets, experts));
+  const int64_t tiles = NumColumnTiles(rows, CheckExpertOffsets(stream, args.offsets, experts));
   CheckTensor(stream, "dy.codes", args.dy.codes, {rows, out}, DType::kE4M3);
   CheckTensor(stream, "dy.scales", args.dy.scales, {tiles, out}, DType::kF32);
   CheckTensor(stream, "x.codes", args.x.codes, {rows, in}, DType::kE4M3);
   CheckTensor(stream, "x.scales", args.x.scales, {tiles, in}, DType::kF32);
   CheckTensor(stream, "dw", args.dw, args.dw.shape(), DType::kF32);
   CpuStream::From(stream).Run([args](ThreadPool& pool) {
-    CheckOffsetValues(args.offsets, args.dy.codes.extent(0));
+    CheckOffsetsCover(args.offsets, args.dy.codes.extent(0));
     cpu::Fp8WeightGradient(pool, args);
   });
 }

@@ -2,7 +2,10 @@
 #
 # One static library from the .cc, .cu and .proto files directly in FOLDER. Files are globbed with CONFIGURE_DEPENDS, so a new
 # file is built by the next `cmake --build`. A folder with no source yet becomes an interface library.
-set(SLUICE_WARNINGS -Wall -Wextra -Werror -Wno-missing-field-initializers)
+set(SLUICE_WARNINGS -Wall -Wextra -Wno-missing-field-initializers)
+if(SLUICE_WARNINGS_AS_ERRORS)
+  list(APPEND SLUICE_WARNINGS -Werror)
+endif()
 
 if(SANITIZER STREQUAL "address")
   set(SLUICE_SANITIZE -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
@@ -62,4 +65,8 @@ function(sluice_room name folder)
   target_compile_options(${name} PUBLIC ${SLUICE_SANITIZE})
   target_link_options(${name} PUBLIC ${SLUICE_SANITIZE})
   target_link_libraries(${name} PUBLIC ${ROOM_LINK})
+  # Not the CPU kernels: their files set the instruction set before they include.
+  if(folder STREQUAL "kernels/cpu")
+    set_target_properties(${name} PROPERTIES UNITY_BUILD OFF)
+  endif()
 endfunction()

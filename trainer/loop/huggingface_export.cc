@@ -1,5 +1,4 @@
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <utility>
 
@@ -12,6 +11,7 @@
 #include "google/protobuf/text_format.h"
 #include "kernels/core/status_macros.h"
 #include "trainer/loop/huggingface.h"
+#include "trainer/loop/text_file.h"
 #include "trainer/loop/trainer.h"
 #include "trainer/model/huggingface_config.h"
 #include "trainer/model/model_config.h"
@@ -21,8 +21,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using checkpoints::CheckpointReader;
-
-constexpr int64_t kMostConfigBytes = 10'000'000;
 
 // A checkpoint with its configuration.
 struct Stored {
@@ -72,14 +70,6 @@ absl::StatusOr<std::unique_ptr<Stored>> FindSource(checkpoints::FileSystem& file
     path = stored->config.run().init_from();
   }
   return nullptr;
-}
-
-absl::Status WriteText(const fs::path& path, const std::string& text) {
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  file << text;
-  file.close();
-  return file ? absl::OkStatus()
-              : absl::UnavailableError(absl::StrCat(path.string(), ": cannot be written"));
 }
 
 // Files that are written here and not copied.

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <utility>
 #include <vector>
 
@@ -14,6 +13,7 @@
 #include "google/protobuf/text_format.h"
 #include "kernels/core/status_macros.h"
 #include "trainer/loop/huggingface.h"
+#include "trainer/loop/text_file.h"
 #include "trainer/loop/trainer.h"
 #include "trainer/model/huggingface_config.h"
 
@@ -22,16 +22,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kMostConfigBytes = 10'000'000;
 constexpr uintmax_t kMostSideFileBytes = 256'000'000;  // tokenizers have tens of megabytes
-
-absl::Status WriteText(const fs::path& path, const std::string& text) {
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  file << text;
-  file.close();
-  return file ? absl::OkStatus()
-              : absl::UnavailableError(absl::StrCat(path.string(), ": cannot be written"));
-}
 
 bool IsWeights(const std::string& name) {
   for (const char* suffix : {".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json",
