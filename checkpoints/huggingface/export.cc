@@ -11,9 +11,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "checkpoints/huggingface/adapted_weights.h"
 #include "checkpoints/huggingface/export_plan.h"
 #include "checkpoints/huggingface/fp8_blocks.h"
-#include "checkpoints/huggingface/weight_reader.h"
 #include "checkpoints/safetensors.h"
 #include "kernels/core/check.h"
 #include "kernels/core/crc32c.h"
@@ -30,7 +30,9 @@ constexpr int64_t kChunkElements = 1 << 20;
 class Exporter {
  public:
   Exporter(FileSystem& files, const ExportOptions& options)
-      : files_(files), options_(options), weights_(*options.from) {}
+      : files_(files),
+        options_(options),
+        weights_(*options.from, AdaptedWeightReader::Adapters::kMerge) {}
 
   absl::StatusOr<Exported> Run() {
     ASSIGN_OR_RETURN(plan_, PlanExport(options_));
@@ -83,6 +85,7 @@ class Exporter {
       certified.fate = entry.dtype == DType::kF32 ? "exact" : "rounded";
       RETURN_IF_ERROR(WriteFloats(target, entry));
     }
+    if (target.is_merged) certified.fate += ", adapter merged";
     if (target.mapped->role == MappedTensor::Role::kCopy) {
       certified.fate = absl::StrCat("copy of ", target.original, ", ", certified.fate);
     }
@@ -119,7 +122,8 @@ class Exporter {
       RETURN_IF_ERROR(options_.from->Read(
           {target.stored, DType::kF32, target.mapped->shape, begin, end}, values_.data()));
     } else {
-      RETURN_IF_ERROR(weights_.Read(target.mapped->name, target.mapped->shape, begin, values_));
+      RETURN_IF_ERROR(weights_.Read(target.mapped->name, target.mapped->shape, begin, end,
+                                    DType::kF32, values_.data()));
     }
     const auto bad = std::find_if_not(values_.begin(), values_.end(),
                                       [](float value) { return std::isfinite(value); });
@@ -190,7 +194,7 @@ class Exporter {
 
   FileSystem& files_;
   const ExportOptions& options_;
-  WeightReader weights_;
+  AdaptedWeightReader weights_;
   ExportPlan plan_;
   std::unique_ptr<SafetensorsWriter> writer_;
   std::vector<float> values_;

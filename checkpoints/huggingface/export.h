@@ -1,5 +1,5 @@
 // From a checkpoint generation to the safetensors of a Hugging Face directory, one tensor at a
-// time.
+// time. LoRA adapters that the checkpoint has are merged: W + scale * B A.
 #pragma once
 
 #include <cstdint>

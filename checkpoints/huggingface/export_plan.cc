@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "checkpoints/huggingface/adapted_weights.h"
 #include "checkpoints/huggingface/fp8_blocks.h"
 #include "checkpoints/huggingface/weight_reader.h"
 #include "kernels/core/check.h"
@@ -94,15 +95,10 @@ class Planner {
       return absl::NotFoundError(
           absl::StrCat(from.generation_dir(), ": tensor ", master, " is missing"));
     }
-    if (DTypeNamed(stored->dtype()) == dtype && dtype != DType::kF32) {
-      target.bytes_of = options_.from;
-    } else if (dtype == DType::kE4M3 && target.stored == master) {
-      ASSIGN_OR_RETURN(const bool is_untouched, IsUntouched(mapped));
-      if (is_untouched) {
-        target.bytes_of = options_.source;
-        target.stored = weight;
-      }
-    }
+    target.is_merged =
+        AdaptedWeightReader(from, AdaptedWeightReader::Adapters::kMerge).HasAdapter(mapped.name);
+    if (!target.is_merged)
+      RETURN_IF_ERROR(ChooseBytes(*DTypeNamed(stored->dtype()), dtype, target));
     entries_.push_back({.name = mapped.disk, .dtype = dtype, .shape = mapped.shape});
     plan_.targets[mapped.disk] = target;
     if (dtype != DType::kE4M3) return absl::OkStatus();
@@ -115,11 +111,31 @@ class Planner {
     return absl::OkStatus();
   }
 
-  // Whether the masters are, bit for bit, what the source's FP8 tensor stands for.
-  absl::StatusOr<bool> IsUntouched(const MappedTensor& mapped) {
-    if (options_.source == nullptr) return false;
-    const TensorRecord* record = options_.source->Find(kWeightPrefix + mapped.name);
-    if (record == nullptr || DTypeNamed(record->dtype()) != DType::kE4M3) return false;
+  // Bytes to copy as they are: this checkpoint's where it has the type, or the source's where
+  // nothing changed and this checkpoint holds the values in another type.
+  absl::Status ChooseBytes(DType stored, DType wanted, ExportedTensor& target) {
+    if (stored == wanted && wanted != DType::kF32) {
+      target.bytes_of = options_.from;
+      return absl::OkStatus();
+    }
+    if (options_.source == nullptr || target.mapped->role == Role::kGateBias) {
+      return absl::OkStatus();
+    }
+    const std::string weight = kWeightPrefix + target.mapped->name;
+    const TensorRecord* record = options_.source->Find(weight);
+    if (record == nullptr || DTypeNamed(record->dtype()) != wanted) return absl::OkStatus();
+    // FP32 masters give the source's FP32 and BF16 by themselves.
+    if (stored == DType::kF32 && wanted != DType::kE4M3) return absl::OkStatus();
+    ASSIGN_OR_RETURN(const bool is_untouched, IsUntouched(*target.mapped, stored));
+    if (!is_untouched) return absl::OkStatus();
+    target.bytes_of = options_.source;
+    target.stored = weight;
+    return absl::OkStatus();
+  }
+
+  // Whether the values are, bit for bit, what the source's tensor stands for, or in BF16 (a frozen
+  // weight) its rounding.
+  absl::StatusOr<bool> IsUntouched(const MappedTensor& mapped, DType stored) {
     WeightReader now(*options_.from), then(*options_.source);
     constexpr int64_t kChunk = 1 << 20;
     std::vector<float> a, b;
@@ -130,6 +146,9 @@ class Planner {
       b.resize(count);
       RETURN_IF_ERROR(now.Read(mapped.name, mapped.shape, begin, a));
       RETURN_IF_ERROR(then.Read(mapped.name, mapped.shape, begin, b));
+      if (stored == DType::kBF16) {
+        for (float& value : b) value = kernels::ToFloat(kernels::ToBFloat16(value));
+      }
       if (a != b) return false;
     }
     return true;

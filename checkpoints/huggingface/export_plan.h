@@ -14,8 +14,9 @@ namespace sluice::checkpoints {
 struct ExportedTensor {
   const MappedTensor* mapped = nullptr;  // of ExportOptions.tensors
   bool is_scale = false;
-  std::string stored;    // name in the checkpoint
-  std::string original;  // name on disk of what a copy is a copy of
+  bool is_merged = false;  // the checkpoint has a LoRA adapter for it
+  std::string stored;      // name in the checkpoint
+  std::string original;    // name on disk of what a copy is a copy of
   // Whose tensor `stored` is taken byte for byte; null: computed from FP32 values.
   CheckpointReader* bytes_of = nullptr;
 };

@@ -10,6 +10,7 @@
 #include "launch/rank_context.h"
 #include "trainer/loop/evaluate.h"
 #include "trainer/loop/load_model.h"
+#include "trainer/loop/multiple_choice.h"
 #include "trainer/loop/run_data.h"
 
 namespace sluice::launch {
@@ -24,7 +25,8 @@ class Eval : public Command {
   std::string description() const override {
     return "Reads the run's validation text, or --text, in order.\n\n"
            "  sluice eval --checkpoint runs/first\n"
-           "  sluice eval --checkpoint runs/first --text mine.txt --json";
+           "  sluice eval --checkpoint runs/first --text mine.txt --json\n"
+           "  sluice eval --checkpoint runs/first --multiple-choice questions.jsonl";
   }
   bool runs_on_ranks() const override { return true; }
   FlagSet flags() override {
@@ -46,14 +48,29 @@ class Eval : public Command {
              .value = "N",
              .help = "read only N batches of one sequence a rank",
              .target = &batches_},
+            {.name = "--multiple-choice",
+             .value = "FILE",
+             .help = "instead: how often the right answer is the likeliest; JSONL of "
+                     "{\"question\", \"choices\", \"answer\"}",
+             .target = &choices_.path},
+            {.name = "--chat",
+             .value = "TEMPLATE",
+             .help = "with --multiple-choice: ask as a user of this chat template",
+             .target = &choices_.chat_template},
             {.name = "--json", .help = "one JSON object instead of a line", .target = &json_}};
   }
 
   absl::Status Run(const CommandContext& context) override {
     if (batches_ < 0) return absl::InvalidArgumentError("eval: --batches cannot be negative");
+    if (!choices_.path.empty() && (!texts_.empty() || !conversations_.empty() || batches_ > 0))
+      return absl::InvalidArgumentError(
+          "eval: --multiple-choice goes without --text, --sft and --batches");
+    if (choices_.path.empty() && !choices_.chat_template.empty())
+      return absl::InvalidArgumentError("eval: --chat goes with --multiple-choice only");
     ASSIGN_OR_RETURN(const auto device,
                      CreateDevice(trainer::ComputeConfig(), context.ranks_on_host));
     const trainer::RankContext rank = MakeRankContext(context, *device, stderr);
+    if (!choices_.path.empty()) return Ask(context, rank);
     ASSIGN_OR_RETURN(const trainer::LoadedModel loaded, trainer::LoadModel(checkpoint_, rank));
     const trainer::RunConfig config = DataOf(loaded);
     if (config.data().validation().empty() && config.data().sft_validation().empty()) {
@@ -71,6 +88,17 @@ class Eval : public Command {
   }
 
  private:
+  absl::Status Ask(const CommandContext& context, const trainer::RankContext& rank) {
+    choices_.checkpoint = checkpoint_;
+    ASSIGN_OR_RETURN(const trainer::MultipleChoiceResult result,
+                     trainer::EvaluateMultipleChoice(choices_, rank));
+    if (!context.is_first_rank()) return absl::OkStatus();
+    const std::string text =
+        json_ ? trainer::MultipleChoiceJson(result) : trainer::MultipleChoiceLine(result);
+    std::puts(text.c_str());
+    return absl::OkStatus();
+  }
+
   // The run's configuration with the text to read.
   trainer::RunConfig DataOf(const trainer::LoadedModel& loaded) const {
     trainer::RunConfig config = trainer::ConfigToRead(loaded);
@@ -86,6 +114,7 @@ class Eval : public Command {
 
   std::string checkpoint_;
   std::vector<std::string> texts_, conversations_;
+  trainer::MultipleChoiceOptions choices_;
   int64_t batches_ = 0;
   bool json_ = false;
 };

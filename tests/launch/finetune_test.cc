@@ -26,6 +26,20 @@ class Finetune : public TinyRunTest {
     lines.close();
     ASSERT_EQ(Train("base", 1, {"train.steps=10"}).exit_code, 0);
   }
+  // A file of questions like those in sft.jsonl.
+  std::string Questions() const {
+    std::ofstream lines(dir_ + "/questions.jsonl");
+    for (int i = 0; i < 13; ++i) {
+      const std::string wrong = "lucky", right = "The number " + std::to_string(i + 1) + ".";
+      const bool first = i % 3 == 0;
+      lines << nlohmann::json{{"question", "What follows " + std::to_string(i) + "?"},
+                              {"choices", {first ? right : wrong, first ? wrong : right}},
+                              {"answer", first ? 0 : 1}}
+                   .dump()
+            << "\n";
+    }
+    return dir_ + "/questions.jsonl";
+  }
   std::vector<std::string> SftEdits(const std::vector<std::string>& more) const {
     std::vector<std::string> edits = {"run.init_from=" + RunDir("base"),
                                       "data.tokenizer=" + RunDir("base") + "/tokenizer.json",
@@ -57,6 +71,11 @@ TEST_F(Finetune, LoraOnFourRanksLearnsResumesAndIsExported) {
   ASSERT_EQ(eval.exit_code, 0) << eval.err;
   EXPECT_LT(nlohmann::json::parse(eval.out)["loss"].get<double>(), first - 0.2);
 
+  const Outcome chosen =
+      RunSluice("eval --json --checkpoint " + RunDir("lora") + " --multiple-choice " + Questions());
+  ASSERT_EQ(chosen.exit_code, 0) << chosen.err;
+  EXPECT_EQ(nlohmann::json::parse(chosen.out)["normalized_accuracy"], 1.0);
+
   // Another layout continues; it has nothing left to do.
   const Outcome again = Train("lora", 1, edits);
   ASSERT_EQ(again.exit_code, 0) << again.err;
@@ -78,9 +97,52 @@ TEST_F(Finetune, LoraOnFourRanksLearnsResumesAndIsExported) {
   EXPECT_EQ(config["lora_alpha"], 8.0);
   EXPECT_THAT(ReadAll(to + "/adapter_model.safetensors"),
               HasSubstr("base_model.model.model.layers.1.mlp.experts.3.up_proj.lora_B.weight"));
+
+  // Merged weights, exactly: the run's own log-probabilities come back.
+  const std::string hf = dir_ + "/hf";
+  ASSERT_EQ(RunSluice("export --dtype fp32 --from " + RunDir("lora") + " --to " + hf).exit_code, 0);
+  const Outcome import =
+      RunSluice("import --set compute.precision=FP32 --set train.sequence_length=32 --from " + hf +
+                " --to " + RunDir("merged"));
+  ASSERT_EQ(import.exit_code, 0) << import.err;
+  const auto score = [&](const std::string& name) {
+    const Outcome scored =
+        RunSluice("score --json --checkpoint " + RunDir(name), "{\"ids\": [5, 100, 7, 9, 50]}\n");
+    EXPECT_EQ(scored.exit_code, 0) << scored.err;
+    return scored.out;
+  };
+  EXPECT_EQ(score("merged"), score("lora"));
+  EXPECT_NE(score("merged"), score("base"));
+
   const Outcome none = RunSluice("adapter --checkpoint " + RunDir("base") + " --to " + to);
   EXPECT_EQ(none.exit_code, 1);
   EXPECT_THAT(none.err, HasSubstr("found no LoRA adapters"));
+}
+
+TEST_F(Finetune, MultipleChoiceIsTheSameOnFourRanks) {
+  const std::string eval =
+      "eval --checkpoint " + RunDir("base") + " --multiple-choice " + Questions();
+  const Outcome one = RunSluice(eval + " --json");
+  ASSERT_EQ(one.exit_code, 0) << one.err;
+  const auto result = nlohmann::json::parse(one.out);
+  EXPECT_EQ(result["questions"], 13);
+  EXPECT_EQ(result["chance"], 0.5);
+  const std::string launcher = testing::SourcePath("launch/run -np 4 ");
+  const Outcome four = RunShell(launcher + SLUICE_BINARY + " " + eval + " --json");
+  EXPECT_EQ(four.exit_code, 0) << four.err;
+  EXPECT_EQ(four.out, one.out);
+  EXPECT_THAT(RunSluice(eval).out, HasSubstr("13 questions | accuracy "));
+
+  const Outcome both = RunSluice(eval + " --batches 3");
+  EXPECT_EQ(both.exit_code, 1);
+  EXPECT_THAT(both.err, HasSubstr("goes without --text, --sft and --batches"));
+  const Outcome alone = RunSluice("eval --checkpoint " + RunDir("base") + " --chat qwen3");
+  EXPECT_EQ(alone.exit_code, 1);
+  EXPECT_THAT(alone.err, HasSubstr("--chat goes with --multiple-choice only"));
+  const Outcome none = RunShell(launcher + SLUICE_BINARY + " eval --checkpoint " + RunDir("base") +
+                                " --multiple-choice " + dir_ + "/sft.jsonl");
+  EXPECT_NE(none.exit_code, 0);
+  EXPECT_THAT(none.err, HasSubstr("sft.jsonl, line 1: "));
 }
 
 TEST_F(Finetune, ExpertsAreChosenByTheTasksDataAndTrainedAlone) {

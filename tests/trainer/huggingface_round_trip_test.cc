@@ -1,7 +1,9 @@
 // Whole directories through a run folder and back, and an import on every mesh.
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <mutex>
+#include <span>
 
 #include "checkpoints/digest.h"
 #include "checkpoints/file_system.h"
@@ -9,6 +11,7 @@
 #include "kernels/core/crc32c.h"
 #include "tests/support/thread_ranks.h"
 #include "tests/trainer/huggingface_case.h"
+#include "trainer/loop/adapter_export.h"
 #include "trainer/loop/huggingface.h"
 #include "trainer/loop/rank_model.h"
 #include "trainer/loop/run_state.h"
@@ -109,16 +112,16 @@ TEST(HuggingFaceMesh, AnImportLoadsOnAnyPipeDataAndExpertLayout) {
   }
 }
 
-// A run that started from an import and changed nothing but one tensor's worth of masters.
-TEST(HuggingFaceTrained, ExportsInTheSourcesTypesThroughInitFrom) {
-  HuggingFaceCase golden("mixtral");
-  ASSERT_TRUE(golden.Import().ok());
+// A run that started from an import, saved after `edit` of its masters: (tensor, values).
+void SaveTuned(const HuggingFaceCase& golden, const std::function<void(RunConfig&)>& configure,
+               const std::function<void(const std::string&, std::span<float>)>& edit) {
   RunConfig config;
   ASSERT_TRUE(google::protobuf::TextFormat::ParseFromString(
       data::Slurp(golden.run() + "/config.textproto"), &config));
   config.mutable_run()->set_init_from(golden.run());
   config.mutable_run()->set_dir(golden.dir.File("tuned"));
   config.mutable_train()->set_global_batch(1);
+  if (configure) configure(config);
   const auto resolved = Resolve(config, 1);
   ASSERT_TRUE(resolved.ok()) << resolved.status();
   const auto files = checkpoints::CreatePosixFileSystem();
@@ -128,25 +131,57 @@ TEST(HuggingFaceTrained, ExportsInTheSourcesTypesThroughInitFrom) {
         auto model = RankModel::Create(*resolved, {.world = &group, .device = &device});
         ASSERT_TRUE(model.ok()) << model.status();
         LoadOptions options;
-        options.weights_only = true;
+        options.weights_only = options.merge_adapters = true;
         const std::string from =
             std::filesystem::directory_iterator(golden.run() + "/checkpoints")->path().string();
         auto state = LoadState(**model, from, options, *files);
         ASSERT_TRUE(state.ok()) << state.status();
         state->step = 3;
-        // The last of the masters is the head's.
-        const TensorView masters = (*model)->optimizer(ParameterGroup::kDense)->master();
-        (*model)->store().ForEachRun(
-            ParameterGroup::kDense, 0, masters.num_elements(),
-            [&](const Parameter&, const NamedPiece& piece, int64_t, int64_t begin, int64_t count) {
-              if (piece.name != "lm_head.weight") return;
-              for (int64_t i = 0; i < count; ++i) masters.mutable_data<float>()[begin + i] *= 1.01f;
-            });
+        for (int g = 0; g < kNumParameterGroups; ++g) {
+          const auto group_id = static_cast<ParameterGroup>(g);
+          if ((*model)->optimizer(group_id) == nullptr) continue;
+          const TensorView masters = (*model)->optimizer(group_id)->master();
+          (*model)->store().ForEachRun(group_id, 0, masters.num_elements(),
+                                       [&](const Parameter&, const NamedPiece& piece, int64_t,
+                                           int64_t begin, int64_t count) {
+                                         edit(piece.name, {masters.mutable_data<float>() + begin,
+                                                           static_cast<size_t>(count)});
+                                       });
+        }
         std::filesystem::create_directories(golden.dir.File("tuned/checkpoints"));
         const SaveOptions save = {.dir = golden.dir.File("tuned/checkpoints"),
                                   .log = [](absl::string_view) {}};
         ASSERT_TRUE(SaveState(**model, *state, save, *files).ok());
       });
+}
+
+// Of every tensor of an export, whether its bytes are those of the source's one file.
+std::map<std::string, bool> HasSourceBytes(const HuggingFaceCase& golden,
+                                           const checkpoints::Certificate& certificate) {
+  const auto files = checkpoints::CreatePosixFileSystem();
+  auto source =
+      checkpoints::SafetensorsReader::Open(*files, golden.source() + "/model.safetensors");
+  EXPECT_TRUE(source.ok()) << source.status();
+  std::map<std::string, bool> same;
+  for (const checkpoints::CertifiedTensor& tensor : certificate.tensors) {
+    const auto* entry = (*source)->Find(tensor.disk);
+    EXPECT_NE(entry, nullptr) << tensor.disk;
+    if (entry == nullptr) continue;
+    std::string bytes(entry->bytes, 'x');
+    const auto piece = checkpoints::WholeTensor(entry->name, entry->dtype, entry->shape);
+    EXPECT_TRUE((*source)->Read(piece, bytes.data()).ok());
+    same[tensor.disk] = tensor.crc32c == Crc32c(bytes.data(), bytes.size());
+  }
+  return same;
+}
+
+TEST(HuggingFaceTrained, ExportsInTheSourcesTypesThroughInitFrom) {
+  HuggingFaceCase golden("mixtral");
+  ASSERT_TRUE(golden.Import().ok());
+  SaveTuned(golden, nullptr, [](const std::string& name, std::span<float> values) {
+    if (name != "lm_head.weight") return;
+    for (float& value : values) value *= 1.01f;
+  });
   ExportRequest request;
   request.from = golden.dir.File("tuned");
   request.to = golden.dir.File("out");
@@ -155,20 +190,9 @@ TEST(HuggingFaceTrained, ExportsInTheSourcesTypesThroughInitFrom) {
   const auto source = FilesOf(golden.source()), out = FilesOf(request.to);
   EXPECT_EQ(out.at("config.json"), source.at("config.json"));
   EXPECT_EQ(out.at("model.safetensors").size(), source.at("model.safetensors").size());
-  std::map<std::string, uint32_t> before;
-  auto imported =
-      checkpoints::SafetensorsReader::Open(*files, golden.source() + "/model.safetensors");
-  ASSERT_TRUE(imported.ok());
+  const auto same = HasSourceBytes(golden, *certificate);
   for (const checkpoints::CertifiedTensor& tensor : certificate->tensors) {
-    const auto* entry = (*imported)->Find(tensor.disk);
-    ASSERT_NE(entry, nullptr) << tensor.disk;
-    std::string bytes(entry->bytes, 'x');
-    ASSERT_TRUE(
-        (*imported)
-            ->Read(checkpoints::WholeTensor(entry->name, entry->dtype, entry->shape), bytes.data())
-            .ok());
-    EXPECT_EQ(tensor.crc32c == Crc32c(bytes.data(), bytes.size()), tensor.disk != "lm_head.weight")
-        << tensor.disk;
+    EXPECT_EQ(same.at(tensor.disk), tensor.disk != "lm_head.weight") << tensor.disk;
     if (tensor.disk == "lm_head.weight") {
       EXPECT_GT(tensor.max_error, 0);
     }
@@ -180,6 +204,47 @@ TEST(HuggingFaceTrained, ExportsInTheSourcesTypesThroughInitFrom) {
   const auto reimported = ImportHuggingFace(again);
   ASSERT_TRUE(reimported.ok()) << reimported.status();
   EXPECT_EQ(reimported->certificate.Hash(), certificate->Hash());
+}
+
+// Adapters of the experts alone: these are merged, all else is the source's.
+TEST(HuggingFaceTrained, ALoraRunExportsMergedWeightsAndTheSourcesBytesElsewhere) {
+  for (const char* precision : {"FP32", "BF16"}) {
+    HuggingFaceCase golden("mixtral");
+    ASSERT_TRUE(golden.Import().ok());
+    const auto configure = [&](RunConfig& config) {
+      config.mutable_compute()->set_precision(precision);
+      config.mutable_finetune()->set_mode("lora");
+      config.mutable_finetune()->mutable_lora()->set_rank(2);
+      config.mutable_finetune()->mutable_lora()->set_targets("experts");
+    };
+    SaveTuned(golden, configure, [](const std::string& name, std::span<float> values) {
+      if (name.find("lora_B") == std::string::npos) return;
+      for (float& value : values) value = 0.5f;
+    });
+    ExportRequest request;
+    request.from = golden.dir.File("tuned");
+    request.to = golden.dir.File("out");
+    const auto certificate = ExportHuggingFace(request);
+    ASSERT_TRUE(certificate.ok()) << certificate.status();
+    const auto same = HasSourceBytes(golden, *certificate);
+    int merged = 0;
+    for (const checkpoints::CertifiedTensor& tensor : certificate->tensors) {
+      const bool is_adapted = tensor.disk.find(".experts.") != std::string::npos;
+      EXPECT_EQ(same.at(tensor.disk), !is_adapted) << precision << " " << tensor.disk;
+      EXPECT_EQ(tensor.fate.find("adapter merged") != std::string::npos, is_adapted) << tensor.fate;
+      merged += is_adapted ? 1 : 0;
+    }
+    EXPECT_GT(merged, 0);
+    const auto files = checkpoints::CreatePosixFileSystem();
+    const std::string generation =
+        std::filesystem::directory_iterator(request.from + "/checkpoints")->path().string();
+    const auto adapter = ExportAdapter(*files, generation, "base", golden.dir.File("adapter"));
+    ASSERT_TRUE(adapter.ok()) << adapter.status();
+    EXPECT_EQ(adapter->num_modules, merged);
+    EXPECT_TRUE(ReadAll(golden.dir.File("adapter/adapter_model.safetensors"))
+                    .contains("base_model.model.model.layers.0.block_sparse_moe.experts.1.w2."
+                              "lora_A.weight"));
+  }
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "checkpoints/huggingface/name_map.h"
 #include "checkpoints/reader.h"
 #include "checkpoints/safetensors.h"
 #include "google/protobuf/text_format.h"
@@ -45,16 +46,25 @@ std::string LastPart(absl::string_view module) {
   return std::string(module.substr(module.rfind('.') + 1));
 }
 
-// By their last words where all modules of those words have adapters, else one by one.
+// "model.layers.0.mlp.gate" under the name that the family's files have.
+std::string ModuleOnDisk(const ModelConfig& model, absl::string_view module) {
+  return std::string(absl::StripSuffix(
+      checkpoints::DiskName(model.model_type(), absl::StrCat(module, ".weight")), ".weight"));
+}
+
+// On disk, as all names below: by their last words where all modules of those words have adapters,
+// else one by one.
 std::vector<std::string> TargetModules(const checkpoints::CheckpointReader& reader,
-                                       const std::set<std::string>& adapted, int num_layers) {
+                                       const std::set<std::string>& adapted,
+                                       const ModelConfig& model) {
   std::set<std::string> words;
   for (const std::string& module : adapted) words.insert(LastPart(module));
   for (const TensorRecord& tensor : reader.tensors()) {
     absl::string_view name = tensor.name();
     if (!absl::ConsumePrefix(&name, "weight/") || !absl::ConsumeSuffix(&name, ".weight")) continue;
-    const bool is_left_out = LayerOf(name) >= num_layers;
-    if (!is_left_out && words.count(LastPart(name)) > 0 && adapted.count(std::string(name)) == 0) {
+    if (LayerOf(name) >= model.num_hidden_layers()) continue;
+    const std::string module = ModuleOnDisk(model, name);
+    if (words.count(LastPart(module)) > 0 && adapted.count(module) == 0) {
       return {adapted.begin(), adapted.end()};
     }
   }
@@ -120,9 +130,10 @@ absl::StatusOr<AdapterExport> ExportAdapter(checkpoints::FileSystem& files,
       done.num_left_out += absl::StrContains(name, ".lora_A.") ? 1 : 0;
       continue;
     }
-    modules.insert(ModuleOf(name));
+    const std::string disk = checkpoints::DiskName(config.model().model_type(), name);
+    modules.insert(ModuleOf(disk));
     tensors.push_back(&tensor);
-    entries.push_back({.name = absl::StrCat("base_model.model.", name),
+    entries.push_back({.name = absl::StrCat("base_model.model.", disk),
                        .dtype = DType::kF32,
                        .shape = {tensor.shape().begin(), tensor.shape().end()}});
     done.num_elements += tensor.shape(0) * tensor.shape(1);
@@ -140,8 +151,8 @@ absl::StatusOr<AdapterExport> ExportAdapter(checkpoints::FileSystem& files,
                                                           entries, {{"format", "pt"}}));
   RETURN_IF_ERROR(CopyTensors(*reader, tensors, *writer));
   RETURN_IF_ERROR(WriteConfig(config.finetune().lora(),
-                              TargetModules(*reader, modules, config.model().num_hidden_layers()),
-                              base, dir + "/adapter_config.json"));
+                              TargetModules(*reader, modules, config.model()), base,
+                              dir + "/adapter_config.json"));
   return done;
 }
 

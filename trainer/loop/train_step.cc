@@ -246,9 +246,10 @@ absl::StatusOr<StepResult> TrainStep(RankModel& model, const DeviceBatch& batch,
 }
 
 absl::StatusOr<StepResult> EvaluateStep(RankModel& model, const DeviceBatch& batch,
-                                        int64_t global_sequences) {
+                                        int64_t global_sequences, SequenceSums* by_sequence) {
   StepResult result;
-  SequenceSums sums;
+  SequenceSums own;
+  SequenceSums& sums = by_sequence == nullptr ? own : *by_sequence;
   sums.Reset(global_sequences, model.num_gates());
   ASSIGN_OR_RETURN(const TargetCounts targets, CountTargets(model, batch));
   RETURN_IF_ERROR(model.Run(batch.inputs(), LossScales(), false, &sums));

@@ -37,8 +37,10 @@ struct StepResult {
 absl::StatusOr<StepResult> TrainStep(RankModel& model, const DeviceBatch& batch,
                                      const StepOptions& options);
 
-// Losses of a forward-only pass; grad_norm, skipped and load stay empty.
+// Losses of a forward-only pass; grad_norm, skipped and load stay empty. *by_sequence, if not null,
+// gets the sums that the losses are made of, every sequence's on every rank.
 absl::StatusOr<StepResult> EvaluateStep(RankModel& model, const DeviceBatch& batch,
-                                        int64_t global_sequences);
+                                        int64_t global_sequences,
+                                        SequenceSums* by_sequence = nullptr);
 
 }  // namespace sluice::trainer
