@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <mutex>
+#include <nlohmann/json.hpp>
 #include <span>
 
 #include "checkpoints/digest.h"
@@ -13,6 +14,8 @@
 #include "tests/trainer/huggingface_case.h"
 #include "trainer/loop/adapter_export.h"
 #include "trainer/loop/huggingface.h"
+#include "trainer/loop/keep_tokenizer.h"
+#include "trainer/loop/load_model.h"
 #include "trainer/loop/rank_model.h"
 #include "trainer/loop/run_state.h"
 
@@ -48,6 +51,30 @@ TEST_P(HuggingFaceRoundTrip, GivesTheSameFiles) {
   EXPECT_EQ(found, names);
   for (const auto& [name, content] : source) EXPECT_TRUE(out.at(name) == content) << name;
   EXPECT_EQ(ExportHuggingFace(request).status().code(), absl::StatusCode::kAlreadyExists);
+}
+
+// Moonshot's models have no tokenizer.json; their control tokens are named in the configuration.
+TEST(HuggingFaceTokenizer, ATiktokenModelIsTheRunsTokenizer) {
+  HuggingFaceCase golden("moonlight");
+  const std::string lines = data::ZstdDecompress(
+      data::Slurp(testing::SourcePath("tests/golden/tokenizers/") + "tiktoken.jsonl.zst"));
+  const auto files = nlohmann::json::parse(lines.substr(0, lines.find('\n')));
+  golden.dir.Write("source/tiktoken.model", files["model"].get<std::string>());
+  golden.dir.Write("source/tokenizer_config.json", files["config"].dump());
+  const auto imported = golden.Import();
+  ASSERT_TRUE(imported.ok()) << imported.status();
+  const auto source = data::LoadTokenizer(golden.dir.File("source/tiktoken.model"));
+  const auto kept = LoadTokenizerOf(imported->generation, "");
+  ASSERT_TRUE(source.ok() && kept.ok()) << source.status() << kept.status();
+  EXPECT_EQ((*kept)->hash(), (*source)->hash());
+  EXPECT_EQ((*kept)->eos_id(), (*source)->eos_id());
+  EXPECT_EQ((*kept)->IdOf("<|im_end|>"), (*source)->IdOf("<|im_end|>"));
+  std::filesystem::create_directory(golden.dir.File("released"));
+  ASSERT_TRUE(ReleaseTokenizer(golden.run(), golden.dir.File("released")).ok());
+  const auto released = FilesOf(golden.dir.File("released")), all = FilesOf(golden.source());
+  EXPECT_EQ(released.size(), 2u);
+  EXPECT_EQ(released.at("tiktoken.model"), all.at("tiktoken.model"));
+  EXPECT_EQ(released.at("tokenizer_config.json"), all.at("tokenizer_config.json"));
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, HuggingFaceRoundTrip,

@@ -11,6 +11,7 @@
 #include "google/protobuf/text_format.h"
 #include "kernels/core/status_macros.h"
 #include "trainer/loop/huggingface.h"
+#include "trainer/loop/keep_tokenizer.h"
 #include "trainer/loop/text_file.h"
 #include "trainer/loop/trainer.h"
 #include "trainer/model/huggingface_config.h"
@@ -78,14 +79,11 @@ bool IsOurs(const std::string& name) {
          name == "certificate.txt";
 }
 
-absl::Status CopyFiles(const fs::path& from, const fs::path& to, bool tokenizer_only) {
+absl::Status CopyFiles(const fs::path& from, const fs::path& to) {
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(from, error)) {
     const std::string name = entry.path().filename().string();
-    const bool is_tokenizer = name == "tokenizer.json" || name == "tokenizer_config.json";
-    if (!entry.is_regular_file(error) || IsOurs(name) || (tokenizer_only && !is_tokenizer)) {
-      continue;
-    }
+    if (!entry.is_regular_file(error) || IsOurs(name)) continue;
     fs::copy_file(entry.path(), to / name, error);
     if (error) break;
   }
@@ -146,9 +144,9 @@ absl::Status WriteDirectory(checkpoints::FileSystem& files, const Stored& from,
   if (!side.empty()) {
     ASSIGN_OR_RETURN(source_text, checkpoints::ReadWholeFile(files, (side / "config.json").string(),
                                                              kMostConfigBytes));
-    RETURN_IF_ERROR(CopyFiles(side, to, /*tokenizer_only=*/false));
+    RETURN_IF_ERROR(CopyFiles(side, to));
   } else {
-    RETURN_IF_ERROR(CopyFiles(from.run_folder(), to, /*tokenizer_only=*/true));
+    RETURN_IF_ERROR(ReleaseTokenizer(from.run_folder().string(), to.string()));
   }
   checkpoints::ExportOptions options;
   options.from = from.reader.get();

@@ -13,6 +13,7 @@
 #include "google/protobuf/text_format.h"
 #include "kernels/core/status_macros.h"
 #include "trainer/loop/huggingface.h"
+#include "trainer/loop/keep_tokenizer.h"
 #include "trainer/loop/text_file.h"
 #include "trainer/loop/trainer.h"
 #include "trainer/model/huggingface_config.h"
@@ -44,13 +45,11 @@ absl::Status CopySideFiles(const ImportRequest& request, bool has_tokenizer) {
     if (!entry.is_regular_file(error) || (IsWeights(name) && !is_index)) continue;
     if (entry.file_size(error) > kMostSideFileBytes) continue;
     if (!error) fs::copy_file(entry.path(), to / name, overwrite, error);
-    const bool is_tokenizer = name == "tokenizer.json" || name == "tokenizer_config.json";
-    if (!error && has_tokenizer && is_tokenizer) {
-      fs::copy_file(entry.path(), fs::path(request.to) / name, overwrite, error);
-    }
     if (error) break;
   }
-  if (!error) return absl::OkStatus();
+  if (!error) {
+    return has_tokenizer ? KeepTokenizer(TokenizerIn(request.from), request.to) : absl::OkStatus();
+  }
   return absl::UnavailableError(absl::StrCat(
       from.string(), ": its small files cannot be copied to ", to.string(), ": ", error.message()));
 }
@@ -72,7 +71,7 @@ absl::StatusOr<RunConfig> MakeRunConfig(const HuggingFaceConfig& source,
 
 // The hash of the source's tokenizer, or nothing and a warning.
 std::string TokenizerHash(const ImportRequest& request) {
-  const auto tokenizer = data::LoadTokenizer((fs::path(request.from) / "tokenizer.json").string());
+  const auto tokenizer = data::LoadTokenizer(TokenizerIn(request.from));
   if (tokenizer.ok()) return (*tokenizer)->hash();
   if (request.print) {
     request.print(absl::StrCat("warning: no tokenizer that this program reads (",

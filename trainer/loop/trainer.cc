@@ -19,6 +19,7 @@
 #include "trainer/loop/fp8_report.h"
 #include "trainer/loop/gate_statistics.h"
 #include "trainer/loop/generate.h"
+#include "trainer/loop/keep_tokenizer.h"
 #include "trainer/loop/rank_model.h"
 #include "trainer/loop/resident_memory.h"
 #include "trainer/loop/resolve_config.h"
@@ -107,13 +108,7 @@ absl::Status TrainingRun::WriteConfig() {
 // The run's folder is all that scoring and generation need.
 absl::Status TrainingRun::KeepTokenizer() {
   if (!is_first()) return absl::OkStatus();
-  std::error_code error;
-  const std::string kept = config_.run().dir() + "/tokenizer.json";
-  std::filesystem::copy_file(data_->tokenizer_path(), kept,
-                             std::filesystem::copy_options::overwrite_existing, error);
-  if (!error || std::filesystem::equivalent(data_->tokenizer_path(), kept, error))
-    return absl::OkStatus();
-  return absl::UnavailableError(absl::StrCat(kept, ": cannot be written"));
+  return trainer::KeepTokenizer(data_->tokenizer_path(), config_.run().dir());
 }
 
 // A run that could not save anything is refused before its first step.
