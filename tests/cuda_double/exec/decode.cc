@@ -26,7 +26,7 @@ const std::map<std::string, std::vector<DecodeFunction>>& Opcodes() {
     add({"ld", "st", "atom", "red"}, DecodeMemory);
     add({"shfl", "vote", "match", "redux", "activemask"}, DecodeWarp);
     add({"bra", "ret", "exit", "bar", "fence", "membar", "trap"}, DecodeFlow);
-    add({"mma"}, DecodeMatrix);
+    add({"mma", "ldmatrix"}, DecodeMatrix);
     add({"mbarrier", "fence", "prefetch", "setmaxnreg", "cp"}, DecodeAsync);
     add({"wgmma"}, DecodeWarpgroup);
     return opcodes;
