@@ -80,6 +80,33 @@ TEST(SharedRaces, WritingWhatAnotherWarpMayStillReadIsARace) {
       << report;
 }
 
+// Each thread of one warp writes a word and reads its neighbour's: lanes may run apart.
+std::string ExchangeOfLanes(const std::string& in_between) {
+  return ".shared .align 4 .b8 s[128]; mov.u32 %r1, %tid.x; shl.b32 %r2, %r1, 2;\n"
+         "mov.u32 %r3, s; add.u32 %r4, %r3, %r2; st.shared.u32 [%r4], %r1;\n" +
+         in_between + "xor.b32 %r5, %r2, 4; add.u32 %r6, %r3, %r5; ld.shared.u32 %r7, [%r6];\n";
+}
+
+TEST(SharedRaces, TwoLanesOfAWarp) {
+  const std::string sync = "bar.warp.sync 0xffffffff;\n";
+  PtxProgram good(ExchangeOfLanes(sync) + sync + "st.shared.u32 [%r4], %r7;");
+  EXPECT_EQ(good.Run(), "");
+  PtxProgram block(ExchangeOfLanes("bar.sync 0;\n"));
+  EXPECT_EQ(block.Run(), "");
+  PtxProgram reads(ExchangeOfLanes(""));
+  EXPECT_TRUE(
+      Says(reads.Run(), {"lane 0", "shared memory at offset 4: read here, written by lane 1 of",
+                         "no warp barrier in between", "there: PTX line", "st.shared.u32"}));
+  // A shuffle brings lanes together, but orders no memory.
+  PtxProgram shuffle(ExchangeOfLanes("shfl.sync.bfly.b32 %r8, %r1, 1, 31, 0xffffffff;\n"));
+  EXPECT_TRUE(Says(shuffle.Run(), {"read here, written by lane 1"}));
+  PtxProgram writes(ExchangeOfLanes(sync) + "st.shared.u32 [%r4], %r7;");
+  EXPECT_TRUE(Says(writes.Run(), {"shared memory at offset 0: written here, read by lane 1"}));
+  PtxProgram one_place(".shared .align 4 .b8 s[4]; mov.u32 %r3, s; st.shared.u32 [%r3], %r1;");
+  EXPECT_TRUE(
+      Says(one_place.Run(), {"lane 1: shared memory at offset 0: written here and by lane 0"}));
+}
+
 TEST(Barriers, DeadlockNamesWhereEachWarpWaits) {
   PtxProgram program(
       "mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 32;\n@%p1 bra A; bar.sync 1, 64; bra B;\n"

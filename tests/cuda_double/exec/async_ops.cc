@@ -62,6 +62,7 @@ void RunTryWait(const Context& c) {
     const Knowledge& last = c.block.mbarriers().LastPhase(at);
     Join(c.warp.known.clock, last.clock);
     Join(c.warp.known.fenced, last.fenced);
+    ++c.warp.epoch;
   }
   ForLanes(c.mask, [&](int other) { c.Destination(0)[other] = is_past ? 1 : 0; });
 }

@@ -211,6 +211,7 @@ void Block::Complete(int barrier) {
     Warp& warp = warps_[static_cast<size_t>(w)];
     warp.known = joined;
     ++warp.known.clock[static_cast<size_t>(w)];
+    ++warp.epoch;
     warp.is_waiting = false;
   }
   b = {};
@@ -291,9 +292,14 @@ uint8_t* Block::Access(const Context& c, int lane, uint64_t address, size_t byte
       why = "shared memory of " + std::to_string(shared_.size()) + " bytes: accesses " +
             std::to_string(bytes) + " bytes at offset " + std::to_string(offset);
     } else {
-      why = kind == AccessKind::kRead
-                ? races_.Read(offset, bytes, c.warp.index, c.warp.known.clock, c.pc)
-                : races_.Write(offset, bytes, c.warp.index, c.warp.known.clock, c.pc);
+      const SharedAccess access = {.offset = offset,
+                                   .bytes = bytes,
+                                   .agent = c.warp.index,
+                                   .pc = c.pc,
+                                   .lane = kind == AccessKind::kAtomic ? -1 : lane,
+                                   .epoch = c.warp.epoch};
+      why = kind == AccessKind::kRead ? races_.Read(access, c.warp.known.clock)
+                                      : races_.Write(access, c.warp.known.clock);
       if (!why.empty() && races_.conflicting_pc() >= 0) {
         why += "; there: " + Place(races_.conflicting_pc());
       }

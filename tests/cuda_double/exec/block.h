@@ -47,14 +47,6 @@ struct Launch {
   Accumulator accumulator = Accumulator::kExact;
 };
 
-// An asynchronous copy of cp.async: its lane's bytes.
-struct PendingCopy {
-  uint32_t shared_offset = 0, bytes = 0, source_bytes = 0;
-  uint64_t source = 0;
-  int pc = 0;
-  bool is_done = false;
-};
-
 struct Warp {
   int index = 0;
   uint32_t existing = 0;  // lanes that have a thread
@@ -65,12 +57,11 @@ struct Warp {
   bool is_waiting = false;        // at a block barrier
   int64_t mbarrier = -1;          // whose phase it waits for; -1: none
   uint32_t mbarrier_parity = 0;
+  uint32_t epoch = 0;  // barriers that order its lanes' accesses to shared memory
   Knowledge known;
   ProductQueue products;
   std::vector<uint64_t> rows;  // [row][lane]
   std::array<uint64_t, kLanes> sink{};
-  std::vector<PendingCopy> open_copies;               // not yet committed
-  std::vector<std::vector<PendingCopy>> copy_groups;  // oldest first
 
   uint64_t* Row(int row) { return rows.data() + static_cast<size_t>(row) * kLanes; }
 };

@@ -23,7 +23,8 @@ void Block::Issue(const Context& c, const BulkCopy& copy) {
   }
   Clock clock = c.warp.known.clock, seen = VisibleToUnits(c.warp.known);
   clock[static_cast<size_t>(copy.agent)] = copy.number;
-  const std::string why = races_.Write(copy.to, copy.Bytes(), copy.agent, clock, seen, c.pc);
+  const std::string why = races_.Write(
+      {.offset = copy.to, .bytes = copy.Bytes(), .agent = copy.agent, .pc = c.pc}, clock, seen);
   if (!why.empty()) {
     return Fail(c, copy.lane, why + "; there: " + Place(std::max(0, races_.conflicting_pc())));
   }
@@ -74,7 +75,9 @@ bool Block::CheckTensorRead(const Context& c, uint64_t offset, size_t bytes) {
   Clock clock = VisibleToUnits(c.warp.known);
   clock[static_cast<size_t>(agent)] = c.warp.products.num_committed + 1;  // this group's number
   std::string why = "reads past the end of shared memory";
-  if (offset + bytes <= shared_.size()) why = races_.Read(offset, bytes, agent, clock, c.pc);
+  if (offset + bytes <= shared_.size()) {
+    why = races_.Read({.offset = offset, .bytes = bytes, .agent = agent, .pc = c.pc}, clock);
+  }
   if (why.empty()) return true;
   if (races_.conflicting_pc() >= 0) why += "; there: " + Place(races_.conflicting_pc());
   Fail(c, FirstLane(c.mask), why);

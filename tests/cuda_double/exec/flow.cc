@@ -25,6 +25,7 @@ void RunWarpSync(const Context& c) {
       c.block.Fail(c, lane, "the member mask names lanes that do not execute this together");
     }
   });
+  if ((c.warp.live & ~c.mask) == 0) ++c.warp.epoch;
 }
 
 }  // namespace
