@@ -1,6 +1,7 @@
 // Causal attention with FP32 arithmetic: a warp a query (forward and dq) or a key (dk and dv), 32
-// keys or queries at a time. Plain on purpose: it takes any width up to kMostWidth, and is what
-// kernels with tensor instructions will be compared with.
+// keys or queries at a time. Plain on purpose: it takes FP32 tensors, and is what the kernels with
+// tensor instructions are compared with.
+#include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ops.h"
@@ -9,29 +10,8 @@
 namespace sluice::kernels::cuda {
 namespace {
 
-constexpr int kWarps = 4;        // of a block
-constexpr int kMostWidth = 256;  // of a head
-constexpr int kPerLane = kMostWidth / kWarp;
-
-// Element (t, head, i) lies at data + t * stride + head * width + i.
-template <typename T>
-struct Heads {
-  T* data;
-  int64_t stride, width;
-  __device__ T* At(int64_t token, int64_t head) const {
-    return data + token * stride + head * width;
-  }
-};
-
-template <typename T>
-struct AttentionParameters {
-  Heads<const T> q, k, v;
-  Heads<T> o;
-  Rows<float> log_sum_exp;
-  const int32_t* starts;
-  int64_t tokens, sequences, queries_per_key;
-  float scale;
-};
+constexpr int kWarps = 4;  // of a block
+constexpr int kPerLane = kMostHeadWidth / kWarp;
 
 // The sequence of token t: the last that starts at or before it and is not empty.
 __device__ inline int64_t SequenceOf(const int32_t* starts, int64_t sequences, int64_t t) {
@@ -84,7 +64,7 @@ __device__ void StoreRow(T* to, const float (&sums)[kPerLane], float factor, int
 
 template <typename T>
 __global__ void __launch_bounds__(kWarps* kWarp) attention_kernel(const AttentionParameters<T> p) {
-  __shared__ float staged[kWarps][kMostWidth];
+  __shared__ float staged[kWarps][kMostHeadWidth];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t t = static_cast<int64_t>(blockIdx.x) * kWarps + warp, head = blockIdx.y;
   if (t >= p.tokens) return;
@@ -113,16 +93,6 @@ __global__ void __launch_bounds__(kWarps* kWarp) attention_kernel(const Attentio
 }
 
 template <typename T>
-struct AttentionBackwardParameters {
-  Heads<const T> q, k, v, o, dout;
-  Heads<T> dq, dk, dv;
-  Rows<const float> log_sum_exp;
-  const int32_t* starts;
-  int64_t tokens, sequences, queries_per_key;
-  float scale;
-};
-
-template <typename T>
 __device__ float DotOfRows(const T* a, const T* b, int64_t width) {
   float sum = 0.0f;
   for (int64_t i = 0; i < width; ++i) sum = __fmaf_rn(ToFloat(a[i]), ToFloat(b[i]), sum);
@@ -133,7 +103,7 @@ __device__ float DotOfRows(const T* a, const T* b, int64_t width) {
 template <typename T>
 __global__ void __launch_bounds__(kWarps* kWarp)
     attention_backward_query_kernel(const AttentionBackwardParameters<T> p) {
-  __shared__ float staged[kWarps][2][kMostWidth];
+  __shared__ float staged[kWarps][2][kMostHeadWidth];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t t = static_cast<int64_t>(blockIdx.x) * kWarps + warp, head = blockIdx.y;
   if (t >= p.tokens) return;
@@ -164,7 +134,7 @@ __global__ void __launch_bounds__(kWarps* kWarp)
 template <typename T>
 __global__ void __launch_bounds__(kWarps* kWarp)
     attention_backward_key_kernel(const AttentionBackwardParameters<T> p) {
-  __shared__ float staged[kWarps][2][kMostWidth];
+  __shared__ float staged[kWarps][2][kMostHeadWidth];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t key = static_cast<int64_t>(blockIdx.x) * kWarps + warp, key_head = blockIdx.y;
   if (key >= p.tokens) return;
@@ -194,15 +164,6 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   StoreRow(p.dv.At(key, key_head), dv, 1.0f, p.v.width);
 }
 
-template <typename T>
-Heads<const T> HeadsOf(const ConstTensorView& view) {
-  return {static_cast<const T*>(view.raw_data()), view.row_stride(), view.extent(2)};
-}
-template <typename T>
-Heads<T> MutableHeadsOf(const TensorView& view) {
-  return {static_cast<T*>(view.raw_mutable_data()), view.row_stride(), view.extent(2)};
-}
-
 LaunchShape ShapeOf(int64_t tokens, int64_t heads) {
   return {.blocks = CeilDiv(tokens, kWarps),
           .threads = kWarps * kWarp,
@@ -211,52 +172,26 @@ LaunchShape ShapeOf(int64_t tokens, int64_t heads) {
 }
 
 void CheckWidths(const ConstTensorView& q, const ConstTensorView& v) {
-  CHECK(q.extent(2) <= kMostWidth && v.extent(2) <= kMostWidth)
-      << "heads of " << q.extent(2) << " and " << v.extent(2) << ", wanted at most " << kMostWidth;
+  CHECK(q.extent(2) <= kMostHeadWidth && v.extent(2) <= kMostHeadWidth)
+      << "heads of " << q.extent(2) << " and " << v.extent(2) << ", wanted at most "
+      << kMostHeadWidth;
 }
 
 }  // namespace
 
 void Attention(Stream& stream, const AttentionArgs& args) {
   CheckWidths(args.q, args.v);
-  ForFloatType(args.q.dtype(), [&](auto tag) {
-    using T = typename decltype(tag)::Type;
-    const AttentionParameters<T> p = {.q = HeadsOf<T>(args.q),
-                                      .k = HeadsOf<T>(args.k),
-                                      .v = HeadsOf<T>(args.v),
-                                      .o = MutableHeadsOf<T>(args.o),
-                                      .log_sum_exp = MutableRowsOf<float>(args.log_sum_exp),
-                                      .starts = args.starts.data<int32_t>(),
-                                      .tokens = args.q.extent(0),
-                                      .sequences = args.starts.extent(0) - 1,
-                                      .queries_per_key = args.q.extent(1) / args.k.extent(1),
-                                      .scale = args.scale};
-    Launch(stream, ShapeOf(p.tokens, args.q.extent(1)), attention_kernel<T>, p);
-  });
+  if (args.q.dtype() == DType::kBF16) return AttentionByTensorCores(stream, args);
+  const auto p = ParametersOf<float>(args);
+  Launch(stream, ShapeOf(p.tokens, args.q.extent(1)), attention_kernel<float>, p);
 }
 
 void AttentionBackward(Stream& stream, const AttentionBackwardArgs& args) {
   CheckWidths(args.q, args.v);
-  ForFloatType(args.q.dtype(), [&](auto tag) {
-    using T = typename decltype(tag)::Type;
-    const AttentionBackwardParameters<T> p = {
-        .q = HeadsOf<T>(args.q),
-        .k = HeadsOf<T>(args.k),
-        .v = HeadsOf<T>(args.v),
-        .o = HeadsOf<T>(args.o),
-        .dout = HeadsOf<T>(args.dout),
-        .dq = MutableHeadsOf<T>(args.dq),
-        .dk = MutableHeadsOf<T>(args.dk),
-        .dv = MutableHeadsOf<T>(args.dv),
-        .log_sum_exp = RowsOf<float>(args.log_sum_exp),
-        .starts = args.starts.data<int32_t>(),
-        .tokens = args.q.extent(0),
-        .sequences = args.starts.extent(0) - 1,
-        .queries_per_key = args.q.extent(1) / args.k.extent(1),
-        .scale = args.scale};
-    Launch(stream, ShapeOf(p.tokens, args.q.extent(1)), attention_backward_query_kernel<T>, p);
-    Launch(stream, ShapeOf(p.tokens, args.k.extent(1)), attention_backward_key_kernel<T>, p);
-  });
+  if (args.q.dtype() == DType::kBF16) return AttentionBackwardByTensorCores(stream, args);
+  const auto p = ParametersOf<float>(args);
+  Launch(stream, ShapeOf(p.tokens, args.q.extent(1)), attention_backward_query_kernel<float>, p);
+  Launch(stream, ShapeOf(p.tokens, args.k.extent(1)), attention_backward_key_kernel<float>, p);
 }
 
 }  // namespace sluice::kernels::cuda

@@ -7,11 +7,9 @@
 
 #include <cstdint>
 
-namespace sluice::kernels::cuda {
+#include "kernels/cuda/ptx.cuh"
 
-__device__ inline uint32_t SharedAddress(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
+namespace sluice::kernels::cuda {
 
 // --- mbarrier: a phase ends when all arrivals and all announced bytes are in.
 
