@@ -10,6 +10,7 @@
 #include "kernels/ops/copy_heads.h"
 #include "kernels/ops/cross_entropy.h"
 #include "kernels/ops/embedding.h"
+#include "kernels/ops/fp8_matmul.h"
 #include "kernels/ops/matmul.h"
 #include "kernels/ops/permute.h"
 #include "kernels/ops/rms_norm.h"
@@ -44,6 +45,11 @@ void QuantizeWeight(Stream& stream, const QuantizeWeightArgs& args);
 void DequantizeWeight(Stream& stream, const DequantizeWeightArgs& args);
 void PackWireRows(Stream& stream, const WireRowsArgs& args);
 void UnpackWireRows(Stream& stream, const WireRowsArgs& args);
+
+// Each weight copy where K is contiguous: `codes` forward, `transposed_codes` backward. Columns may
+// be `transposed` or not.
+void Fp8Matmul(Stream& stream, const Fp8MatmulArgs& args);
+void Fp8WeightGradient(Stream& stream, const Fp8WeightGradientArgs& args);
 
 void PackMatrix(Stream& stream, const PackMatrixArgs& args);
 void Matmul(Stream& stream, const MatmulArgs& args);

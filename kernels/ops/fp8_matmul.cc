@@ -3,6 +3,7 @@
 #include "kernels/core/cpu_stream.h"
 #include "kernels/cpu/fp8_matmul.h"
 #include "kernels/ops/check_arguments.h"
+#include "kernels/ops/dispatch.h"
 
 namespace sluice::kernels {
 namespace {
@@ -34,7 +35,8 @@ void Fp8Matmul(Stream& stream, const Fp8MatmulArgs& args) {
   const int64_t experts = w.codes.extent(0), out = w.codes.extent(1), in = w.codes.extent(2);
   const int64_t row_tiles = w.row_tiles.is_null() ? NumTiles(out) : w.row_tiles.extent(0) - 1;
   const bool forward = args.direction == Fp8Direction::kForward;
-  if (forward) {
+  // The CPU reads rows of b, the GPU its columns.
+  if (forward != IsOnCuda(stream)) {
     CheckTensor(stream, "w.transposed_codes", w.transposed_codes, {experts, in, out}, DType::kE4M3);
     CheckTensor(stream, "w.transposed_scales", w.transposed_scales,
                 {experts, NumTiles(in), row_tiles}, DType::kF32);
@@ -48,6 +50,9 @@ void Fp8Matmul(Stream& stream, const Fp8MatmulArgs& args) {
               DType::kF32);
   CheckTensor(stream, "c", args.c, {rows, forward ? out : in}, CheckFloat("c", args.c));
   CheckExpertOffsets(stream, args.offsets, experts);
+  if constexpr (kWithCuda) {
+    if (IsOnCuda(stream)) return cuda::Fp8Matmul(stream, args);
+  }
   CpuStream::From(stream).Run([args](ThreadPool& pool) {
     CheckOffsetsCover(args.offsets, args.a.codes.extent(0));
     cpu::Fp8Matmul(pool, args);
@@ -55,16 +60,24 @@ void Fp8Matmul(Stream& stream, const Fp8MatmulArgs& args) {
 }
 
 void Fp8WeightGradient(Stream& stream, const Fp8WeightGradientArgs& args) {
-  CHECK(!args.dy.transposed && !args.x.transposed) << "the CPU reads columns as rows";
+  const auto check_codes = [&](const char* name, const QuantizedColumns& columns, int64_t rows,
+                               int64_t width) {
+    CHECK(!columns.transposed || IsOnCuda(stream)) << "the CPU reads columns as rows";
+    const Shape shape = columns.transposed ? Shape{width, rows} : Shape{rows, width};
+    CheckTensor(stream, name, columns.codes, shape, DType::kE4M3);
+  };
   CHECK_EQ(args.dw.shape().rank(), 3);
   const int64_t experts = args.dw.extent(0), out = args.dw.extent(1), in = args.dw.extent(2);
-  const int64_t rows = args.dy.codes.extent(0);
+  const int64_t rows = args.dy.codes.extent(args.dy.transposed ? 1 : 0);
   const int64_t tiles = NumColumnTiles(rows, CheckExpertOffsets(stream, args.offsets, experts));
-  CheckTensor(stream, "dy.codes", args.dy.codes, {rows, out}, DType::kE4M3);
+  check_codes("dy.codes", args.dy, rows, out);
   CheckTensor(stream, "dy.scales", args.dy.scales, {tiles, out}, DType::kF32);
-  CheckTensor(stream, "x.codes", args.x.codes, {rows, in}, DType::kE4M3);
+  check_codes("x.codes", args.x, rows, in);
   CheckTensor(stream, "x.scales", args.x.scales, {tiles, in}, DType::kF32);
   CheckTensor(stream, "dw", args.dw, args.dw.shape(), DType::kF32);
+  if constexpr (kWithCuda) {
+    if (IsOnCuda(stream)) return cuda::Fp8WeightGradient(stream, args);
+  }
   CpuStream::From(stream).Run([args](ThreadPool& pool) {
     CheckOffsetsCover(args.offsets, args.dy.codes.extent(0));
     cpu::Fp8WeightGradient(pool, args);

@@ -195,11 +195,14 @@ TEST_P(Fp8MatmulTest, EveryTileIsPromotedWithItsOwnScale) {
   const Tensor codes({1, 384}, DType::kE4M3), scales = Tensor::Of({1, 1, 1}).To(DType::kF32);
   for (int64_t k = 0; k < 384; ++k) {
     codes.SetAt(k, k % 128 == 0 ? 1 : 0);
+    weight.codes.SetAt(k, 1);
     weight.transposed_codes.SetAt(k, 1);
   }
-  weight.transposed_scales.SetAt(0, 0x1p24);
-  weight.transposed_scales.SetAt(1, -0x1p24);
-  weight.transposed_scales.SetAt(2, 0x1p-20);
+  const Tensor tile_scales = Tensor::Of({0x1p24, -0x1p24, 0x1p-20}, DType::kF32, {3});
+  for (int64_t t = 0; t < 3; ++t) {
+    weight.scales.SetAt(t, tile_scales.At(t));
+    weight.transposed_scales.SetAt(t, tile_scales.At(t));
+  }
   const Tensor c({1, 1});
   Fp8Matmul(stream(),
             {{codes, scales.view().Reshape({1, 3})}, weight.View(), Fp8Direction::kForward, {}, c});
