@@ -3,12 +3,11 @@
 #include "kernels/core/status_macros.h"
 #include "kernels/cuda/hopper_matmul.cuh"
 #include "kernels/cuda/hopper_matmul.h"
+#include "kernels/cuda/rounding.h"
 #include "kernels/cuda/tensor_map.h"
 
 namespace sluice::kernels::cuda {
 namespace {
-
-int64_t RoundUp(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
 
 struct TensorMaps {
   CUtensorMap a = {}, b = {}, a_scales = {}, b_scales = {};

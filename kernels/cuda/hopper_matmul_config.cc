@@ -5,14 +5,12 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/core/check.h"
+#include "kernels/cuda/rounding.h"
 
 namespace sluice::kernels::cuda {
 namespace {
 
 constexpr int kRowBytes = 128;  // of K in a stage: the width of the swizzle
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
 
 bool IsFp8(MatmulOperands operands) { return operands != MatmulOperands::kBF16; }
 

@@ -5,6 +5,7 @@
 
 #include "kernels/core/check.h"
 #include "kernels/cuda/cuda_stream.h"
+#include "kernels/cuda/rounding.h"
 
 namespace sluice::kernels::cuda {
 
@@ -28,8 +29,6 @@ void Launch(Stream& stream, const LaunchShape& shape, void (*kernel)(Parameters.
   kernel<<<grid, shape.threads, shape.shared_bytes, cuda.handle()>>>(arguments...);
   cuda.Note(cudaGetLastError(), "launching a kernel");
 }
-
-inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // A tag that carries a type into a generic lambda.
 template <typename T>

@@ -14,14 +14,12 @@
 #include <vector>
 
 #include "kernels/core/dtype.h"
+#include "kernels/cuda/rounding.h"
 
 namespace sluice::kernels::cuda {
 namespace {
 
 constexpr int64_t kScaleBlock = 128;
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
 
 // E4M3 by its definition: 4 exponent bits with bias 7, 3 mantissa bits, no infinities.
 float ValueOfE4M3(uint8_t code) {
