@@ -11,7 +11,8 @@ struct Mutant {
   const char* file;    // in kernels/cuda
   const char* before;  // found exactly once
   const char* after;
-  const char* tests;  // suite whose tests must notice
+  const char* tests;           // suite whose tests must notice
+  const char* unit = nullptr;  // the .cu to compile; null: `file` itself, or the one of the suite
 };
 
 std::vector<Mutant> Mutants();

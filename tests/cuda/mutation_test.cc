@@ -37,9 +37,13 @@ std::string Mutated(const Mutant& mutant) {
   return text.replace(at, before.size(), mutant.after);
 }
 
-// The kernels that a suite runs, by the suite's name: RmsNormTest -> rms_norm.cu.
-std::string KernelFileOf(const std::string& suite) {
-  std::string file;
+// What to compile: by the suite's name, RmsNormTest -> rms_norm.cu, if the mutant does not say.
+std::string KernelFileOf(const Mutant& mutant) {
+  if (mutant.unit != nullptr) return mutant.unit;
+  std::string file = mutant.file;
+  if (file.size() > 3 && file.substr(file.size() - 3) == ".cu") return file;
+  const std::string suite = mutant.tests;
+  file.clear();
   for (char c : suite.substr(0, suite.size() - std::string("Test").size())) {
     if (std::isupper(static_cast<unsigned char>(c)) && !file.empty()) file += '_';
     file += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
@@ -93,7 +97,7 @@ TEST(Mutation, EveryPlantedBugIsCaught) {
     const std::string text = Mutated(mutant);
     if (text.empty()) continue;
     std::ofstream(folder / "kernels/cuda" / mutant.file) << text;
-    if (!Compile(folder, KernelFileOf(mutant.tests), ptx)) continue;
+    if (!Compile(folder, KernelFileOf(mutant), ptx)) continue;
     ++tried;
     const int code = RunTests(mutant.tests, ptx, folder / "tests.log");
     if (code != 0) ++caught;
