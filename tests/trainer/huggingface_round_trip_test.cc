@@ -233,6 +233,22 @@ TEST(HuggingFaceTrained, ExportsInTheSourcesTypesThroughInitFrom) {
   EXPECT_EQ(reimported->certificate.Hash(), certificate->Hash());
 }
 
+TEST(HuggingFaceTrained, AnAdapterCannotHoldATrainedRouter) {
+  HuggingFaceCase golden("mixtral");
+  ASSERT_TRUE(golden.Import().ok());
+  const auto configure = [](RunConfig& config) {
+    config.mutable_finetune()->set_mode("lora");
+    config.mutable_finetune()->set_train_router(true);
+  };
+  SaveTuned(golden, configure, [](const std::string&, std::span<float>) {});
+  const auto files = checkpoints::CreatePosixFileSystem();
+  const std::string generation =
+      std::filesystem::directory_iterator(golden.dir.File("tuned/checkpoints"))->path().string();
+  data::ExpectStatus(ExportAdapter(*files, generation, "", golden.dir.File("adapter")).status(),
+                     absl::StatusCode::kFailedPrecondition,
+                     {"gate.weight trained beside the adapters"});
+}
+
 // Adapters of the experts alone: these are merged, all else is the source's.
 TEST(HuggingFaceTrained, ALoraRunExportsMergedWeightsAndTheSourcesBytesElsewhere) {
   for (const char* precision : {"FP32", "BF16"}) {
@@ -265,6 +281,8 @@ TEST(HuggingFaceTrained, ALoraRunExportsMergedWeightsAndTheSourcesBytesElsewhere
     const auto files = checkpoints::CreatePosixFileSystem();
     const std::string generation =
         std::filesystem::directory_iterator(request.from + "/checkpoints")->path().string();
+    EXPECT_EQ(data::Slurp(golden.run() + "/config.textproto").find("train_router"),
+              std::string::npos);
     const auto adapter = ExportAdapter(*files, generation, "base", golden.dir.File("adapter"));
     ASSERT_TRUE(adapter.ok()) << adapter.status();
     EXPECT_EQ(adapter->num_modules, merged);

@@ -91,6 +91,13 @@ absl::Status WriteConfig(const LoraConfig& lora, const std::vector<std::string>&
   return absl::UnavailableError(absl::StrCat(path, ": cannot be written"));
 }
 
+absl::Status TrainedBeside(const std::string& generation_dir, absl::string_view what) {
+  return absl::FailedPreconditionError(absl::StrCat(
+      generation_dir, ": found ", what,
+      " trained beside the adapters, which cannot hold it; wanted a run without "
+      "(finetune.train_router and finetune.update_gate_bias false), or sluice export"));
+}
+
 absl::Status CopyTensors(checkpoints::CheckpointReader& reader,
                          const std::vector<const TensorRecord*>& tensors,
                          checkpoints::SafetensorsWriter& writer) {
@@ -119,13 +126,18 @@ absl::StatusOr<AdapterExport> ExportAdapter(checkpoints::FileSystem& files,
                                                      &config)) {
     return absl::DataLossError(absl::StrCat(generation_dir, ": its configuration is not readable"));
   }
+  if (config.finetune().update_gate_bias() && config.model().topk_method() == "noaux_tc" &&
+      config.train().bias_update_speed() > 0) {
+    return TrainedBeside(generation_dir, "the router's selection bias");
+  }
   AdapterExport done;
   std::set<std::string> modules;
   std::vector<const TensorRecord*> tensors;
   std::vector<checkpoints::SafetensorsEntry> entries;
   for (const TensorRecord& tensor : reader->tensors()) {
     absl::string_view name = tensor.name();
-    if (!absl::ConsumePrefix(&name, kMaster) || !IsAdapterName(std::string(name))) continue;
+    if (!absl::ConsumePrefix(&name, kMaster)) continue;
+    if (!IsAdapterName(std::string(name))) return TrainedBeside(generation_dir, name);
     if (LayerOf(name) >= config.model().num_hidden_layers()) {
       done.num_left_out += absl::StrContains(name, ".lora_A.") ? 1 : 0;
       continue;

@@ -85,8 +85,11 @@ std::string TokenizerHash(const ImportRequest& request) {
 absl::Status WriteRecords(const ImportRequest& request, const RunConfig& config,
                           const ImportResult& result) {
   const fs::path side = fs::path(request.to) / kHuggingFaceFolder;
+  RunConfig start = config;
+  // What is trained by default depends on finetune.mode, which is yet to be chosen.
+  start.clear_finetune();
   std::string text;
-  google::protobuf::TextFormat::PrintToString(config, &text);
+  google::protobuf::TextFormat::PrintToString(start, &text);
   RETURN_IF_ERROR(WriteText(fs::path(request.to) / "config.textproto", text));
   RETURN_IF_ERROR(WriteText(side / "certificate.json", result.certificate.ToJson()));
   return WriteText(side / "certificate.txt",
