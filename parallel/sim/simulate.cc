@@ -1,257 +1,17 @@
 #include "parallel/sim/simulate.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/core/check.h"
 #include "kernels/core/status_macros.h"
-#include "parallel/sim/lanes.h"
+#include "parallel/sim/group_player.h"
 
 namespace sluice::parallel {
 namespace {
-
-constexpr double kNever = -1;
-
-struct Cell {  // of one stage and microbatch: when each product is there
-  double forward = kNever, input_gradient = kNever, activation = kNever, gradient = kNever;
-};
-
-// The place of an action among its rank's: only in the steady state is there a neighbour to hide
-// behind.
-struct SteadyRange {
-  int begin = 0, end = 0;
-};
-
-bool IsForward(ActionKind kind) { return kind == ActionKind::kForward; }
-bool IsBackward(ActionKind kind) {
-  return kind == ActionKind::kBackward || kind == ActionKind::kBackwardInput;
-}
-bool IsMessage(ActionKind kind) {
-  return kind == ActionKind::kSendActivation || kind == ActionKind::kReceiveActivation ||
-         kind == ActionKind::kSendGradient || kind == ActionKind::kReceiveGradient;
-}
-
-SteadyRange SteadyOf(const std::vector<Action>& actions) {
-  SteadyRange range{static_cast<int>(actions.size()), 0};
-  for (int i = 0; i < static_cast<int>(actions.size()); ++i) {
-    if (IsBackward(actions[i].kind)) range.begin = std::min(range.begin, i);
-    if (IsForward(actions[i].kind)) range.end = i + 1;
-  }
-  return range;
-}
-
-// One group's pipeline.
-class GroupPlayer {
- public:
-  GroupPlayer(const SimulationRequest& request, int group)
-      : request_(request),
-        schedule_(*request.schedule),
-        costs_(*request.costs),
-        group_(group),
-        pipe_(schedule_.num_ranks()),
-        cells_(static_cast<size_t>(schedule_.num_stages) * schedule_.num_microbatches),
-        slow_(pipe_, 1.0),
-        link_free_(static_cast<size_t>(pipe_) * pipe_, 0.0),
-        known_(pipe_) {
-    const int data = request.groups * request.members;
-    for (const Straggler& straggler : request.stragglers) {
-      const int pipe_rank = straggler.rank / data, of = straggler.rank % data / request.members;
-      if (of == group) slow_[pipe_rank] = std::max(slow_[pipe_rank], straggler.factor);
-    }
-    for (const auto& actions : schedule_.actions) steady_.push_back(SteadyOf(actions));
-  }
-
-  absl::Status Run(Timeline& timeline) {
-    std::vector<size_t> done(pipe_, 0);
-    std::vector<double> now(pipe_, 0.0);
-    for (bool progress = true; progress;) {
-      progress = false;
-      for (int rank = 0; rank < pipe_; ++rank) {
-        progress |= RunUntilStuck(rank, done[rank], now[rank], timeline);
-      }
-    }
-    for (int rank = 0; rank < pipe_; ++rank) {
-      if (done[rank] < schedule_.actions[rank].size()) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("simulate: schedule ", schedule_.name, " deadlocks: rank ", rank,
-                         " is stuck at ", ToText(schedule_.actions[rank][done[rank]]), ", action ",
-                         done[rank], " of ", schedule_.actions[rank].size()));
-      }
-    }
-    return absl::OkStatus();
-  }
-
- private:
-  Cell& At(int stage, int microbatch) {
-    return cells_[static_cast<size_t>(stage) * schedule_.num_microbatches + microbatch];
-  }
-  double RowsOf(int stage, int microbatch) const {
-    return request_.rows.worst ? request_.rows.worst(group_, stage, microbatch)
-                               : request_.rows.constant;
-  }
-
-  bool RunUntilStuck(int rank, size_t& step, double& now, Timeline& timeline) {
-    const std::vector<Action>& actions = schedule_.actions[rank];
-    const size_t first = step;
-    const int index = group_ * pipe_ + rank;
-    for (; step < actions.size(); ++step) {
-      const Action& action = actions[step];
-      if (IsMessage(action.kind)) continue;  // data moves as soon as it is made
-      const double ready = ReadyTime(rank, action);
-      if (ready == kNever) break;
-      const double start = std::max(ready, now);
-      const LaneTimes times = RememberedTimes(rank, static_cast<int>(step), action);
-      now = start + times.seconds;
-      RankTimes& sums = timeline.ranks[index];
-      sums.compute += times.compute_busy;
-      sums.exposed_comm += times.exposed_comm();
-      sums.finish = now;
-      if (request_.keep_spans)
-        timeline.spans[index].push_back({action, start, now, times.exposed_comm()});
-      Finish(rank, action, now);
-    }
-    return step > first;
-  }
-
-  double ReadyTime(int rank, const Action& action) {
-    const int stage = action.stage, microbatch = action.microbatch;
-    switch (action.kind) {
-      case ActionKind::kForward:
-        return Input(stage, microbatch);
-      case ActionKind::kBackward:
-      case ActionKind::kBackwardInput:
-        return OutputGradient(stage, microbatch);
-      case ActionKind::kBackwardWeight:
-        return At(stage, microbatch).input_gradient;
-      case ActionKind::kOverlap: {
-        const double a = Input(stage, microbatch);
-        const double b = OutputGradient(action.backward_stage, action.backward_microbatch);
-        return a == kNever || b == kNever ? kNever : std::max(a, b);
-      }
-      case ActionKind::kSendActivation:
-      case ActionKind::kReceiveActivation:
-      case ActionKind::kSendGradient:
-      case ActionKind::kReceiveGradient:
-        break;
-    }
-    CHECK(false) << "rank " << rank << ": a message is not timed";
-    return kNever;
-  }
-  double Input(int stage, int microbatch) {
-    return stage == 0 ? 0.0 : At(stage, microbatch).activation;
-  }
-  double OutputGradient(int stage, int microbatch) {
-    const Cell& cell = At(stage, microbatch);
-    if (stage + 1 == schedule_.num_stages) return cell.forward;
-    return cell.forward == kNever ? kNever : cell.gradient;
-  }
-
-  void Finish(int rank, const Action& action, double time) {
-    if (IsForward(action.kind) || action.kind == ActionKind::kOverlap) {
-      At(action.stage, action.microbatch).forward = time;
-      if (action.stage + 1 < schedule_.num_stages) {
-        At(action.stage + 1, action.microbatch).activation =
-            Arrival(rank, action.stage + 1, action.microbatch, time);
-      }
-    }
-    if (!IsBackward(action.kind) && action.kind != ActionKind::kOverlap) return;
-    const bool overlap = action.kind == ActionKind::kOverlap;
-    const int stage = overlap ? action.backward_stage : action.stage;
-    const int microbatch = overlap ? action.backward_microbatch : action.microbatch;
-    At(stage, microbatch).input_gradient = time;
-    if (stage > 0) At(stage - 1, microbatch).gradient = Arrival(rank, stage - 1, microbatch, time);
-  }
-
-  // Messages of one pair of ranks queue for their link.
-  double Arrival(int from, int stage, int microbatch, double sent) {
-    const int to = schedule_.RankOf(stage, microbatch);
-    if (to == from) return sent;
-    double& link = link_free_[static_cast<size_t>(from) * pipe_ + to];
-    link = std::max(link, sent) + costs_.message_seconds;
-    return link + costs_.message_latency;
-  }
-
-  // Equal chunks take equal time as long as nothing depends on the microbatch.
-  LaneTimes RememberedTimes(int rank, int step, const Action& action) {
-    if (request_.rows.worst) return TimesOf(rank, step, action);
-    const bool steady = step >= steady_[rank].begin && step < steady_[rank].end;
-    const size_t kind = static_cast<size_t>(action.kind);
-    const size_t place = action.kind == ActionKind::kOverlap
-                             ? schedule_.num_stages * size_t{10} +
-                                   static_cast<size_t>(action.stage) * schedule_.num_stages +
-                                   action.backward_stage
-                             : static_cast<size_t>(action.stage) * 10 + kind * 2 + steady;
-    CHECK(action.kind == ActionKind::kOverlap || kind < 4) << "messages are not timed";
-    std::vector<LaneTimes>& known = known_[rank];
-    if (known.empty())
-      known.resize(schedule_.num_stages * (size_t{10} + schedule_.num_stages), {-1, 0, 0});
-    if (known[place].seconds < 0) known[place] = TimesOf(rank, step, action);
-    return known[place];
-  }
-
-  LaneTimes TimesOf(int rank, int step, const Action& action) const {
-    const ChunkCost& chunk = costs_.stages[action.stage];
-    const double rows = RowsOf(action.stage, action.microbatch), slow = slow_[rank];
-    switch (action.kind) {
-      case ActionKind::kForward:
-        return Shrink(rank, step, SumOf(chunk.forward, rows, slow), chunk, rows);
-      case ActionKind::kBackwardInput:
-        return Shrink(rank, step, SumOf(chunk.backward_input, rows, slow), chunk, rows);
-      case ActionKind::kBackwardWeight:
-        return SumOf(chunk.backward_weight, rows, slow);
-      case ActionKind::kBackward:
-        return Shrink(
-            rank, step,
-            Both(SumOf(chunk.backward_input, rows, slow), SumOf(chunk.backward_weight, rows, slow)),
-            chunk, rows);
-      case ActionKind::kOverlap:
-        return PlayPair({&chunk, &costs_.stages[action.backward_stage], rows,
-                         RowsOf(action.backward_stage, action.backward_microbatch),
-                         slow * costs_.compute_factor_in_overlap});
-      case ActionKind::kSendActivation:
-      case ActionKind::kReceiveActivation:
-      case ActionKind::kSendGradient:
-      case ActionKind::kReceiveGradient:
-        return {};
-    }
-    return {};
-  }
-
-  static LaneTimes Both(const LaneTimes& a, const LaneTimes& b) {
-    return {a.seconds + b.seconds, a.compute_busy + b.compute_busy, a.comm_busy + b.comm_busy};
-  }
-
-  // Overlap::kNeighbours: what a forward and a backward of this stage would take side by side, as
-  // a share of one after the other, is what each of the two takes.
-  LaneTimes Shrink(int rank, int step, const LaneTimes& alone, const ChunkCost& chunk,
-                   double rows) const {
-    const SteadyRange& steady = steady_[rank];
-    if (costs_.overlap == Overlap::kNone || step < steady.begin || step >= steady.end) return alone;
-    const double slow = slow_[rank];
-    const double sum = SumOf(chunk.forward, rows, slow).seconds +
-                       SumOf(chunk.backward_input, rows, slow).seconds +
-                       SumOf(chunk.backward_weight, rows, slow).seconds;
-    const LaneTimes pair =
-        PlayPair({&chunk, &chunk, rows, rows, slow * costs_.compute_factor_in_overlap});
-    if (sum <= 0 || pair.seconds >= sum) return alone;
-    const double share = pair.seconds / sum;
-    LaneTimes shrunk = alone;
-    shrunk.seconds *= share;
-    shrunk.compute_busy = std::min(shrunk.seconds, pair.compute_busy * alone.seconds / sum);
-    return shrunk;
-  }
-
-  const SimulationRequest& request_;
-  const Schedule& schedule_;
-  const StepCosts& costs_;
-  const int group_, pipe_;
-  std::vector<Cell> cells_;  // [S, n]
-  std::vector<double> slow_;
-  std::vector<double> link_free_;  // [from, to]
-  std::vector<SteadyRange> steady_;
-  std::vector<std::vector<LaneTimes>> known_;  // [rank][kind of chunk]
-};
 
 absl::Status CheckRequest(const SimulationRequest& request) {
   CHECK(request.schedule != nullptr && request.costs != nullptr);
@@ -266,6 +26,11 @@ absl::Status CheckRequest(const SimulationRequest& request) {
                                                    " groups of ", request.members,
                                                    " members, wanted each at least 1"));
   }
+  if (request.cores_per_node < 0 || request.ranks_per_node < 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "simulate: found ", request.ranks_per_node, " ranks on ", request.cores_per_node,
+        " cores of a node, wanted at least 1 rank, and 0 cores (not shared) or more"));
+  }
   const int world = schedule.num_ranks() * request.groups * request.members;
   for (const Straggler& straggler : request.stragglers) {
     if (straggler.rank < 0 || straggler.rank >= world || !(straggler.factor > 0)) {
@@ -275,6 +40,126 @@ absl::Status CheckRequest(const SimulationRequest& request) {
     }
   }
   return absl::OkStatus();
+}
+
+// Ranks share the cores of their node: an action goes on at the pace of cores / ranks that run
+// there just then, at most 1, and a rank that waits leaves its share to the others. Time goes from
+// one start or end of an action to the next.
+class SharedCores {
+ public:
+  SharedCores(const SimulationRequest& request, Timeline& timeline)
+      : request_(request), timeline_(timeline), pipe_(timeline.pipe) {
+    players_.reserve(request.groups);
+    for (int group = 0; group < request.groups; ++group) players_.emplace_back(request, group);
+    places_.resize(static_cast<size_t>(pipe_) * request.groups);
+    const int world = timeline.num_ranks();
+    active_.resize((world + request.ranks_per_node - 1) / request.ranks_per_node, 0);
+  }
+
+  absl::Status Run() {
+    for (;;) {
+      const double next_start = StartWhatCan();
+      const double until = std::min(next_start, NextFinish());
+      if (until == kForever) break;
+      for (Place& place : places_) {
+        if (place.running) place.left -= (until - now_) * place.pace;
+      }
+      now_ = until;
+      FinishWhatIsDone();
+    }
+    for (const GroupPlayer& player : players_) RETURN_IF_ERROR(player.CheckDone());
+    return absl::OkStatus();
+  }
+
+ private:
+  static constexpr double kForever = std::numeric_limits<double>::infinity();
+  struct Place {  // a pipeline rank of a group
+    bool running = false;
+    double start = 0, left = 0, pace = 1;  // seconds of work left, work a second
+    LaneTimes times;
+  };
+
+  // The time of the first start that has to wait.
+  double StartWhatCan() {
+    double next = kForever;
+    for (GroupPlayer& player : players_) {
+      for (int rank = 0; rank < pipe_; ++rank) {
+        Place& place = At(player, rank);
+        if (place.running || player.IsDone(rank)) continue;
+        const double ready = player.NextReady(rank);
+        if (ready == GroupPlayer::kNever) continue;
+        if (ready > now_) {
+          next = std::min(next, ready);
+          continue;
+        }
+        const LaneTimes times = player.NextTimes(rank);
+        place = {true, now_, times.seconds, 1, times};
+      }
+    }
+    return next;
+  }
+
+  double NextFinish() {
+    std::fill(active_.begin(), active_.end(), 0);
+    ForEachRunning([&](Place&, int node) { ++active_[node]; });
+    for (Place& place : places_) place.pace = 1;
+    const double cores = request_.cores_per_node;
+    ForEachRunning(
+        [&](Place& place, int node) { place.pace = std::min(place.pace, cores / active_[node]); });
+    double next = kForever;
+    for (const Place& place : places_) {
+      if (place.running) next = std::min(next, now_ + std::max(0.0, place.left) / place.pace);
+    }
+    return next;
+  }
+
+  void FinishWhatIsDone() {
+    for (GroupPlayer& player : players_) {
+      for (int rank = 0; rank < pipe_; ++rank) {
+        Place& place = At(player, rank);
+        // What is left of rounding would not move the clock.
+        if (!place.running || now_ + place.left / place.pace > now_) continue;
+        place.running = false;
+        LaneTimes took = place.times;
+        const double stretch = took.seconds > 0 ? (now_ - place.start) / took.seconds : 1;
+        took = {now_ - place.start, took.compute_busy * stretch, took.comm_busy * stretch};
+        player.Complete(rank, place.start, now_, took, timeline_);
+      }
+    }
+  }
+
+  // Once for each rank of the world that runs, with its node.
+  template <typename F>
+  void ForEachRunning(const F& visit) {
+    const int data = request_.groups * request_.members;
+    for (const GroupPlayer& player : players_) {
+      for (int rank = 0; rank < pipe_; ++rank) {
+        Place& place = At(player, rank);
+        if (!place.running) continue;
+        const int first = rank * data + player.group() * request_.members;
+        for (int i = 0; i < request_.members; ++i)
+          visit(place, (first + i) / request_.ranks_per_node);
+      }
+    }
+  }
+  Place& At(const GroupPlayer& player, int rank) {
+    return places_[static_cast<size_t>(player.group()) * pipe_ + rank];
+  }
+
+  const SimulationRequest& request_;
+  Timeline& timeline_;
+  const int pipe_;
+  std::vector<GroupPlayer> players_;  // [G]
+  std::vector<Place> places_;         // [G, P]
+  std::vector<int> active_;           // [nodes] ranks that run
+  double now_ = 0;
+};
+
+// At the end of a step every rank works.
+double TailFactor(const SimulationRequest& request, int world) {
+  if (request.cores_per_node == 0) return 1;
+  const double ranks = std::min(request.ranks_per_node, world);
+  return std::max(1.0, ranks / request.cores_per_node);
 }
 
 }  // namespace
@@ -301,8 +186,12 @@ absl::StatusOr<Timeline> Simulate(const SimulationRequest& request) {
   const size_t pipelines = static_cast<size_t>(timeline.pipe) * request.groups;
   timeline.spans.resize(pipelines);
   timeline.ranks.resize(pipelines);
-  for (int group = 0; group < request.groups; ++group) {
-    RETURN_IF_ERROR(GroupPlayer(request, group).Run(timeline));
+  if (request.cores_per_node > 0) {
+    RETURN_IF_ERROR(SharedCores(request, timeline).Run());
+  } else {
+    for (int group = 0; group < request.groups; ++group) {
+      RETURN_IF_ERROR(GroupPlayer(request, group).Run(timeline));
+    }
   }
   for (const RankTimes& rank : timeline.ranks)
     timeline.pipeline_seconds = std::max(timeline.pipeline_seconds, rank.finish);
@@ -310,6 +199,7 @@ absl::StatusOr<Timeline> Simulate(const SimulationRequest& request) {
     rank.idle = timeline.pipeline_seconds - rank.compute - rank.exposed_comm;
   double tail = 0;
   for (const TailCost& cost : request.costs->tails) tail = std::max(tail, cost.total());
+  tail *= TailFactor(request, timeline.num_ranks());
   timeline.step_seconds = timeline.pipeline_seconds + tail;
   return timeline;
 }

@@ -3,7 +3,8 @@
 // World = P x data ranks, data = G x M as in parallel/mesh: the M members of an expert group take
 // part in each other's exchanges and therefore move in lock step; the G groups (expert_data) meet
 // only at the end of the step. So P * G pipelines are played, each at the pace of its slowest
-// member, and all P * G * M ranks get their own busy times.
+// member, and all P * G * M ranks get their own busy times. Where ranks share cores all pipelines
+// are played together.
 #pragma once
 
 #include <functional>
@@ -36,6 +37,9 @@ struct SimulationRequest {
   int groups = 1, members = 1;
   RowFactors rows;
   std::vector<Straggler> stragglers;
+  // Ranks on CPUs: so many cores serve so many ranks, which lie on nodes in order of rank. 0: each
+  // rank has a device of its own.
+  int cores_per_node = 0, ranks_per_node = 1;
   bool keep_spans = true;  // false: no spans, only sums (a search wants only those)
 };
 

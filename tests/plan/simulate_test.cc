@@ -53,6 +53,50 @@ TEST(Simulate, DualPipesBubble) {
   }
 }
 
+Timeline PlayOnCores(const Schedule& schedule, const StepCosts& costs, int groups, int cores,
+                     int ranks_per_node) {
+  return Simulate({.schedule = &schedule,
+                   .costs = &costs,
+                   .groups = groups,
+                   .cores_per_node = cores,
+                   .ranks_per_node = ranks_per_node})
+      .value();
+}
+
+// Without a bubble, four ranks on two cores take twice as long as on four.
+TEST(SimulateSharedCores, FourRanksOnTwoCoresTakeTwiceAsLong) {
+  const Schedule schedule = MakeSchedule("1f1b", {1, 6, 1}).value();
+  StepCosts costs = EvenCosts(1, 1, 1.5, 0.5);
+  costs.tails = {{.reduce_gradients = 0.5, .optimizer = 0.25, .gather_parameters = 0.25}};
+  EXPECT_NEAR(PlayOnCores(schedule, costs, 4, 4, 4).step_seconds, 6 * 3 + 1, 1e-9);
+  EXPECT_NEAR(PlayOnCores(schedule, costs, 4, 2, 4).step_seconds, 2 * (6 * 3 + 1), 1e-9);
+  EXPECT_NEAR(PlayOnCores(schedule, costs, 4, 3, 4).step_seconds, 4 / 3.0 * (6 * 3 + 1), 1e-9);
+  // Two nodes of two cores each.
+  EXPECT_NEAR(PlayOnCores(schedule, costs, 4, 2, 2).step_seconds, 6 * 3 + 1, 1e-9);
+}
+
+// A rank that waits leaves its core to the others: on one core there is no bubble at all.
+TEST(SimulateSharedCores, WaitingCostsNothing) {
+  for (const char* name : {"gpipe", "1f1b", "zb_h1"}) {
+    const Schedule schedule = MakeSchedule(name, {4, 4, 1}).value();
+    const StepCosts costs = EvenCosts(4, 1, 1, 1);
+    EXPECT_NEAR(PlayOnCores(schedule, costs, 1, 1, 4).step_seconds, 4 * 4 * 3, 1e-9) << name;
+    const Timeline alone = Play(schedule, costs), enough = PlayOnCores(schedule, costs, 1, 4, 4);
+    EXPECT_NEAR(enough.step_seconds, alone.step_seconds, 1e-9) << name;
+    for (int rank = 0; rank < 4; ++rank)
+      EXPECT_NEAR(enough.ranks[rank].idle, alone.ranks[rank].idle, 1e-9) << name;
+  }
+}
+
+TEST(SimulateSharedCores, BetweenWorkOverCoresAndThatWithBubbles) {
+  const Schedule schedule = MakeSchedule("1f1b", {4, 8, 1}).value();
+  const StepCosts costs = EvenCosts(4, 1, 1, 1);
+  const double two = PlayOnCores(schedule, costs, 1, 2, 4).step_seconds;
+  EXPECT_GT(two, 4 * 8 * 3 / 2.0);  // the ends keep one core only
+  EXPECT_LT(two, 2 * PlayOnCores(schedule, costs, 1, 4, 4).step_seconds);
+  EXPECT_FALSE(Simulate({.schedule = &schedule, .costs = &costs, .cores_per_node = -1}).ok());
+}
+
 StepCosts MoeCosts(int stages, double compute, double comm) {
   StepCosts costs;
   ChunkCost chunk;
