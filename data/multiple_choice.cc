@@ -13,7 +13,7 @@ namespace {
 using Json = nlohmann::json;
 using Texts = std::vector<std::string>;
 
-absl::Status Wrong(absl::string_view what) { return absl::InvalidArgumentError(what); }
+absl::Status WrongItem(absl::string_view what) { return absl::InvalidArgumentError(what); }
 
 // The first of the fields that is there; throws as at() does for the first if none is.
 const Json& Field(const Json& json, std::initializer_list<const char*> names) {
@@ -44,7 +44,7 @@ int AnswerOf(const Json& answer, const Texts& choices, const Texts& labels) {
 }
 
 absl::StatusOr<Question> Parse(const Json& json) {
-  if (!json.is_object()) return Wrong("not a JSON object");
+  if (!json.is_object()) return WrongItem("not a JSON object");
   Question question;
   question.prompt = Field(json, {"question", "ctx", "prompt"}).get<std::string>();
   const Json& choices = Field(json, {"choices", "endings"});
@@ -53,20 +53,20 @@ absl::StatusOr<Question> Parse(const Json& json) {
     question.choices = choices.at("text").get<Texts>();
     labels = choices.at("label").get<Texts>();
     if (labels.size() != question.choices.size())
-      return Wrong(absl::StrCat("found ", labels.size(), " labels for ", question.choices.size(),
-                                " choices"));
+      return WrongItem(absl::StrCat("found ", labels.size(), " labels for ",
+                                    question.choices.size(), " choices"));
   } else {
     question.choices = choices.get<Texts>();
   }
   if (question.choices.size() < 2)
-    return Wrong(absl::StrCat("found ", question.choices.size(), " choices, wanted 2 or more"));
+    return WrongItem(absl::StrCat("found ", question.choices.size(), " choices, wanted 2 or more"));
   for (const std::string& choice : question.choices)
-    if (choice.empty()) return Wrong("a choice is empty");
+    if (choice.empty()) return WrongItem("a choice is empty");
   const Json& answer = Field(json, {"answer", "label", "answerKey"});
   question.answer = AnswerOf(answer, question.choices, labels);
   if (question.answer < 0)
-    return Wrong(absl::StrCat("the answer ", answer.dump(), " is none of the ",
-                              question.choices.size(), " choices"));
+    return WrongItem(absl::StrCat("the answer ", answer.dump(), " is none of the ",
+                                  question.choices.size(), " choices"));
   return question;
 }
 
