@@ -29,6 +29,11 @@ inline void MultiplyBlock(const MatmulBlock& block, uint32_t* scratch) {
       const int rows = static_cast<int>(TileBegin(block, tile + 1, num_tiles) - begin);
       uint32_t* a = scratch + tile * tile_words;
       if (!kTransposed && column == 0) PackTileRows<kOperand>(block, begin, rows, a);
+      args.ahead = nullptr;
+      if (!kTransposed && column == 0 && tile + 1 < num_tiles) {
+        args.ahead = RowAt<kOperand>(block, begin + rows);
+        args.ahead_stride = RowAt<kOperand>(block, begin + 1) - RowAt<kOperand>(block, begin);
+      }
       args.a = a;
       args.c = OutputAt(block, begin, column);
       RunTile<kOperand, kTransposed>(args, rows);

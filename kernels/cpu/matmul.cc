@@ -39,6 +39,42 @@ void* MutableElementAt(const TensorView& view, int64_t row, int64_t column) {
   return const_cast<char*>(ElementAt(view, row, column));
 }
 
+// Packings of x and products with them of the experts [begin, end), packed one after the other from
+// `packed` on (null: nowhere yet).
+void ListWeightGradients(const GroupedWeightGradientArgs& args, int64_t begin, int64_t end,
+                         uint32_t* packed, Workspace& workspace) {
+  const int32_t* offsets = args.offsets.data<int32_t>();
+  const int64_t n = args.dw.extent(1), k = args.dw.extent(2);
+  workspace.packs.jobs.clear();
+  workspace.products.products.clear();
+  for (int64_t e = begin; e < end; ++e) {
+    const int64_t tokens = offsets[e + 1] - offsets[e];
+    if (tokens == 0 || n == 0 || k == 0) continue;
+    PackJob job;
+    job.source.data = ElementAt(args.x, offsets[e], 0);
+    job.source.dtype = job.source.packed_dtype = args.x.dtype();
+    job.source.stride = args.x.row_stride();
+    job.source.k = tokens;
+    job.source.n = k;
+    job.packed = packed;
+    workspace.packs.jobs.push_back(job);
+    MatmulBlock product;
+    product.a = ElementAt(args.dy, offsets[e], 0);
+    product.a_stride = args.dy.row_stride();
+    product.a_transposed = true;
+    product.dtype = args.x.dtype();
+    product.b = packed;
+    product.c = MutableElementAt(args.dw, e, 0);
+    product.c_stride = k;
+    product.output = MatmulOutput::kAddF32;
+    product.rows = n;
+    product.columns = k;
+    product.k = tokens;
+    workspace.products.products.push_back(product);
+    if (packed != nullptr) packed += PackedWords(tokens, k, args.x.dtype());
+  }
+}
+
 }  // namespace
 
 void PackMatrix(ThreadPool& pool, const PackMatrixArgs& args) {
@@ -146,42 +182,25 @@ void GroupedMatmul(ThreadPool& pool, const GroupedMatmulArgs& args) {
 void GroupedWeightGradient(ThreadPool& pool, const GroupedWeightGradientArgs& args) {
   Workspace& workspace = ThreadWorkspace();
   const int32_t* offsets = args.offsets.data<int32_t>();
-  const int64_t num_experts = args.dw.extent(0), n = args.dw.extent(1), k = args.dw.extent(2);
-  const DType dtype = args.x.dtype();
+  const int64_t num_experts = args.dw.extent(0), k = args.dw.extent(2);
+  int64_t most = 0;
+  for (int64_t e = 0; e < num_experts; ++e) {
+    most = std::max<int64_t>(most, offsets[e + 1] - offsets[e]);
+  }
+  // Enough experts, and none so large that the others would be done long before it.
+  const int64_t total = offsets[num_experts] - offsets[0];
+  if (pool.num_threads() == 1 || 2 * most * pool.num_threads() <= total) {
+    ListWeightGradients(args, 0, num_experts, nullptr, workspace);
+    RunPackedProducts(pool, workspace.packs, workspace.products);
+    return;
+  }
   for (int64_t begin = 0, end; begin < num_experts; begin = end) {
     int64_t words = 0;  // of the experts [begin, end), whose rows of x are packed together
     for (end = begin; end < num_experts && (end == begin || words < kPieceWords); ++end) {
-      words += PackedWords(offsets[end + 1] - offsets[end], k, dtype);
+      words += PackedWords(offsets[end + 1] - offsets[end], k, args.x.dtype());
     }
     uint32_t* packed = workspace.packed.Get<uint32_t>(static_cast<size_t>(words));
-    workspace.packs.jobs.clear();
-    workspace.products.products.clear();
-    for (int64_t e = begin; e < end; ++e) {
-      const int64_t tokens = offsets[e + 1] - offsets[e];
-      if (tokens == 0 || n == 0 || k == 0) continue;
-      PackJob job;
-      job.source.data = ElementAt(args.x, offsets[e], 0);
-      job.source.dtype = job.source.packed_dtype = dtype;
-      job.source.stride = args.x.row_stride();
-      job.source.k = tokens;
-      job.source.n = k;
-      job.packed = packed;
-      workspace.packs.jobs.push_back(job);
-      MatmulBlock product;
-      product.a = ElementAt(args.dy, offsets[e], 0);
-      product.a_stride = args.dy.row_stride();
-      product.a_transposed = true;
-      product.dtype = dtype;
-      product.b = packed;
-      product.c = MutableElementAt(args.dw, e, 0);
-      product.c_stride = k;
-      product.output = MatmulOutput::kAddF32;
-      product.rows = n;
-      product.columns = k;
-      product.k = tokens;
-      workspace.products.products.push_back(product);
-      packed += PackedWords(tokens, k, dtype);
-    }
+    ListWeightGradients(args, begin, end, packed, workspace);
     RunPacks(pool, workspace.packs);
     RunProducts(pool, workspace.products);
   }

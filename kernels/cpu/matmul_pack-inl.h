@@ -244,6 +244,13 @@ SLUICE_INLINE void CopyAlongK(const void* from, int64_t n, uint32_t* to) {
   }
 }
 
+// Where a row of `a` as stored [rows, K] begins.
+template <Operand kOperand>
+SLUICE_INLINE const char* RowAt(const MatmulBlock& block, int64_t row) {
+  constexpr int64_t kElementBytes = kOperand == Operand::kF32 ? 4 : 2;
+  return static_cast<const char*>(block.a) + row * block.a_stride * kElementBytes;
+}
+
 template <Operand kOperand>
 inline void PackTileRows(const MatmulBlock& block, int64_t begin, int rows, uint32_t* tile) {
   constexpr int64_t kElementBytes = kOperand == Operand::kF32 ? 4 : 2;

@@ -1,6 +1,7 @@
 #include "kernels/cpu/matmul_tasks.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "kernels/cpu/matmul_layout.h"
 #include "kernels/cpu/op_table.h"
@@ -24,6 +25,24 @@ int64_t WantedTasks(const ThreadPool& pool) {
 size_t OwnerOf(const std::vector<int64_t>& first, int64_t task) {
   return static_cast<size_t>(std::upper_bound(first.begin(), first.end(), task) - first.begin()) -
          1;
+}
+
+// Rows [row, row_end) of a product, columns of panels [panel, panel_end).
+void MultiplyPart(const MatmulBlock& product, int64_t row, int64_t row_end, int64_t panel,
+                  int64_t panel_end, Scratch& scratch) {
+  const MatmulTable& table = Table().matmul;
+  const int64_t column = panel * kPanelColumns;
+  const int64_t a_bytes = product.dtype == DType::kBF16 ? 2 : 4;
+  const int64_t c_bytes = product.output == MatmulOutput::kStoreBF16 ? 2 : 4;
+  MatmulBlock block = product;
+  block.rows = row_end - row;
+  block.columns = std::min(product.columns, panel_end * kPanelColumns) - column;
+  block.a = static_cast<const char*>(product.a) +
+            row * (product.a_transposed ? 1 : product.a_stride) * a_bytes;
+  block.b = product.b + panel * NumUnits(product.k, product.dtype) * kPanelColumns;
+  block.c = static_cast<char*>(product.c) + (row * product.c_stride + column) * c_bytes;
+  const int64_t words = table.scratch_words(block.rows, block.k, block.dtype);
+  table.multiply(block, scratch.Get<uint32_t>(static_cast<size_t>(words)));
 }
 
 }  // namespace
@@ -68,6 +87,39 @@ void RunPacks(ThreadPool& pool, PackList& list) {
   });
 }
 
+void RunPackedProducts(ThreadPool& pool, PackList& packs, ProductList& list) {
+  const MatmulTable& table = Table().matmul;
+  std::vector<int64_t>& order = list.first_task;
+  order.resize(list.products.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    const int64_t k_a = list.products[a].k, k_b = list.products[b].k;
+    return k_a != k_b ? k_a > k_b : a < b;
+  });
+  pool.ParallelFor(std::ssize(order), [&](int64_t task) {
+    thread_local Scratch packed_scratch, row_scratch;
+    const PackSource& source = packs.jobs[order[task]].source;
+    const int64_t units = NumUnits(source.k, source.packed_dtype), panels = NumPanels(source.n);
+    uint32_t* packed =
+        packed_scratch.Get<uint32_t>(static_cast<size_t>(units * panels * kPanelColumns));
+    for (int64_t unit = 0; unit < units; unit += kPackUnits) {
+      table.pack(source,
+                 {.unit_begin = unit,
+                  .unit_end = std::min(units, unit + kPackUnits),
+                  .panel_begin = 0,
+                  .panel_end = panels},
+                 packed);
+    }
+    MatmulBlock product = list.products[order[task]];
+    product.b = packed;
+    const int64_t blocks = CutProduct(product, table.tile_rows, 1).row_blocks;
+    for (int64_t i = 0; i < blocks; ++i) {
+      const int64_t begin = product.rows * i / blocks, end = product.rows * (i + 1) / blocks;
+      MultiplyPart(product, begin, end, 0, panels, row_scratch);
+    }
+  });
+}
+
 void RunProducts(ThreadPool& pool, ProductList& list) {
   const MatmulTable& table = Table().matmul;
   int64_t total_rows = 0, num_tasks = 0;
@@ -94,19 +146,8 @@ void RunProducts(ThreadPool& pool, ProductList& list) {
     const int64_t panels = NumPanels(product.columns);
     const int64_t panel = panels * column_block / grid.column_blocks;
     const int64_t panel_end = panels * (column_block + 1) / grid.column_blocks;
-    const int64_t column = panel * kPanelColumns;
-    const int64_t a_bytes = product.dtype == DType::kBF16 ? 2 : 4;
-    const int64_t c_bytes = product.output == MatmulOutput::kStoreBF16 ? 2 : 4;
-    MatmulBlock block = product;
-    block.rows = row_end - row;
-    block.columns = std::min(product.columns, panel_end * kPanelColumns) - column;
-    block.a = static_cast<const char*>(product.a) +
-              row * (product.a_transposed ? 1 : product.a_stride) * a_bytes;
-    block.b = product.b + panel * NumUnits(product.k, product.dtype) * kPanelColumns;
-    block.c = static_cast<char*>(product.c) + (row * product.c_stride + column) * c_bytes;
     thread_local Scratch scratch;
-    const int64_t words = table.scratch_words(block.rows, block.k, block.dtype);
-    table.multiply(block, scratch.Get<uint32_t>(static_cast<size_t>(words)));
+    MultiplyPart(product, row, row_end, panel, panel_end, scratch);
   });
 }
 

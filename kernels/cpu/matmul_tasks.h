@@ -28,6 +28,11 @@ struct ProductList {
 void RunPacks(ThreadPool& pool, PackList& list);
 void RunProducts(ThreadPool& pool, ProductList& list);
 
+// Packs packs.jobs[i] and multiplies products.products[i] with it, in one task each, while both are
+// in the cache; their `packed` and `b` are ignored. The longest sums first, so that the last task
+// to end is a short one.
+void RunPackedProducts(ThreadPool& pool, PackList& packs, ProductList& products);
+
 // How a product is cut: blocks of rows, each of whose packed rows fit the second-level cache, and
 // blocks of columns where there are too few rows for all threads. Affects speed only.
 struct BlockGrid {

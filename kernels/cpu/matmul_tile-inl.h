@@ -13,6 +13,10 @@ struct TileArgs {
   int64_t c_stride = 0;
   int columns = 0;  // in [1, kTileColumns]
   MatmulOutput output = MatmulOutput::kStoreF32;
+  // Rows as stored that will be packed next, fetched meanwhile; null: none. Only speed depends on
+  // them, and no more than the addresses.
+  const char* ahead = nullptr;
+  int64_t ahead_stride = 0;  // bytes
 };
 
 inline void* OutputAt(const MatmulBlock& block, int64_t row, int64_t column) {
@@ -136,8 +140,8 @@ SLUICE_INLINE void AddPairProduct(const uint32_t* a, const F32 (&b)[kVectors],
 
 // sums += a b over n units, in ascending k.
 template <Operand kOperand, bool kTransposed, int kVectors, int kRows>
-SLUICE_INLINE void AddProducts(const uint32_t* a, const uint32_t* b, int64_t n,
-                               F32 (&sums)[kRows][kVectors]) {
+SLUICE_INLINE void AddUnits(const uint32_t* a, const uint32_t* b, int64_t n,
+                            F32 (&sums)[kRows][kVectors]) {
   constexpr int64_t kRow = kRowStep<kOperand, kTransposed>, kWord = kWordStep<kTransposed>;
   for (int64_t unit = 0; unit < n; ++unit) {
     F32 words[kVectors];
@@ -160,6 +164,26 @@ SLUICE_INLINE void AddProducts(const uint32_t* a, const uint32_t* b, int64_t n,
     }
     a += kWordsPerUnit<kOperand> * kWord;
     b += kPanelColumns;
+  }
+}
+
+// The same, while the rows of the next tile come from memory, a cache line of each at a time: the
+// hardware does not fetch over the pause that the products make.
+template <Operand kOperand, bool kTransposed, int kVectors, int kRows>
+SLUICE_INLINE void AddProducts(const uint32_t* a, const uint32_t* b, int64_t n, const char* ahead,
+                               int64_t ahead_stride, F32 (&sums)[kRows][kVectors]) {
+  if (kTransposed || ahead == nullptr) {
+    AddUnits<kOperand, kTransposed, kVectors, kRows>(a, b, n, sums);
+    return;
+  }
+  constexpr int64_t kLineUnits = 16;
+  for (int64_t unit = 0; unit < n; unit += kLineUnits) {
+    for (int i = 0; i < kRows; ++i) __builtin_prefetch(ahead + i * ahead_stride + unit * 4);
+    const int64_t left = n - unit;
+    AddUnits<kOperand, kTransposed, kVectors, kRows>(a, b, left < kLineUnits ? left : kLineUnits,
+                                                     sums);
+    a += kLineUnits * kWordsPerUnit<kOperand>;
+    b += kLineUnits * kPanelColumns;
   }
 }
 
@@ -196,6 +220,7 @@ inline void Tile(const TileArgs& args) {
   alignas(64) float total[kRows][kVectors * kLanes];  // of the blocks before this one
   const uint32_t *a = args.a, *b = args.b;
   F32 sums[kRows][kVectors];
+  const char* ahead = args.ahead;
   PrefetchOutput(args, kRows);
   for (int64_t left = args.units;; left -= kBlockUnits) {
 #pragma GCC unroll 16
@@ -204,7 +229,8 @@ inline void Tile(const TileArgs& args) {
       for (int v = 0; v < kVectors; ++v) sums[i][v] = Zero();
     }
     const int64_t n = left < kBlockUnits ? left : kBlockUnits;
-    AddProducts<kOperand, kTransposed, kVectors, kRows>(a, b, n, sums);
+    AddProducts<kOperand, kTransposed, kVectors, kRows>(a, b, n, ahead, args.ahead_stride, sums);
+    if (ahead != nullptr) ahead += n * 4;
     if (left < args.units) {
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
