@@ -1,0 +1,167 @@
+// The two ways to multiply E4M3 codes, mma.sync (kernels/cuda/fp8_matmul.cu) and wgmma
+// (hopper_matmul.cuh), give the same bits, whichever way the tensor cores add; and the CPU's where
+// every sum is exact.
+#include <dlfcn.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "kernels/cpu/target.h"
+#include "kernels/cuda/cuda_stream.h"
+#include "kernels/cuda/hopper_matmul.h"
+#include "kernels/cuda/rounding.h"
+#include "kernels/ops/fp8_matmul.h"
+#include "kernels/reference/fp8_matmul.h"
+#include "tests/support/every_device.h"
+#include "tests/support/near.h"
+
+namespace sluice::kernels::cuda {
+namespace {
+
+using testing::Tensor;
+
+constexpr int64_t kM = 67, kN = 136, kK = 384;
+constexpr int64_t kPadded = 68;  // kM, as TMA wants the scales' rows
+
+// Codes of any magnitude from 2^-9 to `most`, either sign.
+Tensor Codes(const Shape& shape, uint64_t seed, int most_code) {
+  const Tensor bits = Tensor::RandomIntegers(shape, DType::kI32, seed, -most_code, most_code);
+  const Tensor codes(shape, DType::kE4M3);
+  for (int64_t i = 0; i < bits.num_elements(); ++i) {
+    const int b = static_cast<int>(bits.At(i));
+    codes.SetAt(i, ToFloat(E4M3{static_cast<uint8_t>(b < 0 ? 0x80 | -b : b)}));
+  }
+  return codes;
+}
+
+Tensor Swapped(const Tensor& t, int64_t rows, int64_t columns, const Shape& shape) {
+  const Tensor swapped(shape, t.dtype());
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) swapped.SetAt(c * rows + r, t.At(r * columns + c));
+  }
+  return swapped;
+}
+
+// The same memory, managed, as the CPU's.
+TensorView OnCpu(const Tensor& t) {
+  return TensorView(t.view().raw_mutable_data(), t.dtype(), t.shape());
+}
+
+class Fp8AgreementTest : public testing::EveryDevice {
+ protected:
+  // 0: exact, 1: truncating (tests/cuda_double/runtime/control.h). False on a real GPU.
+  static bool AddLike(int accumulator) {
+    using Configure = void (*)(int timing, unsigned seed, int accumulator);
+    const auto configure =
+        reinterpret_cast<Configure>(dlsym(RTLD_DEFAULT, "cuda_double_configure"));
+    if (configure == nullptr) return false;
+    configure(2, 1, accumulator);
+    return true;
+  }
+  void TearDown() override {
+    AddLike(0);
+    EveryDevice::TearDown();
+  }
+
+  QuantizedWeight Weight() const {
+    return {w, w_scales, w_transposed, w_scales_transposed, ConstTensorView()};
+  }
+  Fp8MatmulArgs Args(const Tensor& result) const {
+    return {{a, a_scales}, Weight(), Fp8Direction::kForward, {}, result};
+  }
+  Tensor ByMma() {
+    const Tensor c({kM, kN});
+    Fp8Matmul(stream(), Args(c));
+    Wait();
+    return c;
+  }
+  Tensor ByWgmma() {
+    const Tensor c({kM, kN}), scales({3, kPadded});
+    for (int64_t i = 0; i < kM * 3; ++i) scales.SetAt(i % 3 * kPadded + i / 3, a_scales.At(i));
+    const HopperMatmulShape shape = {.operands = MatmulOperands::kFp8Blocks,
+                                     .grouping = MatmulGrouping::kDense,
+                                     .m = kM,
+                                     .n = kN,
+                                     .k = kK,
+                                     .num_groups = 1};
+    const absl::Status status = HopperMatmul(CudaStream::From(stream()).handle(),
+                                             {.shape = shape,
+                                              .output = MatmulOutput::kF32,
+                                              .a = a.view().raw_data(),
+                                              .b = w.view().raw_data(),
+                                              .a_scales = scales.view().data<float>(),
+                                              .b_scales = w_scales.view().data<float>(),
+                                              .offsets = nullptr,
+                                              .c = c.view().raw_mutable_data(),
+                                              .c_stride = kN},
+                                             ChooseHopperMatmul(shape, 3).value());
+    EXPECT_TRUE(status.ok()) << status;
+    Wait();
+    return c;
+  }
+  void Fill(int most_code) {
+    a = Codes({kM, kK}, 1, most_code);
+    w = Codes({1, kN, kK}, 2, most_code);
+    w_transposed = Swapped(w, kN, kK, {1, kK, kN});
+    a_scales = Tensor::Random({kM, 3}, DType::kF32, 3, 0.25, 2.0);
+    w_scales = Tensor::Random({1, 2, 3}, DType::kF32, 4, 0.25, 2.0);
+    w_scales_transposed = Swapped(w_scales, 2, 3, {1, 3, 2});
+  }
+
+  Tensor a, w, w_transposed, a_scales, w_scales, w_scales_transposed;
+};
+INSTANTIATE_TEST_SUITE_P(Devices, Fp8AgreementTest, ::testing::ValuesIn(testing::AllDevices()),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_P(Fp8AgreementTest, BothInstructionsGiveTheSameBits) {
+  Fill(0x7e);
+  const Tensor exact = ByMma();
+  EXPECT_TRUE(testing::Same(ByWgmma(), exact));
+  if (!AddLike(1)) return;
+  const Tensor truncated = ByMma();
+  EXPECT_TRUE(testing::Same(ByWgmma(), truncated));
+  EXPECT_FALSE(testing::Same(truncated, exact)) << "the sums were not truncated";
+}
+
+// An instruction adds 32 products to the sum of a tile, of which there are four: each of the 33
+// terms loses less than 2^-13 of the largest, and no term nor sum is above the sum of magnitudes.
+TEST_P(Fp8AgreementTest, TruncatingSumsAreWithinTheirBound) {
+  Fill(0x7e);
+  if (!AddLike(1)) GTEST_SKIP() << "a real GPU adds its own way";
+  const Tensor expected({kM, kN}), magnitude({kM, kN});
+  reference::Fp8Matmul(Args(expected));
+  const auto absolute = [](const Tensor& t) {
+    const Tensor to = t.Clone();
+    for (int64_t i = 0; i < t.num_elements(); ++i) to.SetAt(i, std::abs(t.At(i)));
+    return to;
+  };
+  const Tensor found = ByMma();
+  a = absolute(a), w = absolute(w), w_transposed = absolute(w_transposed);
+  reference::Fp8Matmul(Args(magnitude));
+  EXPECT_TRUE(testing::Near(found, expected,
+                            {.magnitude = &magnitude, .magnitude_factor = 4 * 33 * 0x1p-13}));
+}
+
+// Codes up to 0x13 are multiples of 2^-9 below 2^-4: a tile's products are multiples of 2^-18 and
+// add up to less than 2^-1, so every order gives the exact sum, and promotion is the same formula
+// (but for the scalar target, whose multiply-add rounds twice).
+TEST_P(Fp8AgreementTest, ExactSumsHaveTheBitsOfTheCpu) {
+  Fill(0x13);
+  const Tensor found = ByMma();
+  if (cpu::AvailableTargets().size() < 2) GTEST_SKIP() << "no fused multiply-add here";
+  cpu::SelectTarget(cpu::AvailableTargets().back());
+  auto cpu = DeviceContext::Create({.type = DeviceType::kCpu});
+  ASSERT_TRUE(cpu.ok()) << cpu.status();
+  const Tensor wanted({kM, kN});
+  Stream& cpu_stream = (*cpu)->stream(StreamRole::kCompute);
+  const QuantizedWeight weight = {OnCpu(w), OnCpu(w_scales), OnCpu(w_transposed),
+                                  OnCpu(w_scales_transposed), ConstTensorView()};
+  Fp8Matmul(cpu_stream,
+            {{OnCpu(a), OnCpu(a_scales)}, weight, Fp8Direction::kForward, {}, OnCpu(wanted)});
+  ASSERT_TRUE(cpu_stream.Synchronize().ok());
+  EXPECT_TRUE(testing::Same(found, wanted));
+}
+
+}  // namespace
+}  // namespace sluice::kernels::cuda
