@@ -17,6 +17,10 @@ using Lock = std::lock_guard<std::mutex>;
 cudaError_t Allocate(void** data, size_t bytes, MemoryKind kind) {
   Runtime& runtime = Runtime::Get();
   const Lock lock(runtime.mutex());
+  if (const cudaError_t refused = runtime.RefuseInCapture("an allocation");
+      refused != cudaSuccess) {
+    return refused;
+  }
   *data = bytes == 0 ? nullptr : runtime.memory().Allocate(bytes, kind);
   if (*data == nullptr && bytes != 0) return runtime.Finish(cudaErrorMemoryAllocation);
   return runtime.Finish(cudaSuccess);
@@ -26,6 +30,9 @@ cudaError_t Allocate(void** data, size_t bytes, MemoryKind kind) {
 cudaError_t Free(void* data) {
   Runtime& runtime = Runtime::Get();
   const Lock lock(runtime.mutex());
+  if (const cudaError_t refused = runtime.RefuseInCapture("cudaFree"); refused != cudaSuccess) {
+    return refused;
+  }
   if (data == nullptr) return runtime.Finish(cudaSuccess);
   runtime.SynchronizeAll();
   if (!runtime.memory().Free(data)) {
@@ -82,6 +89,10 @@ cudaError_t Copy(RowsOfBytes rows, cudaStream_t handle) {
     return !IsOnDevice(data) && !runtime.memory().IsKnown(data, MemoryKind::kPinned);
   };
   const bool waits = is_pageable(rows.to);
+  if (waits || is_pageable(rows.from)) {
+    const cudaError_t refused = runtime.RefuseInCapture("a copy of pageable host memory");
+    if (refused != cudaSuccess) return refused;
+  }
   std::vector<char> staged;
   if (is_pageable(rows.from)) {
     staged.resize(rows.width * rows.height);

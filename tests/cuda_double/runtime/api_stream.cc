@@ -61,17 +61,29 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   Runtime& runtime = Runtime::Get();
   const Lock lock(runtime.mutex());
+  if (const cudaError_t refused = runtime.RefuseInCapture("cudaStreamSynchronize");
+      refused != cudaSuccess) {
+    return refused;
+  }
   return runtime.Synchronize(*runtime.Stream(stream));
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   Runtime& runtime = Runtime::Get();
   const Lock lock(runtime.mutex());
+  if (const cudaError_t refused = runtime.RefuseInCapture("cudaStreamWaitEvent");
+      refused != cudaSuccess) {
+    return refused;
+  }
   runtime.Wait(*runtime.Stream(stream), EventOf(event));
   return runtime.Finish(cudaSuccess);
 }
 cudaError_t cudaDeviceSynchronize() {
   Runtime& runtime = Runtime::Get();
   const Lock lock(runtime.mutex());
+  if (const cudaError_t refused = runtime.RefuseInCapture("cudaDeviceSynchronize");
+      refused != cudaSuccess) {
+    return refused;
+  }
   return runtime.SynchronizeAll();
 }
 
@@ -86,12 +98,20 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   Runtime& runtime = Runtime::Get();
   const Lock lock(runtime.mutex());
+  if (const cudaError_t refused = runtime.RefuseInCapture("cudaEventRecord");
+      refused != cudaSuccess) {
+    return refused;
+  }
   runtime.Record(EventOf(event), *runtime.Stream(stream));
   return runtime.Finish(cudaSuccess);
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   Runtime& runtime = Runtime::Get();
   const Lock lock(runtime.mutex());
+  if (const cudaError_t refused = runtime.RefuseInCapture("cudaEventSynchronize");
+      refused != cudaSuccess) {
+    return refused;
+  }
   const EventState& state = EventOf(event);
   if (state.place.stream == nullptr) return runtime.Finish(cudaSuccess);
   runtime.RunTo(state.place);

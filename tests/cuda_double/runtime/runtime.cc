@@ -147,6 +147,10 @@ StreamState* Runtime::Stream(cudaStream_t handle) {
 cudaError_t Runtime::Enqueue(StreamState& stream, const std::string& name,
                              std::function<std::string(OpId)> work) {
   if (broken_ != cudaSuccess) return Finish(broken_);
+  if (IsCapturing(stream)) {
+    capture_.graph.nodes.push_back({.name = name, .work = std::move(work)});
+    return Finish(cudaSuccess);
+  }
   const OpId op = clocks_.Add(stream.timeline, name);
   stream.queue.push_back({.run = [work = std::move(work), op] { return work(op); }, .after = {}});
   ++stream.num_enqueued;
@@ -254,6 +258,7 @@ void Runtime::ForgetErrors() {
   broken_ = cudaSuccess;
   last_error = cudaSuccess;
   report_.clear();
+  capture_ = {};
 }
 
 }  // namespace sluice::cuda_double

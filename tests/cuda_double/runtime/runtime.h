@@ -54,6 +54,22 @@ struct EventState {
   std::vector<uint32_t> snapshot;
 };
 
+// Work that was recorded, to be enqueued as often as wanted.
+struct Graph {
+  struct Node {
+    std::string name;
+    std::function<std::string(OpId)> work;
+  };
+  std::vector<Node> nodes;
+};
+
+// A stream that records. Streams that join by events are not modelled.
+struct Capture {
+  StreamState* stream = nullptr;  // null: none does
+  bool is_broken = false;         // something was called that must not be
+  Graph graph;
+};
+
 struct LaunchRequest {
   const void* function = nullptr;
   Extent grid, block;
@@ -80,6 +96,13 @@ class Runtime {
   // Work named for reports; it gets its place in the order of operations.
   cudaError_t Enqueue(StreamState& stream, const std::string& name,
                       std::function<std::string(OpId)> work);
+  // Between the two, work for the stream is recorded and does not run.
+  cudaError_t BeginCapture(StreamState& stream);
+  cudaError_t EndCapture(StreamState& stream, Graph& graph);
+  bool IsCapturing(const StreamState& stream) const { return capture_.stream == &stream; }
+  // While a stream records: reports the call, which breaks the capture. Else cudaSuccess.
+  cudaError_t RefuseInCapture(const char* call);
+  cudaError_t Replay(const Graph& graph, StreamState& stream);
   void Record(EventState& event, StreamState& stream);
   void Wait(StreamState& stream, const EventState& event);
   void RunTo(const StreamPlace& place);
@@ -124,6 +147,7 @@ class Runtime {
   std::vector<std::unique_ptr<StreamState>> streams_;
   cudaError_t broken_ = cudaSuccess;
   std::string report_;
+  Capture capture_;
   uint32_t num_launches_ = 0;
 };
 
