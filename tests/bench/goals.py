@@ -21,6 +21,7 @@ ROWS = {
     16: "tok/s, 2 ranks x 1 thread / 1 rank x 2 threads",
     17: "reduce-scatter, MPI_Reduce_scatter_block / ours, 2 ranks",
     20: "large heap allocations (128 KiB and more) and mmap in a step",
+    21: "tok/s, ours fp8 / ours bf16, 2 threads; fp32 beside them",
 }
 
 
@@ -173,6 +174,15 @@ def judge_steps(rows, steps):
     return out
 
 
+def judge_precisions(steps):
+    """Tokens/s of the three precisions, measured in turns."""
+    names = {"FP32": "f32x2", "BF16": "bf16x2", "FP8": "fp8x2"}
+    speeds = {precision: steps.ours(name) for precision, name in names.items()}
+    note = ", ".join(f"{precision} {speed:.0f}" for precision, speed in speeds.items()) + " tok/s"
+    return [result(21, ROWS[21], speeds["FP8"] / speeds["BF16"], 0.5, 0.7, seconds=steps.ours("fp8x2", "seconds"),
+                   share=steps.ours("fp8x2", "share_of_peak"), peer=steps.ours("bf16x2", "seconds"), note=note)]
+
+
 def judge_memory(rows, measured):
     out = []
     if 14 in rows:
@@ -208,6 +218,8 @@ def judge(rows, measured, torch, has_openblas):
         out += judge_replay(rows, steps)
     out += judge_torch(rows, steps, torch, has_openblas)
     out += judge_steps(rows, steps)
+    if 21 in rows:
+        out += judge_precisions(steps)
     out += judge_memory(rows, measured)
     return sorted(out, key=lambda r: r["row"])
 
