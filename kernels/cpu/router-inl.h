@@ -3,8 +3,27 @@
 
 namespace sluice::kernels::cpu::SLUICE_TARGET {
 
-SLUICE_INLINE F32 SigmoidOfLogits(F32 x) {
-  return Div(Set(1.0f), Add(Set(1.0f), Exp(Sub(Zero(), x))));
+// sum of e^(x - most), in the order that kernels/ops/router.h states.
+inline float SumExpOfLogits(const float* x, float most, int64_t n) {
+  constexpr int kVectors = kSoftmaxSums / kLanes;
+  const F32 m = Set(most);
+  F32 sums[kVectors];
+  for (F32& sum : sums) sum = Zero();
+  for (int64_t i = 0; i < n; i += kLanes) {
+    F32& sum = sums[i / kLanes % kVectors];
+    if (i + kLanes <= n) {
+      sum = Add(sum, Exp(Sub(Load(x + i), m)));
+      continue;
+    }
+    const int rest = static_cast<int>(n - i);
+    float tail[kLanes] = {};
+    Store(tail, Exp(Sub(Load(x + i, rest), m)), rest);
+    sum = Add(sum, Load(tail));
+  }
+  for (int width = kVectors / 2; width > 0; width /= 2) {
+    for (int v = 0; v < width; ++v) sums[v] = Add(sums[v], sums[v + width]);
+  }
+  return ReduceAdd(sums[0]);
 }
 
 inline void ScoreTokens(const RouteArgs& args, int64_t begin, int64_t end) {
@@ -14,19 +33,18 @@ inline void ScoreTokens(const RouteArgs& args, int64_t begin, int64_t end) {
     const float* x = args.logits.data<float>() + t * args.logits.row_stride();
     float* scores = args.scores.mutable_data<float>() + t * args.scores.row_stride();
     const float most = softmax ? RowMax(x, experts) : 0.0f;
-    const F32 sum = Set(softmax ? SumExp(x, most, experts) : 1.0f);
+    const F32 sum = Set(softmax ? SumExpOfLogits(x, most, experts) : 1.0f);
     for (int64_t i = 0; i < experts; i += kLanes) {
       const int n = experts - i < kLanes ? static_cast<int>(experts - i) : kLanes;
       const F32 logits = Load(x + i, n);
-      Store(scores + i, softmax ? Div(Exp(Sub(logits, Set(most))), sum) : SigmoidOfLogits(logits),
-            n);
+      Store(scores + i, softmax ? Div(Exp(Sub(logits, Set(most))), sum) : Sigmoid(logits), n);
     }
   }
 }
 
 inline float LogSumExpOfRow(const float* x, int64_t n) {
   const float most = RowMax(x, n);
-  const double sum = static_cast<double>(SumExp(x, most, n));
+  const double sum = static_cast<double>(SumExpOfLogits(x, most, n));
   return static_cast<float>(static_cast<double>(most) + std::log(sum));
 }
 

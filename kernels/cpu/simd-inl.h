@@ -5,8 +5,9 @@
 //   Load, Store   from and to float or BFloat16, no alignment asked for; with a count n in
 //                 [0, kLanes], only the first n lanes (the others load as 0 and are not stored).
 //                 BFloat16 is stored rounded to nearest even, subnormals kept.
-//   Fma(a, b, c)  a * b + c, rounded once (scalar target: twice)
-//   Exp           relative error below 2e-7; 0 below -103.97, infinity above 88.72, NaN for NaN
+//   Fma(a, b, c)  a * b + c, rounded once (scalar target: twice, for speed)
+//   Fused(a, b, c)  a * b + c, rounded once on every target
+//   Exp, Sigmoid, Silu, SiluSlope  those of kernels/core/exp.h, to the bit on every target
 //   ReduceAdd     sums the lanes as a balanced tree: the same order every time
 //
 // Max and Min return the second operand if either is NaN.
@@ -40,6 +41,7 @@ SLUICE_INLINE F32 Sub(F32 a, F32 b) { return a - b; }
 SLUICE_INLINE F32 Mul(F32 a, F32 b) { return a * b; }
 SLUICE_INLINE F32 Div(F32 a, F32 b) { return a / b; }
 SLUICE_INLINE F32 Fma(F32 a, F32 b, F32 c) { return a * b + c; }
+SLUICE_INLINE F32 Fused(F32 a, F32 b, F32 c) { return __builtin_fmaf(a, b, c); }
 SLUICE_INLINE F32 Max(F32 a, F32 b) { return a > b ? a : b; }
 SLUICE_INLINE F32 Min(F32 a, F32 b) { return a < b ? a : b; }
 SLUICE_INLINE F32 Sqrt(F32 a) { return __builtin_sqrtf(a); }
@@ -100,6 +102,7 @@ SLUICE_INLINE F32 Sub(F32 a, F32 b) { return _mm256_sub_ps(a, b); }
 SLUICE_INLINE F32 Mul(F32 a, F32 b) { return _mm256_mul_ps(a, b); }
 SLUICE_INLINE F32 Div(F32 a, F32 b) { return _mm256_div_ps(a, b); }
 SLUICE_INLINE F32 Fma(F32 a, F32 b, F32 c) { return _mm256_fmadd_ps(a, b, c); }
+SLUICE_INLINE F32 Fused(F32 a, F32 b, F32 c) { return Fma(a, b, c); }
 SLUICE_INLINE F32 Max(F32 a, F32 b) { return _mm256_max_ps(a, b); }
 SLUICE_INLINE F32 Min(F32 a, F32 b) { return _mm256_min_ps(a, b); }
 SLUICE_INLINE F32 Sqrt(F32 a) { return _mm256_sqrt_ps(a); }
@@ -170,6 +173,7 @@ SLUICE_INLINE F32 Sub(F32 a, F32 b) { return _mm512_sub_ps(a, b); }
 SLUICE_INLINE F32 Mul(F32 a, F32 b) { return _mm512_mul_ps(a, b); }
 SLUICE_INLINE F32 Div(F32 a, F32 b) { return _mm512_div_ps(a, b); }
 SLUICE_INLINE F32 Fma(F32 a, F32 b, F32 c) { return _mm512_fmadd_ps(a, b, c); }
+SLUICE_INLINE F32 Fused(F32 a, F32 b, F32 c) { return Fma(a, b, c); }
 SLUICE_INLINE F32 Max(F32 a, F32 b) { return _mm512_max_ps(a, b); }
 SLUICE_INLINE F32 Min(F32 a, F32 b) { return _mm512_min_ps(a, b); }
 SLUICE_INLINE F32 Sqrt(F32 a) { return _mm512_sqrt_ps(a); }
@@ -181,22 +185,26 @@ SLUICE_INLINE F32 ScaleByPowerOf2(F32 x, F32 n) { return _mm512_scalef_ps(x, n);
 
 SLUICE_INLINE F32 Zero() { return Set(0.0f); }
 
-// e^x = 2^n e^r with n = round(x / ln 2) and |r| <= ln 2 / 2; polynomial and the two parts of ln 2
-// from S. Moshier's Cephes library (expf).
+// The steps of kernels/core/exp.h.
 SLUICE_INLINE F32 Exp(F32 x) {
   x = Max(Set(-104.0f), Min(Set(89.0f), x));  // NaN stays: it is the second operand
-  const F32 shift = Set(0x1.8p23f);           // adding it rounds to a whole number
-  const F32 n = Sub(Fma(x, Set(1.44269504088896341f), shift), shift);
-  F32 r = Fma(n, Set(-0.693359375f), x);
-  r = Fma(n, Set(2.12194440e-4f), r);
+  const F32 shift = Set(0x1.8p23f);
+  const F32 n = Sub(Fused(x, Set(1.44269504088896341f), shift), shift);
+  F32 r = Fused(n, Set(-0.693359375f), x);
+  r = Fused(n, Set(2.12194440e-4f), r);
   F32 p = Set(1.9875691500e-4f);
-  p = Fma(p, r, Set(1.3981999507e-3f));
-  p = Fma(p, r, Set(8.3334519073e-3f));
-  p = Fma(p, r, Set(4.1665795894e-2f));
-  p = Fma(p, r, Set(1.6666665459e-1f));
-  p = Fma(p, r, Set(5.0000001201e-1f));
-  p = Fma(p, Mul(r, r), r);
+  p = Fused(p, r, Set(1.3981999507e-3f));
+  p = Fused(p, r, Set(8.3334519073e-3f));
+  p = Fused(p, r, Set(4.1665795894e-2f));
+  p = Fused(p, r, Set(1.6666665459e-1f));
+  p = Fused(p, r, Set(5.0000001201e-1f));
+  p = Fused(p, Mul(r, r), r);
   return ScaleByPowerOf2(Add(p, Set(1.0f)), n);
 }
+
+SLUICE_INLINE F32 OnePlusExpOfMinus(F32 x) { return Add(Set(1.0f), Exp(Sub(Zero(), x))); }
+SLUICE_INLINE F32 Sigmoid(F32 x) { return Div(Set(1.0f), OnePlusExpOfMinus(x)); }
+SLUICE_INLINE F32 Silu(F32 x) { return Div(x, OnePlusExpOfMinus(x)); }
+SLUICE_INLINE F32 SiluSlope(F32 x, F32 s) { return Mul(s, Fused(x, Sub(Set(1.0f), s), Set(1.0f))); }
 
 }  // namespace sluice::kernels::cpu::SLUICE_TARGET

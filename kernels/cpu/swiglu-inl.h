@@ -1,12 +1,8 @@
 namespace sluice::kernels::cpu::SLUICE_TARGET {
 
-SLUICE_INLINE F32 Sigmoid(F32 x) { return Div(Set(1.0f), Add(Set(1.0f), Exp(Sub(Zero(), x)))); }
-
 template <typename T>
 SLUICE_INLINE void SwigluVector(const T* gate, const T* up, T* y, int n) {
-  const F32 g = Load(gate, n);
-  const F32 silu = Div(g, Add(Set(1.0f), Exp(Sub(Zero(), g))));
-  Store(y, Mul(silu, Load(up, n)), n);
+  Store(y, Mul(Silu(Load(gate, n)), Load(up, n)), n);
 }
 
 template <typename T>
@@ -17,9 +13,7 @@ inline void SwigluRows(const SwigluArgs& args, int64_t begin, int64_t end) {
     T* y = args.y.mutable_data<T>() + t * args.y.row_stride();
     int64_t i = 0;
     for (; i + kLanes <= width; i += kLanes) {
-      const F32 g = Load(gate + i);
-      const F32 silu = Div(g, Add(Set(1.0f), Exp(Sub(Zero(), g))));
-      Store(y + i, Mul(silu, Load(gate + width + i)));
+      Store(y + i, Mul(Silu(Load(gate + i)), Load(gate + width + i)));
     }
     if (i < width) SwigluVector(gate + i, gate + width + i, y + i, static_cast<int>(width - i));
   }
@@ -30,9 +24,8 @@ struct SwigluGradient {
 };
 
 SLUICE_INLINE SwigluGradient GradientOfSwiglu(F32 dy, F32 gate, F32 up) {
-  const F32 sigmoid = Sigmoid(gate), one = Set(1.0f);
-  const F32 slope = Mul(sigmoid, Fma(gate, Sub(one, sigmoid), one));
-  return {Mul(Mul(dy, up), slope), Mul(dy, Mul(gate, sigmoid))};
+  const F32 sigmoid = Sigmoid(gate);
+  return {Mul(Mul(dy, up), SiluSlope(gate, sigmoid)), Mul(dy, Mul(gate, sigmoid))};
 }
 
 template <typename T>

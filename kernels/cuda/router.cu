@@ -1,4 +1,5 @@
 // The gate: a warp a token for scores, selection and gradients; a block a sequence for its losses.
+#include "kernels/core/exp.h"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ops.h"
@@ -7,8 +8,9 @@
 namespace sluice::kernels::cuda {
 namespace {
 
-constexpr float kNormEps = 1e-20f;  // of DeepSeek's released gate
-constexpr int kWarps = 4;           // tokens of a block of Route and RouterBackward
+constexpr float kNormEps = 1e-20f;     // of DeepSeek's released gate
+constexpr int kWarps = 4;              // tokens of a block of Route and RouterBackward
+static_assert(kWarp == kSoftmaxSums);  // a lane a partial sum
 constexpr int kMostExperts = 64 * kWarp;
 
 // Keys that order as the floats do; every NaN comes last.
@@ -73,8 +75,6 @@ __device__ void MaskGroups(const RouterConfig& config, float* selection, float* 
   __syncwarp();
 }
 
-__device__ inline float SigmoidOf(float x) { return 1.0f / (1.0f + expf(-x)); }
-
 struct RouteParameters {
   RouterConfig config;
   Rows<const float> logits;
@@ -91,15 +91,15 @@ __device__ void ScoreToken(const RouteParameters& p, int64_t token) {
   const float* x = p.logits[token];
   float* scores = p.scores[token];
   if (p.config.scoring_func == ScoringFunc::kSigmoid) {
-    for (int i = lane; i < experts; i += kWarp) scores[i] = SigmoidOf(x[i]);
+    for (int i = lane; i < experts; i += kWarp) scores[i] = Sigmoid(x[i]);
     return;
   }
   float most = -__builtin_huge_valf(), sum = 0.0f;
   for (int i = lane; i < experts; i += kWarp) most = fmaxf(most, x[i]);
   most = WarpReduce<Max>(most);
-  for (int i = lane; i < experts; i += kWarp) sum += expf(x[i] - most);
+  for (int i = lane; i < experts; i += kWarp) sum += Exp(x[i] - most);
   sum = WarpReduce<Sum>(sum);
-  for (int i = lane; i < experts; i += kWarp) scores[i] = expf(x[i] - most) / sum;
+  for (int i = lane; i < experts; i += kWarp) scores[i] = Exp(x[i] - most) / sum;
 }
 
 // expert_of and weights, experts ascending: chunk by chunk of 32, lanes in order.
@@ -198,7 +198,7 @@ __device__ void BalanceOfToken(const BalanceParameters& p, const BalanceScratch&
     sum += __shfl_xor_sync(kAllLanes, sum, offset);
   }
   most = WarpReduce<Max>(most);
-  for (int i = lane; i < experts; i += kWarp) exponentials += expf(logits[i] - most);
+  for (int i = lane; i < experts; i += kWarp) exponentials += Exp(logits[i] - most);
   exponentials = WarpReduce<Sum>(exponentials);
   const uint64_t chosen = TopK(scores, experts, p.config.experts_per_token);
   for (int i = lane; i < experts; i += kWarp) {
@@ -303,13 +303,13 @@ __device__ void ThroughScores(const BackwardParameters& p, int64_t token, float*
   }
   dot = WarpReduce<Sum>(dot);
   most = WarpReduce<Max>(most);
-  for (int i = lane; i < experts; i += kWarp) sum += expf(logits[i] - most);
+  for (int i = lane; i < experts; i += kWarp) sum += Exp(logits[i] - most);
   sum = WarpReduce<Sum>(sum);
   const float log_sum_exp = most + logf(sum), z_factor = 2.0f * p.z_scale * log_sum_exp;
   for (int i = lane; i < experts; i += kWarp) {
     const float s = scores[i], ds = dlogits[i];
     float d = is_softmax ? s * (ds - dot) : ds * s * (1.0f - s);
-    if (p.z_scale != 0.0f) d = __fmaf_rn(z_factor, expf(logits[i] - log_sum_exp), d);
+    if (p.z_scale != 0.0f) d = __fmaf_rn(z_factor, Exp(logits[i] - log_sum_exp), d);
     dlogits[i] = d;
   }
 }

@@ -1,3 +1,4 @@
+#include "kernels/core/exp.h"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ops.h"
@@ -7,16 +8,13 @@ namespace {
 
 constexpr int kThreads = 128;
 
-__device__ inline float Sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
-
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     swiglu_kernel(Rows<const T> gate_up, Rows<T> y, int64_t width) {
   const int64_t row = blockIdx.x;
   const T* gate = gate_up[row];
   for (int64_t i = threadIdx.x; i < width; i += kThreads) {
-    const float g = ToFloat(gate[i]);
-    y[row][i] = FromFloat<T>(g / (1.0f + expf(-g)) * ToFloat(gate[width + i]));
+    y[row][i] = FromFloat<T>(Silu(ToFloat(gate[i])) * ToFloat(gate[width + i]));
   }
 }
 
@@ -31,8 +29,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t i = threadIdx.x; i < width; i += kThreads) {
     const float g = ToFloat(gate[i]), up = ToFloat(gate[width + i]), d = ToFloat(dy[row][i]);
     const float sigmoid = Sigmoid(g);
-    const float slope = sigmoid * __fmaf_rn(g, 1.0f - sigmoid, 1.0f);
-    dgate[i] = FromFloat<T>(d * up * slope);
+    dgate[i] = FromFloat<T>(d * up * SiluSlope(g, sigmoid));
     dgate[width + i] = FromFloat<T>(d * (g * sigmoid));
   }
 }

@@ -31,6 +31,11 @@ struct RouterConfig {
   float dropped_score = -std::numeric_limits<float>::infinity();
 };
 
+// The softmax subtracts the largest logit; its sum is 32 partial sums, expert i in sum i mod 32 and
+// ascending, then halves are added: j and j + 16, j and j + 8, ... Scores are equal to the bit on
+// every backend (kernels/core/exp.h), and with them what is selected.
+inline constexpr int kSoftmaxSums = 32;
+
 // scores = scoring_func(logits); selection scores = scores + bias; the groups with the highest
 // group score stay (others become dropped_score); the K highest selection scores win, ties to the
 // lower index. weight = scaling * score, divided by (sum of the K scores + 1e-20) if

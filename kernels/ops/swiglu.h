@@ -1,4 +1,6 @@
 // SwiGLU (Shazeer 2020): y = silu(gate) * up, in FP32, rounded once.   T rows, I width
+// Equal to the bit on every backend: silu and its slope are those of kernels/core/exp.h; y = silu *
+// up, dgate = dy up * slope, dup = dy * (gate sigmoid), each product rounded.
 #pragma once
 
 #include "kernels/core/stream.h"

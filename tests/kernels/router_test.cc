@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "kernels/core/exp.h"
 #include "kernels/reference/router.h"
 #include "tests/support/every_device.h"
 #include "tests/support/finite_difference.h"
@@ -96,6 +97,36 @@ TEST_P(RouterTest, EqualsReference) {
       ASSERT_TRUE(Same(actual.expert_of, expected.expert_of)) << config.num_experts;
       ASSERT_TRUE(Near(actual.weights, expected.weights, {.relative = 3 * relative}));
       ASSERT_TRUE(Same(actual.counts, expected.counts));
+    }
+  }
+}
+
+// kernels/ops/router.h: the same bits on every backend.
+TEST_P(RouterTest, ScoresHaveTheBitsOfTheirDefinition) {
+  for (const ScoringFunc scoring : {ScoringFunc::kSigmoid, ScoringFunc::kSoftmax}) {
+    for (const int experts : {1, 5, 31, 32, 33, 64, 160, 250}) {
+      const RouterConfig config = {
+          .num_experts = experts, .experts_per_token = 1, .scoring_func = scoring};
+      const Tensor logits = Tensor::Random({9, experts}, DType::kF32, 3, -8, 8);
+      const Routed actual(config, 9);
+      const Tensor bias({experts}), wanted({9, experts});
+      Route(stream(), actual.Args(config, logits, bias));
+      Wait();
+      for (int64_t t = 0; t < 9; ++t) {
+        const float* x = logits.view().data<float>() + t * logits.view().row_stride();
+        const float most = *std::max_element(x, x + experts);
+        std::vector<float> sums(32, 0.0f);
+        for (int i = 0; i < experts; ++i) sums[static_cast<size_t>(i % 32)] += Exp(x[i] - most);
+        for (size_t half = 16; half > 0; half /= 2) {
+          for (size_t j = 0; j < half; ++j) sums[j] += sums[j + half];
+        }
+        for (int i = 0; i < experts; ++i) {
+          const float score =
+              scoring == ScoringFunc::kSigmoid ? Sigmoid(x[i]) : Exp(x[i] - most) / sums[0];
+          wanted.SetAt(t * experts + i, static_cast<double>(score));
+        }
+      }
+      ASSERT_TRUE(Same(actual.scores, wanted)) << experts << " experts";
     }
   }
 }

@@ -2,10 +2,17 @@
 
 namespace sluice::kernels::cpu::SLUICE_TARGET {
 
-inline void ExpOf(const float* x, float* y, int n) {
+template <F32 (*kFunction)(F32)>
+inline void Map(const float* x, float* y, int n) {
   int i = 0;
-  for (; i + kLanes <= n; i += kLanes) Store(y + i, Exp(Load(x + i)));
-  Store(y + i, Exp(Load(x + i, n - i)), n - i);
+  for (; i + kLanes <= n; i += kLanes) Store(y + i, kFunction(Load(x + i)));
+  Store(y + i, kFunction(Load(x + i, n - i)), n - i);
+}
+
+inline void SiluSlopeOf(const float* x, const float* s, float* y, int n) {
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) Store(y + i, SiluSlope(Load(x + i), Load(s + i)));
+  Store(y + i, SiluSlope(Load(x + i, n - i), Load(s + i, n - i)), n - i);
 }
 
 template <typename From, typename To>
@@ -31,7 +38,10 @@ inline void Arithmetic(const float* x, float* y) {
 }
 
 inline constexpr SimdTable kSimdTable = {.lanes = kLanes,
-                                         .exp = ExpOf,
+                                         .exp = Map<Exp>,
+                                         .sigmoid = Map<Sigmoid>,
+                                         .silu = Map<Silu>,
+                                         .silu_slope = SiluSlopeOf,
                                          .copy = Copy<float, float>,
                                          .narrow = Copy<float, BFloat16>,
                                          .widen = Copy<BFloat16, float>,

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kernels/core/dtype.h"
+#include "kernels/core/exp.h"
 #include "kernels/core/philox.h"
 #include "kernels/cpu/target.h"
 
@@ -19,6 +20,9 @@ namespace {
 struct SimdTable {
   int lanes;
   void (*exp)(const float* x, float* y, int n);
+  void (*sigmoid)(const float* x, float* y, int n);
+  void (*silu)(const float* x, float* y, int n);
+  void (*silu_slope)(const float* x, const float* s, float* y, int n);
   void (*copy)(const float* x, float* y, int n);
   void (*narrow)(const float* x, BFloat16* y, int n);
   void (*widen)(const BFloat16* x, float* y, int n);
@@ -56,15 +60,64 @@ std::vector<float> ManyFloats() {
   return floats;
 }
 
-TEST_P(Simd, ExpIsWithinItsBound) {
+// Every 1021st of all floats from -104 to 89.
+std::vector<float> DenseSweep() {
   std::vector<float> x;
-  for (double v = -87.3; v < 88.7; v += 0.00037) x.push_back(static_cast<float>(v));
-  std::vector<float> y(x.size());
-  table_.exp(x.data(), y.data(), static_cast<int>(x.size()));
-  for (size_t i = 0; i < x.size(); ++i) {
-    const double wanted = std::exp(static_cast<double>(x[i]));
-    ASSERT_NEAR(y[i], wanted, 2e-7 * wanted) << "exp(" << x[i] << ")";
+  for (uint64_t bits = 0; bits <= 0xffffffffu; bits += 1021) {
+    const auto value = std::bit_cast<float>(static_cast<uint32_t>(bits));
+    if (value >= -104.5f && value <= 89.5f) x.push_back(value);
   }
+  return x;
+}
+
+std::vector<float> Apply(void (*f)(const float*, float*, int), const std::vector<float>& x) {
+  std::vector<float> y(x.size());
+  f(x.data(), y.data(), static_cast<int>(x.size()));
+  return y;
+}
+
+::testing::AssertionResult SameBits(const std::vector<float>& x, const std::vector<float>& actual,
+                                    float (*expected)(float)) {
+  for (size_t i = 0; i < x.size(); ++i) {
+    const float wanted = expected(x[i]);
+    if (std::isnan(wanted) && std::isnan(actual[i])) continue;
+    if (std::bit_cast<uint32_t>(actual[i]) != std::bit_cast<uint32_t>(wanted)) {
+      return ::testing::AssertionFailure() << std::hexfloat << "at " << x[i] << ": " << actual[i]
+                                           << ", the definition says " << wanted;
+    }
+  }
+  return ::testing::AssertionSuccess();
+}
+
+TEST_P(Simd, ExpSigmoidAndSiluHaveTheBitsOfTheirDefinitions) {
+  std::vector<float> x = DenseSweep();
+  for (float f : ManyFloats()) x.push_back(f);
+  EXPECT_TRUE(SameBits(x, Apply(table_.exp, x), kernels::Exp));
+  EXPECT_TRUE(SameBits(x, Apply(table_.sigmoid, x), kernels::Sigmoid));
+  EXPECT_TRUE(SameBits(x, Apply(table_.silu, x), kernels::Silu));
+  const std::vector<float> s = Apply(table_.sigmoid, x);
+  std::vector<float> slope(x.size());
+  table_.silu_slope(x.data(), s.data(), slope.data(), static_cast<int>(x.size()));
+  EXPECT_TRUE(
+      SameBits(x, slope, [](float v) { return kernels::SiluSlope(v, kernels::Sigmoid(v)); }));
+}
+
+// The definition itself against the mathematical function; targets have its bits.
+TEST(ExpDefinition, IsWithinItsBoundInUnitsOfTheLastPlace) {
+  double most = 0.0, most_of_subnormals = 0.0;
+  for (float x : DenseSweep()) {
+    const double wanted = std::exp(static_cast<double>(x));
+    if (wanted >= 0x1p128 || wanted < 0x1p-149) continue;
+    const int exponent = std::max(std::ilogb(wanted), -126);
+    const double error =
+        std::ldexp(std::abs(static_cast<double>(kernels::Exp(x)) - wanted), 23 - exponent);
+    double& side = wanted < 0x1p-126 ? most_of_subnormals : most;
+    side = std::max(side, error);
+  }
+  RecordProperty("most_units", std::to_string(most));
+  EXPECT_LT(most, 1.25);
+  EXPECT_LT(most_of_subnormals, 1.25);
+  EXPECT_GT(most, 0.5);  // the sweep sees something
 }
 
 TEST_P(Simd, ExpAtItsEnds) {

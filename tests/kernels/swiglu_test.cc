@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/core/exp.h"
 #include "kernels/reference/swiglu.h"
 #include "tests/support/every_device.h"
 #include "tests/support/finite_difference.h"
@@ -70,6 +71,28 @@ TEST_P(SwigluTest, BackwardEqualsReference) {
       ASSERT_TRUE(Same(gate_up.To(dtype), dgate_up.To(dtype)));
     }
   }
+}
+
+// kernels/ops/swiglu.h: the same bits on every backend.
+TEST_P(SwigluTest, BitsAreThoseOfTheDefinition) {
+  constexpr int64_t kWidth = 5003;
+  const Tensor gate_up = Tensor::Random({3, 2 * kWidth}, DType::kF32, 1, -20, 20);
+  const Tensor dy = Tensor::Random({3, kWidth}, DType::kF32, 2), y({3, kWidth});
+  const Tensor dgate_up({3, 2 * kWidth}), wanted_y({3, kWidth}), wanted({3, 2 * kWidth});
+  Swiglu(stream(), {.gate_up = gate_up, .y = y});
+  SwigluBackward(stream(), {.dy = dy, .gate_up = gate_up, .dgate_up = dgate_up});
+  Wait();
+  for (int64_t i = 0; i < 3 * kWidth; ++i) {
+    const int64_t at = i / kWidth * 2 * kWidth + i % kWidth;
+    const auto gate = static_cast<float>(gate_up.At(at));
+    const auto up = static_cast<float>(gate_up.At(at + kWidth)), d = static_cast<float>(dy.At(i));
+    const float sigmoid = Sigmoid(gate), scaled = d * up, half = gate * sigmoid;
+    wanted_y.SetAt(i, static_cast<double>(Silu(gate) * up));
+    wanted.SetAt(at, static_cast<double>(scaled * SiluSlope(gate, sigmoid)));
+    wanted.SetAt(at + kWidth, static_cast<double>(d * half));
+  }
+  EXPECT_TRUE(Same(y, wanted_y));
+  EXPECT_TRUE(Same(dgate_up, wanted));
 }
 
 TEST_P(SwigluTest, ExtremeGates) {
