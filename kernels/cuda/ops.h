@@ -9,6 +9,7 @@
 #include "kernels/ops/cast.h"
 #include "kernels/ops/copy_heads.h"
 #include "kernels/ops/cross_entropy.h"
+#include "kernels/ops/e5m6.h"
 #include "kernels/ops/embedding.h"
 #include "kernels/ops/fp8_matmul.h"
 #include "kernels/ops/matmul.h"
@@ -45,6 +46,8 @@ void QuantizeWeight(Stream& stream, const QuantizeWeightArgs& args);
 void DequantizeWeight(Stream& stream, const DequantizeWeightArgs& args);
 void PackWireRows(Stream& stream, const WireRowsArgs& args);
 void UnpackWireRows(Stream& stream, const WireRowsArgs& args);
+void PackE5m6Rows(Stream& stream, const E5m6RowsArgs& args);
+void UnpackE5m6Rows(Stream& stream, const E5m6RowsArgs& args);
 
 // Each weight copy where K is contiguous: `codes` forward, `transposed_codes` backward. Columns may
 // be `transposed` or not.
