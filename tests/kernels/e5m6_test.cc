@@ -77,7 +77,8 @@ TEST_P(E5m6Test, ZeroTinyAndNonFiniteTiles) {
   x.SetAt(2 * 128, 3.3e38);
   x.SetAt(3 * 128, -std::nan(""));
   x.SetAt(3 * 128 + 1, 1.0);
-  x.SetAt(4 * 128, -infinity);
+  x.SetAt(4 * 128, infinity);
+  x.SetAt(4 * 128 + 2, -infinity);
   x.SetAt(4 * 128 + 1, 1.0);
   const Shape shape = {5, E5m6RowBytes(128)};
   const Tensor packed(shape, DType::kU8), expected(shape, DType::kU8), y({5, 128});
