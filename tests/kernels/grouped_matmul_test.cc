@@ -180,5 +180,23 @@ TEST(GroupedWeightGradient, EqualsOneProductPerExpertAndIgnoresThreads) {
   }
 }
 
+// Many experts are a task each, packed by the thread that multiplies; few are cut over threads.
+TEST(GroupedWeightGradient, WholeExpertsAndPartsGiveTheSameBits) {
+  TestDevice one(1), two(2), eight(8);
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    const Tensor offsets = OffsetsOf({140, 0, 161, 240, 7, 230, 1, 200});  // 2 * 240 * 2 <= 979
+    const Tensor dy = Tensor::Random({979, kOut}, dtype, 14);
+    const Tensor x = Tensor::Random({979, kIn}, dtype, 15);
+    ForEachTarget([&] {
+      const Tensor by_one({8, kOut, kIn}), by_two({8, kOut, kIn}), by_eight({8, kOut, kIn});
+      GroupedWeightGradient(one.stream(), {.dy = dy, .x = x, .offsets = offsets, .dw = by_one});
+      GroupedWeightGradient(two.stream(), {.dy = dy, .x = x, .offsets = offsets, .dw = by_two});
+      GroupedWeightGradient(eight.stream(), {.dy = dy, .x = x, .offsets = offsets, .dw = by_eight});
+      EXPECT_TRUE(Same(by_two, by_one));
+      EXPECT_TRUE(Same(by_eight, by_one));
+    });
+  }
+}
+
 }  // namespace
 }  // namespace sluice::kernels
