@@ -10,19 +10,11 @@ namespace sluice::launch {
 
 absl::StatusOr<std::unique_ptr<kernels::DeviceContext>> CreateDevice(
     const trainer::ComputeConfig& compute, int ranks_on_host) {
-  const bool on_cuda = compute.device() == "cuda";
-  auto device = kernels::DeviceContext::Create(
-      {.type = on_cuda ? kernels::DeviceType::kCuda : kernels::DeviceType::kCpu,
+  return kernels::DeviceContext::Create(
+      {.type = compute.device() == "cuda" ? kernels::DeviceType::kCuda : kernels::DeviceType::kCpu,
        .num_threads = compute.threads() > 0 ? compute.threads() : ThreadsPerRank(ranks_on_host),
        .stream_mode = compute.threaded_streams() ? kernels::CpuStreamMode::kThreaded
                                                  : kernels::CpuStreamMode::kInline});
-  if (on_cuda && device.ok()) {
-    return absl::UnimplementedError(
-        "device cuda: the GPU was found, but not every op that training needs has a CUDA kernel "
-        "yet "
-        "(docs/kernels.md lists those that have); wanted device cpu");
-  }
-  return device;
 }
 
 trainer::RankContext MakeRankContext(const CommandContext& context, kernels::DeviceContext& device,

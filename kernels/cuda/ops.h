@@ -12,6 +12,7 @@
 #include "kernels/ops/e5m6.h"
 #include "kernels/ops/embedding.h"
 #include "kernels/ops/fp8_matmul.h"
+#include "kernels/ops/low_rank.h"
 #include "kernels/ops/matmul.h"
 #include "kernels/ops/permute.h"
 #include "kernels/ops/rms_norm.h"
@@ -75,5 +76,15 @@ void CopyHeads(Stream& stream, const CopyHeadsArgs& args);
 void Embedding(Stream& stream, const EmbeddingArgs& args);
 void EmbeddingBackward(Stream& stream, const EmbeddingBackwardArgs& args);
 void CrossEntropy(Stream& stream, const CrossEntropyArgs& args);
+
+void ScaledAdd(Stream& stream, const ScaledAddArgs& args);
+void Dropout(Stream& stream, const DropoutArgs& args);
+void RowIds(Stream& stream, const RowIdsArgs& args);
+void SplitRowIds(Stream& stream, const SplitRowIdsArgs& args);
+void ExpertRowIds(Stream& stream, const ExpertRowIdsArgs& args);
+
+// Enqueues multiply-adds of `dtype` (f32 | bf16) on all multiprocessors and returns how many
+// floating-point operations they are.
+double RunPeakLoop(Stream& stream, DType dtype, int64_t iterations);
 
 }  // namespace sluice::kernels::cuda

@@ -70,7 +70,33 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
+namespace {
+
+// Rows of bytes, which the wire cuts to multiples of 16: as words of 16 where all rows begin at
+// one.
+void GatherBytes(Stream& stream, const GatherRowsArgs& args) {
+  constexpr int64_t kWord = sizeof(uint4);
+  const auto is_cut = [](const ConstTensorView& view) {
+    return reinterpret_cast<uintptr_t>(view.raw_data()) % kWord == 0 &&
+           view.row_stride() % kWord == 0 && view.extent(1) % kWord == 0;
+  };
+  const LaunchShape shape = {.blocks = args.y.extent(0), .threads = kThreads};
+  const int32_t* index = args.index.data<int32_t>();
+  if (!is_cut(args.x) || !is_cut(args.y)) {
+    return Launch(stream, shape, gather_rows_kernel<uint8_t>, RowsOf<uint8_t>(args.x), index,
+                  MutableRowsOf<uint8_t>(args.y), args.y.extent(1));
+  }
+  Rows<const uint4> x = RowsOf<uint4>(args.x);
+  Rows<uint4> y = MutableRowsOf<uint4>(args.y);
+  x.stride /= kWord;
+  y.stride /= kWord;
+  Launch(stream, shape, gather_rows_kernel<uint4>, x, index, y, args.y.extent(1) / kWord);
+}
+
+}  // namespace
+
 void GatherRows(Stream& stream, const GatherRowsArgs& args) {
+  if (args.x.dtype() == DType::kU8) return GatherBytes(stream, args);
   ForFloatType(args.x.dtype(), [&](auto tag) {
     using T = typename decltype(tag)::Type;
     Launch(stream, {.blocks = args.y.extent(0), .threads = kThreads}, gather_rows_kernel<T>,

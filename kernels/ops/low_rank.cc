@@ -1,8 +1,8 @@
 #include "kernels/ops/low_rank.h"
 
-#include "kernels/core/cpu_stream.h"
 #include "kernels/cpu/low_rank.h"
 #include "kernels/ops/check_arguments.h"
+#include "kernels/ops/dispatch.h"
 
 namespace sluice::kernels {
 
@@ -11,7 +11,7 @@ void ScaledAdd(Stream& stream, const ScaledAddArgs& args) {
   CHECK_EQ(args.x.shape().rank(), 2);
   CheckTensor(stream, "ScaledAdd.x", args.x, args.y.shape(), dtype);
   CheckTensor(stream, "ScaledAdd.y", args.y, args.x.shape(), dtype);
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::ScaledAdd(pool, args); });
+  RUN_OP(stream, ScaledAdd, args);
 }
 
 void Dropout(Stream& stream, const DropoutArgs& args) {
@@ -21,19 +21,19 @@ void Dropout(Stream& stream, const DropoutArgs& args) {
   CheckTensor(stream, "Dropout.y", args.y, args.x.shape(), dtype);
   CheckTensor(stream, "Dropout.row_ids", args.row_ids, {args.x.extent(0)}, DType::kI64);
   CHECK(args.rate >= 0 && args.rate < 1) << "Dropout.rate is " << args.rate;
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::Dropout(pool, args); });
+  RUN_OP(stream, Dropout, args);
 }
 
 void RowIds(Stream& stream, const RowIdsArgs& args) {
   CheckTensor(stream, "RowIds.ids", args.ids, {args.ids.extent(0)}, DType::kI64);
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::RowIds(pool, args); });
+  RUN_OP(stream, RowIds, args);
 }
 
 void SplitRowIds(Stream& stream, const SplitRowIdsArgs& args) {
   CheckTensor(stream, "SplitRowIds.parts", args.parts, {args.parts.extent(0), 2}, DType::kF32);
   CHECK(args.first >= 0 && args.first + args.parts.extent(0) <= int64_t{1} << 40)
       << "SplitRowIds.first is " << args.first;
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::SplitRowIds(pool, args); });
+  RUN_OP(stream, SplitRowIds, args);
 }
 
 void ExpertRowIds(Stream& stream, const ExpertRowIdsArgs& args) {
@@ -41,7 +41,7 @@ void ExpertRowIds(Stream& stream, const ExpertRowIdsArgs& args) {
   CheckTensor(stream, "ExpertRowIds.ids", args.ids, {rows}, DType::kI64);
   CheckTensor(stream, "ExpertRowIds.parts", args.parts, {rows, 2}, DType::kF32);
   CheckTensor(stream, "ExpertRowIds.offsets", args.offsets, {args.offsets.extent(0)}, DType::kI32);
-  CpuStream::From(stream).Run([args](ThreadPool& pool) { cpu::ExpertRowIds(pool, args); });
+  RUN_OP(stream, ExpertRowIds, args);
 }
 
 }  // namespace sluice::kernels

@@ -5,7 +5,6 @@
 #include <numeric>
 
 #include "kernels/core/check.h"
-#include "kernels/core/cpu_stream.h"
 
 namespace sluice::parallel {
 namespace {
@@ -54,7 +53,8 @@ int64_t RowsInAll(std::span<const int64_t> rows) {
 
 void CheckContiguous(const ConstTensorView& data) {
   CHECK(data.is_contiguous()) << "a message must be contiguous; shape " << data.shape();
-  CHECK(data.device() == kernels::DeviceId{}) << "this communicator moves CPU tensors only";
+  CHECK(data.device() == kernels::DeviceId{})
+      << "this communicator moves CPU tensors only (device_communicator.h)";
 }
 
 void CheckPeer(int peer, int num_ranks) {
@@ -99,9 +99,7 @@ void CheckAllToAll(const ConstTensorView& in, std::span<const int64_t> send_rows
   CHECK_EQ(RowsInAll(receive_rows), out.extent(0));
 }
 
-absl::Status FinishEarlierWork(Stream& stream) {
-  return kernels::CpuStream::From(stream).Synchronize();
-}
+absl::Status FinishEarlierWork(Stream& stream) { return stream.Synchronize(); }
 
 void CopyBytes(const void* from, void* to, int64_t bytes) {
   if (from != to && bytes > 0) std::memcpy(to, from, bytes);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <vector>
 
 #include "kernels/core/check.h"
 #include "parallel/expert/grow_buffer.h"
@@ -10,20 +11,34 @@ namespace sluice::parallel {
 namespace {
 
 using kernels::DType;
+using kernels::Shape;
 
-// Cuts [n] i32 tensors out of a buffer, each on a cache line of its own.
+// A tensor of the plan, and where the host writes it.
+struct PlanPart {
+  TensorView tensor;
+  int32_t* host;
+};
+
+// Cuts [n] i32 tensors out of a buffer, each on a cache line of its own. On the CPU the host writes
+// them in place, else into `host`, which goes to the device as a whole.
 class Cutter {
  public:
-  explicit Cutter(const kernels::Buffer& buffer) : buffer_(buffer) {}
+  Cutter(const kernels::Buffer& buffer, int64_t bytes, bool in_place, std::vector<int32_t>& host)
+      : buffer_(buffer), host_(in_place ? nullptr : &host) {
+    if (host_ != nullptr) host_->assign(bytes / int64_t{sizeof(int32_t)}, 0);
+  }
   static int64_t BytesOf(int64_t n) { return (n * int64_t{sizeof(int32_t)} + 63) / 64 * 64; }
-  TensorView Cut(int64_t n) {
+  PlanPart Cut(int64_t n) {
     const TensorView view = buffer_.View(DType::kI32, {n}, offset_);
+    int32_t* host = host_ == nullptr ? view.mutable_data<int32_t>()
+                                     : host_->data() + offset_ / int64_t{sizeof(int32_t)};
     offset_ += BytesOf(n);
-    return view;
+    return {view, host};
   }
 
  private:
   const kernels::Buffer& buffer_;
+  std::vector<int32_t>* const host_;
   int64_t offset_ = 0;
 };
 
@@ -54,17 +69,17 @@ void FillSentOrder(ConstTensorView expert_of, std::span<int32_t> next, int32_t* 
 
 // Received rows come by source rank, then by expert; experts read them by expert, then by source.
 // begin [P, L]: where the rows of a source for an expert begin among the received ones.
-void FillRegroup(std::span<const int32_t> begin, int num_ranks, TensorView regroup,
-                 TensorView ungroup) {
+void FillRegroup(std::span<const int32_t> begin, int num_ranks, const PlanPart& regroup,
+                 const PlanPart& ungroup) {
   const size_t num_local = begin.size() / num_ranks;
-  const int32_t received = static_cast<int32_t>(regroup.num_elements());
+  const int32_t received = static_cast<int32_t>(regroup.tensor.num_elements());
   int32_t row = 0;
   for (size_t e = 0; e < num_local; ++e) {
     for (size_t i = e; i < begin.size(); i += num_local) {
       const int32_t end = i + 1 < begin.size() ? begin[i + 1] : received;
       for (int32_t place = begin[i]; place < end; ++place, ++row) {
-        regroup.mutable_data<int32_t>()[row] = place;
-        ungroup.mutable_data<int32_t>()[place] = row;
+        regroup.host[row] = place;
+        ungroup.host[place] = row;
       }
     }
   }
@@ -107,35 +122,40 @@ absl::Status FillPlan(kernels::DeviceContext& device, int rank, ConstTensorView 
       << "rows are counted in i32";
 
   const bool regroups = num_ranks > 1 && num_local > 1;
-  RETURN_IF_ERROR(GrowTo(device,
-                         2 * Cutter::BytesOf(sent) + Cutter::BytesOf(num_local + 1) +
-                             (regroups ? 2 * Cutter::BytesOf(received) : 0),
-                         stream, plan.storage));
-  Cutter cutter(plan.storage);
-  const TensorView offsets = cutter.Cut(num_local + 1);
-  int32_t* offset = offsets.mutable_data<int32_t>();
+  const int64_t bytes = 2 * Cutter::BytesOf(sent) + Cutter::BytesOf(num_local + 1) +
+                        (regroups ? 2 * Cutter::BytesOf(received) : 0);
+  RETURN_IF_ERROR(GrowTo(device, bytes, stream, plan.storage));
+  const bool in_place = device.id() == kernels::DeviceId{};
+  std::vector<int32_t> host;
+  Cutter cutter(plan.storage, bytes, in_place, host);
+  const PlanPart offsets = cutter.Cut(num_local + 1);
+  int32_t* offset = offsets.host;
   offset[0] = 0;
   for (int e = 0; e < num_local; ++e) {
     offset[e + 1] = offset[e];
     for (int p = 0; p < num_ranks; ++p) offset[e + 1] += counts_from[p * num_local + e];
   }
-  plan.offsets = offsets;
+  plan.offsets = offsets.tensor;
 
-  const TensorView token_of = cutter.Cut(sent), row_of = cutter.Cut(sent);
+  const PlanPart token_of = cutter.Cut(sent), row_of = cutter.Cut(sent);
   CountsToBegins(counts);
-  FillSentOrder(expert_of, counts, token_of.mutable_data<int32_t>(),
-                row_of.mutable_data<int32_t>());
-  plan.token_of = token_of;
-  plan.row_of = row_of.Reshape(expert_of.shape());
+  FillSentOrder(expert_of, counts, token_of.host, row_of.host);
+  plan.token_of = token_of.tensor;
+  plan.row_of = row_of.tensor.Reshape(expert_of.shape());
 
   plan.regroup = plan.ungroup = ConstTensorView();
-  if (!regroups) return absl::OkStatus();
-  const TensorView regroup = cutter.Cut(received), ungroup = cutter.Cut(received);
-  CountsToBegins(counts_from);
-  FillRegroup(counts_from, num_ranks, regroup, ungroup);
-  plan.regroup = regroup;
-  plan.ungroup = ungroup;
-  return absl::OkStatus();
+  if (regroups) {
+    const PlanPart regroup = cutter.Cut(received), ungroup = cutter.Cut(received);
+    CountsToBegins(counts_from);
+    FillRegroup(counts_from, num_ranks, regroup, ungroup);
+    plan.regroup = regroup.tensor;
+    plan.ungroup = ungroup.tensor;
+  }
+  if (in_place) return absl::OkStatus();
+  const Shape shape = {static_cast<int64_t>(host.size())};
+  device.Copy(ConstTensorView(host.data(), DType::kI32, shape),
+              plan.storage.View(DType::kI32, shape), stream);
+  return stream.Synchronize();
 }
 
 }  // namespace sluice::parallel

@@ -33,8 +33,15 @@ class TokenExchangeImpl : public TokenExchange {
     CHECK_EQ(expert_of.shape().rank(), 2);
     CHECK_EQ(expert_of.extent(1), experts_per_token_);
     CHECK(expert_of.is_contiguous());
+    ConstTensorView choices = expert_of;
+    if (!(device_.id() == kernels::DeviceId{})) {
+      choices_.resize(expert_of.num_elements());
+      const TensorView host(choices_.data(), DType::kI32, expert_of.shape());
+      device_.Copy(expert_of, host, stream);
+      choices = host;
+    }
     RETURN_IF_ERROR(stream.Synchronize());
-    CountTokens(expert_of, counts_);
+    CountTokens(choices, counts_);
     const int64_t num_ranks = group_.size();
     RETURN_IF_ERROR(group_.AllToAll(
         ConstTensorView(counts_.data(), DType::kI32, {num_ranks, num_local_}), expert_rows_,
@@ -42,7 +49,7 @@ class TokenExchangeImpl : public TokenExchange {
         stream));
     plan.send_rows.resize(num_ranks);
     plan.receive_rows.resize(num_ranks);
-    return FillPlan(device_, group_.rank(), expert_of, counts_, counts_from_, stream, plan);
+    return FillPlan(device_, group_.rank(), choices, counts_, counts_from_, stream, plan);
   }
 
   absl::Status Dispatch(const ExchangePlan& plan, ConstTensorView x, TensorView rows,
@@ -150,6 +157,7 @@ class TokenExchangeImpl : public TokenExchange {
   const int num_local_, experts_per_token_;
   std::vector<int32_t> counts_;       // [E], of this rank's tokens
   std::vector<int32_t> counts_from_;  // [P, L], of this rank's experts
+  std::vector<int32_t> choices_;      // [T K], copied from a GPU
   std::vector<int64_t> expert_rows_;  // [P] ones: one row of counts to and from each rank
   kernels::Buffer sent_, received_;   // rows on their way
 };

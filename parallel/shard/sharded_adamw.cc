@@ -61,21 +61,22 @@ void CheckArguments(const ConstTensorView& values, const ConstTensorView& gradie
 
 class ShardedAdamWImpl : public ShardedAdamW {
  public:
-  ShardedAdamWImpl(Communicator& group, TensorView values, TensorView gradients,
-                   std::span<const FlatSegment> segments)
-      : group_(group),
+  ShardedAdamWImpl(kernels::DeviceContext& device, Communicator& group, TensorView values,
+                   TensorView gradients, std::span<const FlatSegment> segments)
+      : device_(device),
+        group_(group),
         values_(values),
         gradients_(gradients),
         shard_size_(values.num_elements() / group.size()),
         shard_begin_(shard_size_ * group.rank()),
         runs_(RunsIn(segments, shard_begin_, shard_begin_ + shard_size_)) {}
 
-  absl::Status Allocate(kernels::DeviceContext& device, DType moment_dtype) {
+  absl::Status Allocate(DType moment_dtype) {
     const auto bytes = [&](DType dtype) {
       return static_cast<size_t>(std::max<int64_t>(shard_size_, 1)) * SizeOf(dtype);
     };
     for (kernels::Buffer* moment : {&first_buffer_, &second_buffer_}) {
-      ASSIGN_OR_RETURN(*moment, device.Allocate(bytes(moment_dtype), MemoryTag::kOptimizer));
+      ASSIGN_OR_RETURN(*moment, device_.Allocate(bytes(moment_dtype), MemoryTag::kOptimizer));
     }
     first_ = first_buffer_.View(moment_dtype, {shard_size_});
     second_ = second_buffer_.View(moment_dtype, {shard_size_});
@@ -84,15 +85,15 @@ class ShardedAdamWImpl : public ShardedAdamW {
     for (const FlatSegment& run : runs_) longest = std::max(longest, run.end - run.begin);
     const int64_t blocks = (longest + kSumSquaresBlock - 1) / kSumSquaresBlock;
     ASSIGN_OR_RETURN(sums_buffer_,
-                     device.Allocate(static_cast<size_t>(blocks + 1) * SizeOf(DType::kF64),
-                                     MemoryTag::kOptimizer));
+                     device_.Allocate(static_cast<size_t>(blocks + 1) * SizeOf(DType::kF64),
+                                      MemoryTag::kOptimizer));
     sums_ = sums_buffer_.View(DType::kF64, {blocks + 1});
 
     master_ = MyPart(values_);
     if (values_.dtype() == DType::kF32) return absl::OkStatus();
-    ASSIGN_OR_RETURN(master_buffer_, device.Allocate(bytes(DType::kF32), MemoryTag::kOptimizer));
+    ASSIGN_OR_RETURN(master_buffer_, device_.Allocate(bytes(DType::kF32), MemoryTag::kOptimizer));
     master_ = master_buffer_.View(DType::kF32, {shard_size_});
-    Stream& stream = device.stream(kernels::StreamRole::kCompute);
+    Stream& stream = device_.stream(kernels::StreamRole::kCompute);
     kernels::Cast(stream, {.from = MyPart(values_), .to = master_});
     return stream.Synchronize();
   }
@@ -121,9 +122,9 @@ class ShardedAdamWImpl : public ShardedAdamW {
                                    .scratch = sums_.Rows(1, blocks)});
       accumulate = true;
     }
-    RETURN_IF_ERROR(stream.Synchronize());
-    *sum = accumulate ? *total.data<double>() : 0.0;
-    return absl::OkStatus();
+    *sum = 0;
+    if (accumulate) device_.Copy(total, TensorView(sum, DType::kF64, {1}), stream);
+    return stream.Synchronize();
   }
 
   absl::Status Step(const AdamWHyperparameters& hyperparameters, Stream& stream) override {
@@ -162,6 +163,7 @@ class ShardedAdamWImpl : public ShardedAdamW {
     return group_.AllGather(MyPart(values_), values_, stream);
   }
 
+  kernels::DeviceContext& device_;
   Communicator& group_;
   const TensorView values_, gradients_;  // [n]
   const int64_t shard_size_, shard_begin_;
@@ -177,8 +179,8 @@ absl::StatusOr<std::unique_ptr<ShardedAdamW>> ShardedAdamW::Create(
     kernels::DeviceContext& device, Communicator& group, TensorView values, TensorView gradients,
     std::span<const FlatSegment> segments, const ShardedAdamWOptions& options) {
   CheckArguments(values, gradients, segments, options.moment_dtype, group.size());
-  auto optimizer = std::make_unique<ShardedAdamWImpl>(group, values, gradients, segments);
-  RETURN_IF_ERROR(optimizer->Allocate(device, options.moment_dtype));
+  auto optimizer = std::make_unique<ShardedAdamWImpl>(device, group, values, gradients, segments);
+  RETURN_IF_ERROR(optimizer->Allocate(options.moment_dtype));
   return optimizer;
 }
 

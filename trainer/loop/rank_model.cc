@@ -6,6 +6,7 @@
 
 #include "kernels/core/status_macros.h"
 #include "kernels/ops/cast.h"
+#include "parallel/comm/device_communicator.h"
 #include "parallel/pipeline/executor.h"
 #include "trainer/loop/parameter_rules.h"
 #include "trainer/loop/resolve_config.h"
@@ -60,7 +61,10 @@ absl::StatusOr<std::unique_ptr<RankModel>> RankModel::Create(const RunConfig& co
 absl::Status RankModel::SplitCommunicators() {
   using parallel::Axis;
   const int me = world_->rank();
-  const auto split = [&](Axis axis) { return world_->Split(mesh_.ColorOf(axis, me), me); };
+  const auto split = [&](Axis axis) -> absl::StatusOr<std::unique_ptr<parallel::Communicator>> {
+    ASSIGN_OR_RETURN(auto ranks, world_->Split(mesh_.ColorOf(axis, me), me));
+    return parallel::CreateDeviceCommunicator(std::move(ranks), device_);
+  };
   ASSIGN_OR_RETURN(pipe_, split(Axis::kPipe));
   ASSIGN_OR_RETURN(data_, split(Axis::kData));
   ASSIGN_OR_RETURN(expert_, split(Axis::kExpert));
@@ -86,6 +90,7 @@ absl::Status RankModel::SplitOptimizerGroups() {
                                     std::pair(ParameterGroup::kExpert, Axis::kExpertData)}) {
     auto& ranks = mirrored_[static_cast<int>(group)];
     ASSIGN_OR_RETURN(ranks, world_->Split(mesh_.ColorOf(axis, folded), 2 * data + (pipe > mirror)));
+    ranks = parallel::CreateDeviceCommunicator(std::move(ranks), device_);
     optimizer_groups_[static_cast<int>(group)] = ranks.get();
   }
   return absl::OkStatus();

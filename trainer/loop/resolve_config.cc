@@ -186,6 +186,20 @@ absl::Status ValidateNames(RunConfig& c) {
   return AtLeast("checkpoint.every", c.checkpoint().every(), 0);
 }
 
+// What runs on a GPU is training and evaluation; the rest reads memory of the host.
+absl::Status ValidateDevice(const RunConfig& c) {
+  if (c.compute().device() != "cuda") return absl::OkStatus();
+  if (c.eval().sample_every() != 0) {
+    return Wanted("eval.sample_every", absl::StrCat(c.eval().sample_every()),
+                  "0 with compute.device cuda; sluice generate samples from a checkpoint");
+  }
+  if (c.fp8().report_every() != 0) {
+    return Wanted("fp8.report_every", absl::StrCat(c.fp8().report_every()),
+                  "0 with compute.device cuda, whose quantiser keeps no statistics");
+  }
+  return absl::OkStatus();
+}
+
 // Every width that an FP8 product contracts or cuts into tiles.
 absl::Status ValidateFp8(const RunConfig& c) {
   if (c.compute().precision() != "FP8") return absl::OkStatus();
@@ -296,6 +310,7 @@ absl::StatusOr<RunConfig> Resolve(const RunConfig& config, int world_size) {
   RETURN_IF_ERROR(ParameterRules::Create(c.train()).status());
   RETURN_IF_ERROR(ValidateFinetune(c.finetune(), c.model()));
   RETURN_IF_ERROR(ValidateNames(c));
+  RETURN_IF_ERROR(ValidateDevice(c));
   RETURN_IF_ERROR(ValidateFp8(c));
   const parallel::MeshShape shape{c.mesh().pipe(), c.mesh().data(), c.mesh().expert()};
   RETURN_IF_ERROR(parallel::ProcessMesh::Create(shape, world_size).status());

@@ -91,6 +91,19 @@ absl::Status ForEachPiece(RankModel& model, bool weights_only, bool with_copies,
   return status;
 }
 
+bool IsOnHost(const ConstTensorView& view) { return view.device() == kernels::DeviceId{}; }
+
+// Elements as the host reads them: where they are, or a copy in `staging`.
+absl::StatusOr<const void*> ForHost(RankModel& model, const ConstTensorView& elements,
+                                    std::vector<char>& staging) {
+  if (IsOnHost(elements)) return elements.raw_data();
+  if (staging.size() < elements.bytes()) staging.resize(elements.bytes());
+  model.device().Copy(elements, TensorView(staging.data(), elements.dtype(), elements.shape()),
+                      model.stream());
+  RETURN_IF_ERROR(model.stream().Synchronize());
+  return staging.data();
+}
+
 std::string GateName(const MoeLayer& layer, absl::string_view what) {
   return absl::StrCat("gate/", layer.prefix(), what);
 }
@@ -128,10 +141,13 @@ absl::StatusOr<std::string> WriteShard(RankModel& model, const RunState& state,
   ASSIGN_OR_RETURN(auto writer,
                    checkpoints::CheckpointWriter::Begin(files, dir, state.step, attempt,
                                                         model.world().rank(), options));
+  std::vector<char> staging;
   RETURN_IF_ERROR(
-      ForEachPiece(model, false, false, [&](const TensorPiece& piece, const TensorView& elements) {
-        return writer->Add(piece, elements.raw_data());
-      }));
+      ForEachPiece(model, false, false,
+                   [&](const TensorPiece& piece, const TensorView& elements) -> absl::Status {
+                     ASSIGN_OR_RETURN(const void* data, ForHost(model, elements, staging));
+                     return writer->Add(piece, data);
+                   }));
   RETURN_IF_ERROR(WriteGates(model, state, *writer));
   ASSIGN_OR_RETURN(const checkpoints::ShardReceipt receipt, writer->Finish());
   return receipt.SerializeAsString();
@@ -289,10 +305,18 @@ absl::StatusOr<RunState> LoadState(RankModel& model, const std::string& generati
     checkpoints::AdaptedWeightReader weights(
         *reader, merges ? checkpoints::AdaptedWeightReader::Adapters::kMerge
                         : checkpoints::AdaptedWeightReader::Adapters::kIgnore);
-    RETURN_IF_ERROR(ForEachPiece(model, options.weights_only, true,
-                                 [&](const TensorPiece& piece, const TensorView& elements) {
-                                   return ReadPiece(*reader, weights, options, piece, elements);
-                                 }));
+    std::vector<char> staging;
+    const auto read_piece = [&](const TensorPiece& piece,
+                                const TensorView& elements) -> absl::Status {
+      if (IsOnHost(elements)) return ReadPiece(*reader, weights, options, piece, elements);
+      // A tensor that the checkpoint may lack keeps its values.
+      RETURN_IF_ERROR(ForHost(model, elements, staging).status());
+      const TensorView host(staging.data(), elements.dtype(), elements.shape());
+      RETURN_IF_ERROR(ReadPiece(*reader, weights, options, piece, host));
+      model.device().Copy(host, elements, model.stream());
+      return model.stream().Synchronize();
+    };
+    RETURN_IF_ERROR(ForEachPiece(model, options.weights_only, true, read_piece));
     RETURN_IF_ERROR(ReadGates(model, options, *reader, state));
     state.step = reader->step();
     state.updates = Counter(reader->metadata(), "updates");

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <functional>
+#include <optional>
 
 #include "kernels/core/philox.h"
 #include "kernels/core/status_macros.h"
@@ -214,12 +215,16 @@ absl::StatusOr<StepResult> TrainStep(RankModel& model, const DeviceBatch& batch,
   ASSIGN_OR_RETURN(const TargetCounts targets, CountTargets(model, batch));
   ClearGradients(model);
   std::vector<float> load_scale;
+  std::optional<Temporary> load_on_device;
   const auto set_global_load = [&]() -> absl::Status {
     RETURN_IF_ERROR(ReduceLoads(model, result.load));
     load_scale = GlobalLoadScale(model.config(), result.load, tokens, targets.main);
-    const ConstTensorView view(load_scale.data(), DType::kF32,
-                               {static_cast<int64_t>(load_scale.size())});
-    for (const auto& stage : model.stages()) stage->SetGlobalLoad(view);
+    const Shape shape = {static_cast<int64_t>(load_scale.size())};
+    model.pool().Enter(kernels::StreamRole::kCompute);
+    load_on_device.emplace(model.pool(), DType::kF32, shape);
+    model.device().Copy(ConstTensorView(load_scale.data(), DType::kF32, shape),
+                        load_on_device->view(), model.stream());
+    for (const auto& stage : model.stages()) stage->SetGlobalLoad(load_on_device->view());
     return absl::OkStatus();
   };
   LossScales scales = MakeScales(model.config(), targets, options.global_sequences);

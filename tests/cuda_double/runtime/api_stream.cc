@@ -1,6 +1,7 @@
 // Streams, events, errors and what a program asks about the device.
 #include <cuda_runtime_api.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 
@@ -35,6 +36,16 @@ const NamedError& Named(cudaError_t code) {
     if (error.code == code) return error;
   }
   return kUnknown;
+}
+
+}  // namespace
+
+namespace {
+
+// Ten times the version. CUDA_DOUBLE_CAPABILITY=89 plays a device that this program must refuse.
+int Capability() {
+  const char* text = std::getenv("CUDA_DOUBLE_CAPABILITY");
+  return text == nullptr ? 90 : std::atoi(text);
 }
 
 }  // namespace
@@ -146,10 +157,10 @@ cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaE
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
     case cudaDevAttrComputeCapabilityMajor:
-      *value = 9;
+      *value = Capability() / 10;
       return cudaSuccess;
     case cudaDevAttrComputeCapabilityMinor:
-      *value = 0;
+      *value = Capability() % 10;
       return cudaSuccess;
     case cudaDevAttrMultiProcessorCount:
       *value = 132;

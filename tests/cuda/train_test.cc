@@ -1,0 +1,182 @@
+// One rank of `sluice train` on the software device against the CPU: losses of every step and every
+// gradient tensor of the first.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "checkpoints/file_system.h"
+#include "checkpoints/reader.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/launch/run_program.h"
+
+namespace sluice {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr char kOnTheDouble[] = "LD_LIBRARY_PATH=" SLUICE_CUDA_DOUBLE " ";
+
+struct Training {
+  const char* precision;
+  int steps;
+  double bound;  // relative
+};
+void PrintTo(const Training& training, std::ostream* out) { *out << training.precision; }
+
+class CudaTraining : public ::testing::TestWithParam<Training> {
+ protected:
+  // No text for validation: it would be read as a whole at the end.
+  void SetUp() override {
+    dir_ = launch::TestFolder();
+    std::ofstream text(dir_ + "/train.txt");
+    for (int i = 0; i < 1000; ++i) text << i << " comes after " << i - 1 << ", as always.\n";
+  }
+  void TearDown() override { std::filesystem::remove_all(dir_); }
+
+  // 128 tokens a step of the preset's model, until `steps`; continues where it was.
+  launch::Outcome Train(const std::string& device, int steps) const {
+    const bool on_cuda = device == "cuda";
+    return launch::RunShell(
+        (on_cuda ? kOnTheDouble : "") + std::string(SLUICE_BINARY) +
+        " train --preset tiny --set train.global_batch=2 --set compute.threads=1" +
+        " --set compute.precision=" + GetParam().precision + " --set compute.device=" + device +
+        " --set data.train=" + dir_ + "/train.txt --set train.steps=" + std::to_string(steps) +
+        " --set data.cache_dir=" + dir_ + "/cache --set run.dir=" + RunDir(device));
+  }
+  std::string RunDir(const std::string& device) const { return dir_ + "/" + device; }
+
+  // By step.
+  std::vector<double> Losses(const std::string& device) const {
+    std::ifstream file(RunDir(device) + "/metrics.jsonl");
+    std::vector<double> losses;
+    for (std::string line; std::getline(file, line);) {
+      losses.push_back(nlohmann::json::parse(line)["loss"].get<double>());
+    }
+    return losses;
+  }
+
+  std::string dir_;
+};
+
+std::string GenerationOf(const std::string& run_dir) {
+  std::string newest;
+  for (const auto& entry : std::filesystem::directory_iterator(run_dir + "/checkpoints")) {
+    newest = std::max(newest, entry.path().string());
+  }
+  return newest;
+}
+
+std::vector<float> ReadWhole(checkpoints::CheckpointReader& reader,
+                             const checkpoints::TensorRecord& record) {
+  const checkpoints::TensorPiece piece = checkpoints::WholeTensor(
+      record.name(), kernels::DType::kF32, {record.shape().begin(), record.shape().end()});
+  std::vector<float> values(piece.num_elements());
+  const absl::Status status = reader.Read(piece, values.data());
+  EXPECT_TRUE(status.ok()) << status;
+  return values;
+}
+
+// |a - b| / |b|; 0 for two tensors of zeros.
+double RelativeDistance(const std::vector<float>& a, const std::vector<float>& b) {
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < b.size(); ++i) {
+    difference += std::pow(static_cast<double>(a[i]) - b[i], 2);
+    norm += std::pow(static_cast<double>(b[i]), 2);
+  }
+  return difference == 0 ? 0 : std::sqrt(difference / norm);
+}
+
+// After one step the first moment is the gradient, times a factor that all tensors share.
+void ExpectEqualGradients(const std::string& cuda_dir, const std::string& cpu_dir, double bound) {
+  const auto files = checkpoints::CreatePosixFileSystem();
+  auto cuda = checkpoints::CheckpointReader::Open(*files, GenerationOf(cuda_dir));
+  auto cpu = checkpoints::CheckpointReader::Open(*files, GenerationOf(cpu_dir));
+  ASSERT_TRUE(cuda.ok() && cpu.ok()) << cuda.status() << cpu.status();
+  ASSERT_EQ((*cuda)->step(), 1);
+  ASSERT_EQ((*cpu)->step(), 1);
+  int tensors = 0;
+  double worst = 0;
+  for (const auto& record : (*cpu)->tensors()) {
+    if (record.name().rfind("adam_m/", 0) != 0) continue;
+    const checkpoints::TensorRecord* found = (*cuda)->Find(record.name());
+    ASSERT_NE(found, nullptr) << record.name();
+    const double distance = RelativeDistance(ReadWhole(**cuda, *found), ReadWhole(**cpu, record));
+    EXPECT_LE(distance, bound) << record.name();
+    worst = std::max(worst, distance);
+    ++tensors;
+  }
+  EXPECT_GT(tensors, 50);  // 48 of experts alone
+  std::printf("%d gradients, the worst %.2g apart, bound %.0e\n", tensors, worst, bound);
+}
+
+TEST_P(CudaTraining, LossesAndGradientsAreTheCpus) {
+  const Training& training = GetParam();
+  for (const std::string device : {"cpu", "cuda"}) {
+    const launch::Outcome outcome = Train(device, 1);
+    ASSERT_EQ(outcome.exit_code, 0) << device << ": " << outcome.err;
+  }
+  ExpectEqualGradients(RunDir("cuda"), RunDir("cpu"), training.bound);
+  for (const std::string device : {"cpu", "cuda"}) {
+    const launch::Outcome outcome = Train(device, training.steps);
+    ASSERT_EQ(outcome.exit_code, 0) << device << ": " << outcome.err;
+    EXPECT_THAT(outcome.out, HasSubstr("resuming"));
+  }
+  const std::vector<double> cuda = Losses("cuda"), cpu = Losses("cpu");
+  ASSERT_EQ(static_cast<int>(cuda.size()), training.steps);
+  ASSERT_EQ(cpu.size(), cuda.size());
+  double worst = 0;
+  for (size_t i = 0; i < cpu.size(); ++i) {
+    EXPECT_NEAR(cuda[i], cpu[i], training.bound * cpu[i]) << "step " << i + 1;
+    worst = std::max(worst, std::abs(cuda[i] / cpu[i] - 1));
+  }
+  EXPECT_LT(cpu.back(), cpu.front());
+  std::printf("%d losses, the worst %.2g apart\n", training.steps, worst);
+}
+INSTANTIATE_TEST_SUITE_P(Precisions, CudaTraining, ::testing::Values(Training{"FP32", 3, 1e-5}),
+                         [](const auto& info) { return std::string(info.param.precision); });
+
+// One line on stderr, as every error that a user meets.
+void ExpectRefusal(const std::string& environment, const std::string& edits,
+                   const std::vector<std::string>& words) {
+  const std::string dir = launch::TestFolder();
+  const launch::Outcome outcome =
+      launch::RunShell(environment + " " SLUICE_BINARY " train --preset tiny --set run.dir=" + dir +
+                       "/run --set compute.device=cuda " + edits);
+  EXPECT_NE(outcome.exit_code, 0) << outcome.out;
+  for (const std::string& word : words) EXPECT_THAT(outcome.err, HasSubstr(word));
+  EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+  std::filesystem::remove_all(dir);
+}
+
+TEST(CudaRefusal, AMachineWithoutAGpuIsOneSentence) {
+  ExpectRefusal("CUDA_VISIBLE_DEVICES=-1", "", {"device cuda: found no usable GPU", "9.0"});
+}
+
+TEST(CudaRefusal, AnotherComputeCapabilityIsNamedWithTheOneWanted) {
+  ExpectRefusal(std::string(kOnTheDouble) + "CUDA_DOUBLE_CAPABILITY=89", "",
+                {"found 8.9", "wanted 9.0"});
+}
+
+TEST(CudaRefusal, WhatReadsHostMemoryIsRefusedByName) {
+  ExpectRefusal(kOnTheDouble, "--set eval.sample_every=5", {"eval.sample_every", "wanted 0"});
+  ExpectRefusal(kOnTheDouble, "--set fp8.report_every=5", {"fp8.report_every", "wanted 0"});
+}
+
+// The driver's library is found at run time, or not at all: CPU ranks need none.
+TEST(CudaRefusal, TheProgramDoesNotLinkTheDriver) {
+  const launch::Outcome linked = launch::RunShell("readelf -d " SLUICE_BINARY);
+  ASSERT_EQ(linked.exit_code, 0) << linked.err;
+  EXPECT_THAT(linked.out, HasSubstr("libcudart.so"));
+  EXPECT_THAT(linked.out, Not(HasSubstr("libcuda.so")));
+}
+
+}  // namespace
+}  // namespace sluice
