@@ -98,6 +98,14 @@ absl::Status TrainedBeside(const std::string& generation_dir, absl::string_view 
       "(finetune.train_router and finetune.update_gate_bias false), or sluice export"));
 }
 
+bool HasAdapters(const checkpoints::CheckpointReader& reader) {
+  for (const TensorRecord& tensor : reader.tensors()) {
+    absl::string_view name = tensor.name();
+    if (absl::ConsumePrefix(&name, kMaster) && IsAdapterName(std::string(name))) return true;
+  }
+  return false;
+}
+
 absl::Status CopyTensors(checkpoints::CheckpointReader& reader,
                          const std::vector<const TensorRecord*>& tensors,
                          checkpoints::SafetensorsWriter& writer) {
@@ -126,6 +134,10 @@ absl::StatusOr<AdapterExport> ExportAdapter(checkpoints::FileSystem& files,
                                                      &config)) {
     return absl::DataLossError(absl::StrCat(generation_dir, ": its configuration is not readable"));
   }
+  if (!HasAdapters(*reader)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        generation_dir, ": found no LoRA adapters, wanted a run with finetune.mode lora"));
+  }
   if (config.finetune().update_gate_bias() && config.model().topk_method() == "noaux_tc" &&
       config.train().bias_update_speed() > 0) {
     return TrainedBeside(generation_dir, "the router's selection bias");
@@ -149,10 +161,6 @@ absl::StatusOr<AdapterExport> ExportAdapter(checkpoints::FileSystem& files,
                        .dtype = DType::kF32,
                        .shape = {tensor.shape().begin(), tensor.shape().end()}});
     done.num_elements += tensor.shape(0) * tensor.shape(1);
-  }
-  if (tensors.empty()) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        generation_dir, ": found no LoRA adapters, wanted a run with finetune.mode lora"));
   }
   done.num_modules = static_cast<int64_t>(modules.size());
   std::error_code error;
