@@ -10,8 +10,7 @@ logit, for the trained run, for the LoRA run merged on export, and for the impor
 PEFT; last, how far the LoRA run moved the logits. Bound: 2e-5. Exit code 1 when one does not hold.
 
 PEFT's column needs transformers 4 (4.57.1 with peft 0.17.1 was tried), whose experts are modules that adapters can be
-put on. transformers 5 has one parameter for all experts, to which PEFT 0.21.2 converts adapters of a few families only
-and not right where a dense layer or a shared expert has projections of the same names. transformers 4 in turn leaves
+put on. transformers 5 has one parameter for all experts; whether PEFT 0.21.2 puts adapters on it is not known. transformers 4 in turn leaves
 out DeepSeek-V2's mscale, and masks dropped groups with 0 (model.group_mask, set here)."""
 import argparse
 import json
