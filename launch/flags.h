@@ -22,4 +22,13 @@ struct Flag {
 
 using FlagSet = std::vector<Flag>;
 
+// --checkpoint of the commands that read one.
+inline Flag CheckpointFlag(std::string& target) {
+  return {.name = "--checkpoint",
+          .value = "DIR",
+          .help = "a generation's folder, or a run's: its newest good one",
+          .target = &target,
+          .required = true};
+}
+
 }  // namespace sluice::launch

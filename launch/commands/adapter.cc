@@ -25,11 +25,7 @@ class Adapter : public Command {
            "  sluice adapter --checkpoint runs/lora --to adapters/task --base org/model";
   }
   FlagSet flags() override {
-    return {{.name = "--checkpoint",
-             .value = "DIR",
-             .help = "a generation's folder, or a run's: its newest good one",
-             .target = &checkpoint_,
-             .required = true},
+    return {CheckpointFlag(checkpoint_),
             {.name = "--to",
              .value = "DIR",
              .help = "the folder to write to",

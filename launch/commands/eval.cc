@@ -30,11 +30,7 @@ class Eval : public Command {
   }
   bool runs_on_ranks() const override { return true; }
   FlagSet flags() override {
-    return {{.name = "--checkpoint",
-             .value = "DIR",
-             .help = "a generation's folder, or a run's: its newest good one",
-             .target = &checkpoint_,
-             .required = true},
+    return {CheckpointFlag(checkpoint_),
             {.name = "--text",
              .value = "PATH",
              .help = "other text than the run's validation text; may be repeated",

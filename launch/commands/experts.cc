@@ -32,11 +32,7 @@ class Experts : public Command {
   }
   bool runs_on_ranks() const override { return true; }
   FlagSet flags() override {
-    return {{.name = "--checkpoint",
-             .value = "DIR",
-             .help = "a generation's folder, or a run's: its newest good one",
-             .target = &checkpoint_,
-             .required = true},
+    return {CheckpointFlag(checkpoint_),
             {.name = "--sft",
              .value = "PATH",
              .help = "conversations (JSONL), by the run's data.chat_template; may be repeated",

@@ -24,11 +24,7 @@ class Generate : public Command {
   }
   bool runs_on_ranks() const override { return true; }
   FlagSet flags() override {
-    return {{.name = "--checkpoint",
-             .value = "DIR",
-             .help = "a generation's folder, or a run's: its newest good one",
-             .target = &options_.checkpoint,
-             .required = true},
+    return {CheckpointFlag(options_.checkpoint),
             {.name = "--prompt",
              .value = "TEXT",
              .help = "what to go on from",

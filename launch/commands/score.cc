@@ -1,5 +1,4 @@
 // `sluice score`: log-probabilities of given texts or token ids, for scripts and comparisons.
-#include "trainer/loop/run_state.h"
 #include "trainer/loop/score.h"
 
 #include <cmath>
@@ -16,6 +15,7 @@
 #include "kernels/core/status_macros.h"
 #include "launch/commands/commands.h"
 #include "launch/rank_context.h"
+#include "trainer/loop/run_state.h"
 
 namespace sluice::launch {
 namespace {
@@ -54,11 +54,7 @@ class Score : public Command {
   }
   bool runs_on_ranks() const override { return true; }
   FlagSet flags() override {
-    return {{.name = "--checkpoint",
-             .value = "DIR",
-             .help = "a generation's folder, or a run's: its newest good one",
-             .target = &options_.checkpoint,
-             .required = true},
+    return {CheckpointFlag(options_.checkpoint),
             {.name = "--tokenizer",
              .value = "FILE",
              .help = "for text; default: the run's",

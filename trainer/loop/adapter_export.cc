@@ -98,10 +98,14 @@ absl::Status TrainedBeside(const std::string& generation_dir, absl::string_view 
       "(finetune.train_router and finetune.update_gate_bias false), or sluice export"));
 }
 
-bool HasAdapters(const checkpoints::CheckpointReader& reader) {
+// Of layers that transformers has.
+bool HasAdapters(const checkpoints::CheckpointReader& reader, const ModelConfig& model) {
   for (const TensorRecord& tensor : reader.tensors()) {
     absl::string_view name = tensor.name();
-    if (absl::ConsumePrefix(&name, kMaster) && IsAdapterName(std::string(name))) return true;
+    if (absl::ConsumePrefix(&name, kMaster) && IsAdapterName(std::string(name)) &&
+        LayerOf(name) < model.num_hidden_layers()) {
+      return true;
+    }
   }
   return false;
 }
@@ -134,7 +138,7 @@ absl::StatusOr<AdapterExport> ExportAdapter(checkpoints::FileSystem& files,
                                                      &config)) {
     return absl::DataLossError(absl::StrCat(generation_dir, ": its configuration is not readable"));
   }
-  if (!HasAdapters(*reader)) {
+  if (!HasAdapters(*reader, config.model())) {
     return absl::FailedPreconditionError(absl::StrCat(
         generation_dir, ": found no LoRA adapters, wanted a run with finetune.mode lora"));
   }
