@@ -15,7 +15,7 @@ inline void MultiplyBlock(const MatmulBlock& block, uint32_t* scratch) {
   const int64_t units = NumUnits(block.k, block.dtype);
   const int64_t tile_words = TileWords(units);
   const int64_t num_tiles = CeilDiv(block.rows, kTileRows);
-  if constexpr (kTransposed) PackAllColumns<kOperand>(block, num_tiles, scratch);
+  if (kTransposed && !block.a_is_packed) PackAllColumns<kOperand>(block, num_tiles, scratch);
   TileArgs args;
   args.units = units;
   args.c_stride = block.c_stride;
@@ -28,9 +28,10 @@ inline void MultiplyBlock(const MatmulBlock& block, uint32_t* scratch) {
       const int64_t begin = TileBegin(block, tile, num_tiles);
       const int rows = static_cast<int>(TileBegin(block, tile + 1, num_tiles) - begin);
       uint32_t* a = scratch + tile * tile_words;
-      if (!kTransposed && column == 0) PackTileRows<kOperand>(block, begin, rows, a);
+      const bool packs = !kTransposed && !block.a_is_packed && column == 0;
+      if (packs) PackTileRows<kOperand>(block, begin, rows, a);
       args.ahead = nullptr;
-      if (!kTransposed && column == 0 && tile + 1 < num_tiles) {
+      if (packs && tile + 1 < num_tiles) {
         args.ahead = RowAt<kOperand>(block, begin + rows);
         args.ahead_stride = RowAt<kOperand>(block, begin + 1) - RowAt<kOperand>(block, begin);
       }

@@ -75,6 +75,32 @@ void ListWeightGradients(const GroupedWeightGradientArgs& args, int64_t begin, i
   }
 }
 
+// Packs the columns of `b` piece by piece, all threads together, and multiplies with each.
+void RunPieces(ThreadPool& pool, const PackSource& source, const MatmulBlock& product,
+               const MatmulArgs& args) {
+  Workspace& workspace = ThreadWorkspace();
+  const int64_t column_words = std::max<int64_t>(1, NumUnits(source.k, source.packed_dtype));
+  const int64_t piece =
+      std::max(kMinPieceColumns, kPieceWords / column_words / kPanelColumns * kPanelColumns);
+  for (int64_t column = 0; column < source.n; column += piece) {
+    PackJob job = {.source = source};
+    job.source.data =
+        args.transpose_b ? ElementAt(args.b, column, 0) : ElementAt(args.b, 0, column);
+    job.source.n = std::min(piece, source.n - column);
+    const int64_t words = PackedWords(source.k, job.source.n, source.packed_dtype);
+    job.packed = workspace.packed.Get<uint32_t>(static_cast<size_t>(words));
+    workspace.packs.jobs.assign(1, job);
+    RunPacks(pool, workspace.packs);
+
+    MatmulBlock part = product;
+    part.b = job.packed;
+    part.c = MutableElementAt(args.c, 0, column);
+    part.columns = job.source.n;
+    workspace.products.products.assign(1, part);
+    RunProducts(pool, workspace.products);
+  }
+}
+
 }  // namespace
 
 void PackMatrix(ThreadPool& pool, const PackMatrixArgs& args) {
@@ -101,41 +127,30 @@ void PackMatrix(ThreadPool& pool, const PackMatrixArgs& args) {
 }
 
 void Matmul(ThreadPool& pool, const MatmulArgs& args) {
-  Workspace& workspace = ThreadWorkspace();
   const int64_t m = args.c.extent(0), n = args.c.extent(1);
   const int64_t k = args.a.extent(args.transpose_a ? 0 : 1);
-  const int64_t column_words = std::max<int64_t>(1, NumUnits(k, args.a.dtype()));
-  const int64_t piece =
-      std::max(kMinPieceColumns, kPieceWords / column_words / kPanelColumns * kPanelColumns);
-  for (int64_t column = 0; column < n; column += piece) {
-    const int64_t columns = std::min(piece, n - column);
-    PackJob job;
-    job.source.data =
-        args.transpose_b ? ElementAt(args.b, column, 0) : ElementAt(args.b, 0, column);
-    job.source.dtype = job.source.packed_dtype = args.b.dtype();
-    job.source.stride = args.b.row_stride();
-    job.source.transposed = args.transpose_b;
-    job.source.k = k;
-    job.source.n = columns;
-    const int64_t words = PackedWords(k, columns, args.b.dtype());
-    job.packed = workspace.packed.Get<uint32_t>(static_cast<size_t>(words));
-    workspace.packs.jobs.assign(1, job);
-    RunPacks(pool, workspace.packs);
-
-    MatmulBlock product;
-    product.a = args.a.raw_data();
-    product.a_stride = args.a.row_stride();
-    product.a_transposed = args.transpose_a;
-    product.dtype = args.a.dtype();
-    product.b = job.packed;
-    product.c = MutableElementAt(args.c, 0, column);
-    product.c_stride = args.c.row_stride();
-    product.output = OutputOf(args.c, args.accumulate);
-    product.rows = m;
-    product.columns = columns;
-    product.k = k;
-    workspace.products.products.assign(1, product);
-    RunProducts(pool, workspace.products);
+  PackSource source;
+  source.data = args.b.raw_data();
+  source.dtype = source.packed_dtype = args.b.dtype();
+  source.stride = args.b.row_stride();
+  source.transposed = args.transpose_b;
+  source.k = k;
+  source.n = n;
+  MatmulBlock product;
+  product.a = args.a.raw_data();
+  product.a_stride = args.a.row_stride();
+  product.a_transposed = args.transpose_a;
+  product.dtype = args.a.dtype();
+  product.c = args.c.raw_mutable_data();
+  product.c_stride = args.c.row_stride();
+  product.output = OutputOf(args.c, args.accumulate);
+  product.rows = m;
+  product.columns = n;
+  product.k = k;
+  if (FitsColumns(pool, product)) {
+    RunColumns(pool, source, product);
+  } else {
+    RunPieces(pool, source, product, args);
   }
 }
 

@@ -31,6 +31,7 @@ struct MatmulBlock {
   const void* a = nullptr;  // element (0, 0)
   int64_t a_stride = 0;
   bool a_transposed = false;  // stored [k, rows]
+  bool a_is_packed = false;   // by the multiplication before this one, in the same scratch
   DType dtype = DType::kF32;  // of a and b
   const uint32_t* b = nullptr;
   void* c = nullptr;

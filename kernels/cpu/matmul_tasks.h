@@ -33,11 +33,19 @@ void RunProducts(ThreadPool& pool, ProductList& list);
 // to end is a short one.
 void RunPackedProducts(ThreadPool& pool, PackList& packs, ProductList& products);
 
+// Packs source and multiplies a product with it, each thread the columns that it packed itself: no
+// thread waits for another, and what is packed is still in the second-level cache. Each thread packs
+// all rows of `a`, hence only where FitsColumns.
+void RunColumns(ThreadPool& pool, const PackSource& source, const MatmulBlock& product);
+bool FitsColumns(const ThreadPool& pool, const MatmulBlock& product);
+
 // How a product is cut: blocks of rows, each of whose packed rows fit the second-level cache, and
-// blocks of columns where there are too few rows for all threads. Affects speed only.
+// blocks of columns where there are too few rows for all threads; the blocks of rows are a multiple
+// of num_threads where there are several. Affects speed only.
 struct BlockGrid {
   int64_t row_blocks = 0, column_blocks = 0;
 };
-BlockGrid CutProduct(const MatmulBlock& product, int tile_rows, int64_t wanted_tasks);
+BlockGrid CutProduct(const MatmulBlock& product, int tile_rows, int64_t wanted_tasks,
+                     int num_threads);
 
 }  // namespace sluice::kernels::cpu
