@@ -147,7 +147,7 @@ void RunPackedProducts(ThreadPool& pool, PackList& packs, ProductList& list) {
 
 bool FitsColumns(const ThreadPool& pool, const MatmulBlock& product) {
   const int64_t row_bytes = NumUnits(product.k, product.dtype) * 4;
-  return product.rows * row_bytes <= kOwnedRowBytes &&
+  return product.rows <= product.columns && product.rows * row_bytes <= kOwnedRowBytes &&
          NumPanels(product.columns) >= 2 * pool.num_threads();
 }
 

@@ -167,24 +167,44 @@ SLUICE_INLINE void AddUnits(const uint32_t* a, const uint32_t* b, int64_t n,
   }
 }
 
-// The same, while the rows of the next tile come from memory, a cache line of each at a time: the
-// hardware does not fetch over the pause that the products make.
-template <Operand kOperand, bool kTransposed, int kVectors, int kRows>
-SLUICE_INLINE void AddProducts(const uint32_t* a, const uint32_t* b, int64_t n, const char* ahead,
-                               int64_t ahead_stride, F32 (&sums)[kRows][kVectors]) {
-  if (kTransposed || ahead == nullptr) {
-    AddUnits<kOperand, kTransposed, kVectors, kRows>(a, b, n, sums);
-    return;
+// What a tile fetches while it multiplies: lines that it will write, and rows as stored that will be
+// packed next. A few lines at a time: more at once than the cache can wait for stop the loads of the
+// products, and the hardware does not fetch over the pauses that the products make.
+struct Fetches {
+  const char* output = nullptr;
+  int64_t output_stride = 0, output_last = 0;  // bytes; from a row's first byte to its last
+  int output_rows = 0;                         // left
+  const char* ahead = nullptr;
+  int64_t ahead_stride = 0;
+};
+
+template <int kRows>
+SLUICE_INLINE void FetchSome(int64_t unit, Fetches& fetches) {
+  constexpr int kAtOnce = 2;
+  for (int i = 0; i < kAtOnce && fetches.output_rows > 0; ++i, --fetches.output_rows) {
+    __builtin_prefetch(fetches.output, 1);
+    __builtin_prefetch(fetches.output + fetches.output_last, 1);
+    fetches.output += fetches.output_stride;
   }
+  if (fetches.ahead == nullptr) return;
+  for (int i = 0; i < kRows; ++i) {
+    __builtin_prefetch(fetches.ahead + i * fetches.ahead_stride + unit * 4);
+  }
+}
+
+template <Operand kOperand, bool kTransposed, int kVectors, int kRows>
+SLUICE_INLINE void AddProducts(const uint32_t* a, const uint32_t* b, int64_t n, Fetches& fetches,
+                               F32 (&sums)[kRows][kVectors]) {
   constexpr int64_t kLineUnits = 16;
   for (int64_t unit = 0; unit < n; unit += kLineUnits) {
-    for (int i = 0; i < kRows; ++i) __builtin_prefetch(ahead + i * ahead_stride + unit * 4);
+    FetchSome<kRows>(unit, fetches);
     const int64_t left = n - unit;
     AddUnits<kOperand, kTransposed, kVectors, kRows>(a, b, left < kLineUnits ? left : kLineUnits,
                                                      sums);
-    a += kLineUnits * kWordsPerUnit<kOperand>;
+    a += kLineUnits * kWordsPerUnit<kOperand> * kWordStep<kTransposed>;
     b += kLineUnits * kPanelColumns;
   }
+  if (fetches.ahead != nullptr) fetches.ahead += n * 4;
 }
 
 // Writes a tile that is narrower than its vectors, from sums in memory; kept out of Tile, which
@@ -205,14 +225,16 @@ inline void WriteNarrow(const TileArgs& args, const float* sums, int rows, int w
   }
 }
 
-// Fetches the tile of c for writing while its sums are computed.
-SLUICE_INLINE void PrefetchOutput(const TileArgs& args, int rows) {
+SLUICE_INLINE Fetches FetchesOf(const TileArgs& args, int rows) {
   const int64_t element_bytes = args.output == MatmulOutput::kStoreBF16 ? 2 : 4;
-  const char* c = static_cast<const char*>(args.c);
-  for (int i = 0; i < rows; ++i, c += args.c_stride * element_bytes) {
-    __builtin_prefetch(c, 1);
-    __builtin_prefetch(c + args.columns * element_bytes - 1, 1);
-  }
+  Fetches fetches;
+  fetches.output = static_cast<const char*>(args.c);
+  fetches.output_stride = args.c_stride * element_bytes;
+  fetches.output_last = args.columns * element_bytes - 1;
+  fetches.output_rows = rows;
+  fetches.ahead = args.ahead;
+  fetches.ahead_stride = args.ahead_stride;
+  return fetches;
 }
 
 template <Operand kOperand, bool kTransposed, int kVectors, int kRows>
@@ -220,8 +242,7 @@ inline void Tile(const TileArgs& args) {
   alignas(64) float total[kRows][kVectors * kLanes];  // of the blocks before this one
   const uint32_t *a = args.a, *b = args.b;
   F32 sums[kRows][kVectors];
-  const char* ahead = args.ahead;
-  PrefetchOutput(args, kRows);
+  Fetches fetches = FetchesOf(args, kRows);
   for (int64_t left = args.units;; left -= kBlockUnits) {
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
@@ -229,8 +250,7 @@ inline void Tile(const TileArgs& args) {
       for (int v = 0; v < kVectors; ++v) sums[i][v] = Zero();
     }
     const int64_t n = left < kBlockUnits ? left : kBlockUnits;
-    AddProducts<kOperand, kTransposed, kVectors, kRows>(a, b, n, ahead, args.ahead_stride, sums);
-    if (ahead != nullptr) ahead += n * 4;
+    AddProducts<kOperand, kTransposed, kVectors, kRows>(a, b, n, fetches, sums);
     if (left < args.units) {
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
