@@ -65,7 +65,8 @@ void RunFp8Products(ThreadPool& pool, std::vector<Fp8Product>& products) {
     shape.k = product.block.k;
     shape.dtype = DType::kBF16;
     const int64_t share = CeilDiv(wanted * shape.rows, std::max<int64_t>(1, total_rows));
-    product.grid = CutProduct(shape, table.tile_rows, std::max<int64_t>(1, share), pool.num_threads());
+    product.grid =
+        CutProduct(shape, table.tile_rows, std::max<int64_t>(1, share), pool.num_threads());
     product.first_task = num_tasks;
     num_tasks += product.grid.row_blocks * product.grid.column_blocks;
   }

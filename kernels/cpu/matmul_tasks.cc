@@ -155,10 +155,9 @@ void RunColumns(ThreadPool& pool, const PackSource& source, const MatmulBlock& p
   const MatmulTable& table = Table().matmul;
   const int64_t units = NumUnits(source.k, source.packed_dtype), panels = NumPanels(source.n);
   const int64_t panel_words = units * kPanelColumns;
-  const int64_t fitting =
-      std::clamp<int64_t>(kOwnedColumnBytes / (4 * std::max<int64_t>(1, panel_words)), 1, kPackPanels);
-  const int64_t step =
-      std::min(fitting, CeilDiv(panels, kChunksPerThread * pool.num_threads()));
+  const int64_t fitting = std::clamp<int64_t>(
+      kOwnedColumnBytes / (4 * std::max<int64_t>(1, panel_words)), 1, kPackPanels);
+  const int64_t step = std::min(fitting, CeilDiv(panels, kChunksPerThread * pool.num_threads()));
   const int64_t chunks = CeilDiv(panels, step);
   std::atomic<int64_t> next_chunk{0};
   pool.ParallelFor(std::min<int64_t>(chunks, pool.num_threads()), [&](int64_t) {
@@ -190,13 +189,15 @@ void RunProducts(ThreadPool& pool, ProductList& list) {
   list.first_task.clear();
   for (const MatmulBlock& product : list.products) {
     list.first_task.push_back(num_tasks);
-    const BlockGrid grid = CutProduct(product, table.tile_rows, wanted_of(product), pool.num_threads());
+    const BlockGrid grid =
+        CutProduct(product, table.tile_rows, wanted_of(product), pool.num_threads());
     num_tasks += grid.row_blocks * grid.column_blocks;
   }
   pool.ParallelFor(num_tasks, [&](int64_t task) {
     const size_t owner = OwnerOf(list.first_task, task);
     const MatmulBlock& product = list.products[owner];
-    const BlockGrid grid = CutProduct(product, table.tile_rows, wanted_of(product), pool.num_threads());
+    const BlockGrid grid =
+        CutProduct(product, table.tile_rows, wanted_of(product), pool.num_threads());
     const int64_t index = task - list.first_task[owner];
     const int64_t row_block = index % grid.row_blocks, column_block = index / grid.row_blocks;
     const int64_t row = product.rows * row_block / grid.row_blocks;

@@ -167,9 +167,9 @@ SLUICE_INLINE void AddUnits(const uint32_t* a, const uint32_t* b, int64_t n,
   }
 }
 
-// What a tile fetches while it multiplies: lines that it will write, and rows as stored that will be
-// packed next. A few lines at a time: more at once than the cache can wait for stop the loads of the
-// products, and the hardware does not fetch over the pauses that the products make.
+// What a tile fetches while it multiplies: lines that it will write, and rows as stored that will
+// be packed next. A few lines at a time: more at once than the cache can wait for stop the loads of
+// the products, and the hardware does not fetch over the pauses that the products make.
 struct Fetches {
   const char* output = nullptr;
   int64_t output_stride = 0, output_last = 0;  // bytes; from a row's first byte to its last
