@@ -128,12 +128,17 @@ void RunPackedProducts(ThreadPool& pool, PackList& packs, ProductList& list) {
     const int64_t k_a = list.products[a].k, k_b = list.products[b].k;
     return k_a != k_b ? k_a > k_b : a < b;
   });
+  // Every thread gets what the largest needs, so that whoever takes it next time need not grow.
+  int64_t most_words = 0;
+  for (const PackJob& job : packs.jobs) {
+    most_words =
+        std::max(most_words, PackedWords(job.source.k, job.source.n, job.source.packed_dtype));
+  }
   pool.ParallelFor(std::ssize(order), [&](int64_t task) {
     thread_local Scratch packed_scratch, row_scratch;
     const PackSource& source = packs.jobs[order[task]].source;
-    const int64_t units = NumUnits(source.k, source.packed_dtype), panels = NumPanels(source.n);
-    uint32_t* packed =
-        packed_scratch.Get<uint32_t>(static_cast<size_t>(units * panels * kPanelColumns));
+    const int64_t panels = NumPanels(source.n);
+    uint32_t* packed = packed_scratch.Get<uint32_t>(static_cast<size_t>(most_words));
     PackColumns(source, 0, panels, packed);
     MatmulBlock product = list.products[order[task]];
     product.b = packed;

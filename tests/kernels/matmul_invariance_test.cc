@@ -86,7 +86,7 @@ TEST_P(Invariance, ColumnsMayBePermutedDuplicatedAndRemoved) {
 TEST_P(Invariance, ThreadsDoNotMatter) {
   TestDevice one(1), two(2), three(3);
   for (const auto& [m, n, k] :
-       {std::array<int64_t, 3>{250, 70, 96}, {5, 900, 1031}, {700, 33, 40}}) {
+       {std::array<int64_t, 3>{250, 70, 96}, {5, 900, 1031}, {700, 33, 40}, {130, 421, 70}}) {
     const Tensor a = Tensor::Random({m, k}, GetParam(), 5),
                  b = Tensor::Random({k, n}, GetParam(), 6);
     ForEachTarget([&] {

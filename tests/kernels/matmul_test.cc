@@ -36,9 +36,10 @@ std::ostream& operator<<(std::ostream& out, const Case& c) {
 
 // One off and one past every tile (4, 6, 12 rows; 16, 32 columns) and block of K (512 floats, 1024
 // BF16), primes, and nothing at all.
-const int64_t kShapes[][3] = {{0, 5, 3},     {3, 0, 4},    {4, 3, 0},      {1, 1, 1},    {1, 33, 7},
-                              {2, 17, 2},    {12, 32, 16}, {13, 31, 5},    {25, 65, 63}, {6, 16, 1},
-                              {64, 70, 129}, {7, 97, 513}, {11, 40, 1025}, {5, 33, 2100}};
+const int64_t kShapes[][3] = {{0, 5, 3},      {3, 0, 4},     {4, 3, 0},     {1, 1, 1},
+                              {1, 33, 7},     {2, 17, 2},    {12, 32, 16},  {13, 31, 5},
+                              {25, 65, 63},   {6, 16, 1},    {64, 70, 129}, {7, 97, 513},
+                              {11, 40, 1025}, {5, 33, 2100}, {61, 290, 67}, {209, 34, 9}};
 
 std::vector<Case> AllCases() {
   std::vector<Case> cases;
