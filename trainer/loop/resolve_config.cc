@@ -62,6 +62,7 @@ void ResolveTrain(TrainConfig& t) {
   SLUICE_DEFAULT(t, adam_eps, 1e-8);
   SLUICE_DEFAULT(t, weight_decay, 0.1);
   SLUICE_DEFAULT(t, moment_dtype, "FP32");
+  SLUICE_DEFAULT(t, ema_decay, 0.0);
   SLUICE_DEFAULT(t, clip_norm, 1.0);
   SLUICE_DEFAULT(t, mtp_loss_weight, 0.3);
   SLUICE_DEFAULT(t, bias_update_speed, 0.001);
@@ -101,6 +102,7 @@ void ResolveRest(RunConfig& c, int world_size) {
   SLUICE_DEFAULT(f, scales, "F32");
   SLUICE_DEFAULT(f, gradient_tiles, "1x128");
   SLUICE_DEFAULT(f, swiglu_cache, false);
+  SLUICE_DEFAULT(f, o_proj_cache, "BF16");
   SLUICE_DEFAULT(f, report_every, 0);
   SLUICE_DEFAULT(f, demote_above, 0.25);
   EvalConfig& e = *c.mutable_eval();
@@ -135,6 +137,9 @@ absl::Status ValidateTrain(const TrainConfig& t) {
   }
   if (!(t.adam_beta2() >= 0 && t.adam_beta2() < 1)) {
     return Wanted("train.adam_beta2", absl::StrCat(t.adam_beta2()), "0 <= beta < 1");
+  }
+  if (!(t.ema_decay() >= 0 && t.ema_decay() < 1)) {
+    return Wanted("train.ema_decay", absl::StrCat(t.ema_decay()), "0 (none) <= decay < 1");
   }
   return absl::OkStatus();
 }
@@ -175,6 +180,8 @@ absl::Status ValidateNames(RunConfig& c) {
   RETURN_IF_ERROR(Canonical("fp8.scales", {"F32", "UE8M0"}, c.mutable_fp8()->mutable_scales()));
   RETURN_IF_ERROR(Canonical("fp8.gradient_tiles", {"1x128", "128x128"},
                             c.mutable_fp8()->mutable_gradient_tiles()));
+  RETURN_IF_ERROR(
+      Canonical("fp8.o_proj_cache", {"BF16", "E5M6"}, c.mutable_fp8()->mutable_o_proj_cache()));
   RETURN_IF_ERROR(
       Canonical("train.moment_dtype", {"FP32", "BF16"}, c.mutable_train()->mutable_moment_dtype()));
   RETURN_IF_ERROR(Canonical("train.lr.schedule", {"constant", "cosine", "wsd", "deepseek_v3"},
@@ -272,6 +279,7 @@ std::optional<Fp8Options> MakeFp8Options(const RunConfig& c) {
   options.gradients = options.activations;
   options.gradients.square_blocks = c.fp8().gradient_tiles() == "128x128";
   options.swiglu_cache = c.fp8().swiglu_cache();
+  options.e5m6_attention = c.fp8().o_proj_cache() == "E5M6";
   return options;
 }
 

@@ -13,6 +13,7 @@ struct Fp8Options {
   kernels::QuantizeOptions activations;  // x and weights
   kernels::QuantizeOptions gradients;    // dy
   bool swiglu_cache = false;             // keep gate and up in FP8 between forward and backward
+  bool e5m6_attention = false;           // keep the input of o_proj in E5M6 likewise
 };
 
 // Where the rows of a weight [O, I] or [E, O, I] are cut into blocks: every 128 rows of each named

@@ -8,6 +8,7 @@
 #include "kernels/ops/rms_norm.h"
 #include "kernels/ops/rope.h"
 #include "trainer/model/attention.h"
+#include "trainer/model/e5m6_cache.h"
 
 namespace sluice::trainer {
 namespace {
@@ -128,7 +129,8 @@ class Gqa : public AttentionLayer {
         v_(store.AddTensor(prefix + "v_proj.weight", {kv_heads_ * head_, config.hidden_size()}),
            layout),
         out_(store.AddTensor(prefix + "o_proj.weight", {config.hidden_size(), heads_ * head_}),
-             layout, Linear::Keeps::kNothing) {
+             layout, Linear::Keeps::kNothing),
+        o_cache_(layout) {
     k_.linear().ShareInputOf(q_.linear());
     v_.ShareInputOf(q_.linear());
     for (SlotId* slot : {&v_slot_, &o_, &lse_, &dv_}) *slot = layout.NewSlot();
@@ -150,12 +152,14 @@ class Gqa : public AttentionLayer {
                                         .scale = scale_,
                                         .scratch = scratch.view()});
     out_.Forward(context, o, y);
+    if (context.training && out_.caches_e5m6_input()) o_cache_.Shrink(context, o_);
   }
 
   void BackwardInput(const Context& context, ConstTensorView dy, TensorView dx) override {
     Tape& tape = context.tape;
     TensorView dq = q_.NewGradient(context), dk = k_.NewGradient(context);
     TensorView dv = context.NewRows(dv_, kv_heads_ * head_);
+    o_cache_.Restore(context, o_, heads_ * head_);
     {
       Temporary d_o(context.pool, context.dtype, {context.batch.num_tokens(), heads_ * head_});
       out_.BackwardInput(context, dy, d_o.view());
@@ -173,6 +177,7 @@ class Gqa : public AttentionLayer {
                                                   .scale = scale_,
                                                   .scratch = scratch.view()});
     }
+    o_cache_.Drop(context, o_);
     q_.FreeRotated(context);
     k_.FreeRotated(context);
     tape.Free(v_slot_);
@@ -189,7 +194,9 @@ class Gqa : public AttentionLayer {
   }
 
   void BackwardWeight(const Context& context, ConstTensorView x, ConstTensorView dy) override {
+    o_cache_.Restore(context, o_, heads_ * head_);
     out_.BackwardWeight(context, dy, context.tape.Get(o_));
+    o_cache_.Free(context);
     k_.BackwardWeight(context, x);
     v_.BackwardWeight(context, context.tape.Find(dv_), x);
     q_.BackwardWeight(context, x);  // last: it owns the codes of x
@@ -219,6 +226,7 @@ class Gqa : public AttentionLayer {
   const RopeTable& rope_;
   RotatedProjection q_, k_;
   Linear v_, out_;
+  E5m6Cache o_cache_;
   SlotId v_slot_, o_, lse_, dv_;
 };
 

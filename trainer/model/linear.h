@@ -50,6 +50,8 @@ class Linear {
   bool fp8() const { return fp8_ != nullptr; }
   // For a gate and up projection: whether its output waits for backward in FP8.
   bool caches_output() const { return fp8() && fp8_->swiglu_cache; }
+  // For o_proj: whether its input waits for backward in E5M6.
+  bool caches_e5m6_input() const { return fp8() && fp8_->e5m6_attention; }
   bool keeps_input() const { return fp8() && keeps_ == Keeps::kInput; }
 
   // y [T, O] f32 or compute dtype = x [T, I] W^T. In FP8, x is not read where its codes are on the

@@ -9,6 +9,7 @@
 #include "kernels/ops/rms_norm.h"
 #include "kernels/ops/rope.h"
 #include "trainer/model/attention.h"
+#include "trainer/model/e5m6_cache.h"
 
 namespace sluice::trainer {
 namespace {
@@ -80,6 +81,7 @@ class Mla : public AttentionLayer {
         kv_up_(AddKeyValueProjection(config, prefix, store), layout),
         out_(store.AddTensor(prefix + "o_proj.weight", {config.hidden_size(), heads_ * v_}), layout,
              Linear::Keeps::kNothing),
+        o_cache_(layout),
         q_up_linear_(has_q_lora_ ? std::make_unique<Linear>(*q_up_, layout) : nullptr) {
     for (SlotId* slot : {&a_, &q_rms_, &c_q_, &kv_rms_, &c_kv_, &q_, &k_, &kv_, &o_, &lse_, &da_,
                          &dq_, &dkv_, &dc_q_, &dc_kv_}) {
@@ -105,6 +107,7 @@ class Mla : public AttentionLayer {
                                         .scale = scale_,
                                         .scratch = scratch.view()});
     out_.Forward(context, o, y);
+    if (context.training && out_.caches_e5m6_input()) o_cache_.Shrink(context, o_);
     if (recompute_up_) FreeExpanded(context);
     if (has_q_lora_ && q_up().keeps_input()) context.tape.Free(c_q_);
     if (kv_up_.keeps_input()) context.tape.Free(c_kv_);
@@ -113,6 +116,7 @@ class Mla : public AttentionLayer {
   void BackwardInput(const Context& context, ConstTensorView dy, TensorView dx) override {
     Tape& tape = context.tape;
     if (recompute_up_) Expand(context);
+    o_cache_.Restore(context, o_, heads_ * v_);
     TensorView da = context.NewRows(da_, q_width_ + kv_rank_ + rotary_);
     TensorView dq = has_q_lora_ ? context.NewRows(dq_, heads_ * head_) : da.Columns(0, q_width_);
     TensorView dkv = context.NewRows(dkv_, heads_ * (nope_ + v_));
@@ -121,6 +125,7 @@ class Mla : public AttentionLayer {
       out_.BackwardInput(context, dy, d_o.view());
       Temporary dk(context.pool, context.dtype, {context.batch.num_tokens(), heads_ * head_});
       AttendBackward(context, d_o.view(), dq, dk.view(), dkv);
+      o_cache_.Drop(context, o_);
       FreeExpanded(context);
       tape.Free(lse_);
       CollectKeyGradient(context, dk.view(), dkv, da.Columns(q_width_ + kv_rank_, rotary_));
@@ -153,7 +158,9 @@ class Mla : public AttentionLayer {
   void BackwardWeight(const Context& context, ConstTensorView x, ConstTensorView dy) override {
     Tape& tape = context.tape;
     ConstTensorView a = tape.Get(a_);
+    o_cache_.Restore(context, o_, heads_ * v_);
     out_.BackwardWeight(context, dy, tape.Get(o_));
+    o_cache_.Free(context);
     if (has_q_lora_) {
       q_up().BackwardWeight(context, tape.Find(dq_), tape.Find(c_q_));
       if (q_norm_->trained) {
@@ -307,6 +314,7 @@ class Mla : public AttentionLayer {
   Parameter* q_up_;
   Parameter* kv_norm_;
   Linear kv_up_, out_;
+  E5m6Cache o_cache_;
   std::unique_ptr<Linear> q_up_linear_;
   SlotId a_, q_rms_, c_q_, kv_rms_, c_kv_, q_, k_, kv_, o_, lse_, da_, dq_, dkv_, dc_q_, dc_kv_;
 };
