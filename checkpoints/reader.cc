@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cstring>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
 #include "checkpoints/manifest.h"
 #include "kernels/core/check.h"
 #include "kernels/core/crc32c.h"
@@ -36,9 +38,40 @@ CheckpointReader::CheckpointReader(FileSystem& files, std::string generation_dir
       manifest_(std::move(manifest)),
       shards_(static_cast<size_t>(manifest_.files_size())) {}
 
+namespace {
+
+// The averages take the place and the names of the masters.
+absl::Status ShowAverage(const std::string& generation_dir, Manifest& manifest) {
+  auto& tensors = *manifest.mutable_tensors();
+  const auto begins_with = [](const TensorRecord& tensor, absl::string_view prefix) {
+    return absl::StartsWith(tensor.name(), prefix);
+  };
+  const auto is_average = [&](const TensorRecord& t) { return begins_with(t, kAveragePrefix); };
+  if (std::none_of(tensors.begin(), tensors.end(), is_average)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("checkpoint ", generation_dir,
+                     " has no average of its weights, wanted one of a run with train.ema_decay"));
+  }
+  tensors.erase(
+      std::remove_if(tensors.begin(), tensors.end(),
+                     [&](const TensorRecord& t) { return begins_with(t, kMasterPrefix); }),
+      tensors.end());
+  for (TensorRecord& tensor : tensors) {
+    absl::string_view name = tensor.name();
+    if (!absl::ConsumePrefix(&name, kAveragePrefix)) continue;
+    tensor.set_name(absl::StrCat(kMasterPrefix, name));
+  }
+  std::sort(tensors.begin(), tensors.end(),
+            [](const TensorRecord& a, const TensorRecord& b) { return a.name() < b.name(); });
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<CheckpointReader>> CheckpointReader::Open(
-    FileSystem& files, const std::string& generation_dir) {
+    FileSystem& files, const std::string& generation_dir, WeightSet weights) {
   ASSIGN_OR_RETURN(Manifest manifest, ReadManifest(files, generation_dir));
+  if (weights == WeightSet::kAverage) RETURN_IF_ERROR(ShowAverage(generation_dir, manifest));
   return std::unique_ptr<CheckpointReader>(
       new CheckpointReader(files, generation_dir, std::move(manifest)));
 }

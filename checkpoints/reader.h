@@ -18,13 +18,21 @@
 
 namespace sluice::checkpoints {
 
+// Prefixes of a run's weights and of their moving average in tensor names.
+inline constexpr char kMasterPrefix[] = "master/", kAveragePrefix[] = "ema/";
+
+// What a reader shows as the weights: the masters, or in their place and under their names the
+// moving average.
+enum class WeightSet : uint8_t { kMasters, kAverage };
+
 class CheckpointReader {  // one thread; any number of readers of the same generation
  public:
   // Reads and checks the manifest, no tensor yet. NOT_FOUND if there is no committed checkpoint in
   // `generation_dir`, DATA_LOSS if the manifest is damaged, FAILED_PRECONDITION if a newer Sluice
-  // wrote it.
-  static absl::StatusOr<std::unique_ptr<CheckpointReader>> Open(FileSystem& files,
-                                                                const std::string& generation_dir);
+  // wrote it, or if it has no average and that is wanted.
+  static absl::StatusOr<std::unique_ptr<CheckpointReader>> Open(
+      FileSystem& files, const std::string& generation_dir,
+      WeightSet weights = WeightSet::kMasters);
 
   // Fills `out` (piece.bytes() bytes) with elements [begin, end), and checks the CRC32C of every
   // chunk it touches. NOT_FOUND: no such tensor. INVALID_ARGUMENT: another dtype or shape than the

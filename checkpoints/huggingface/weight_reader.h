@@ -16,8 +16,7 @@
 namespace sluice::checkpoints {
 
 // Prefixes of tensor names in a checkpoint.
-inline constexpr char kMasterPrefix[] = "master/", kWeightPrefix[] = "weight/",
-                      kGatePrefix[] = "gate/";
+inline constexpr char kWeightPrefix[] = "weight/", kGatePrefix[] = "gate/";
 
 class WeightReader {  // one thread
  public:

@@ -53,21 +53,28 @@ class Eval : public Command {
              .value = "TEMPLATE",
              .help = "with --multiple-choice: ask as a user of this chat template",
              .target = &choices_.chat_template},
+            {.name = "--ema",
+             .help = "the moving average of the weights (train.ema_decay)",
+             .target = &average_},
             {.name = "--json", .help = "one JSON object instead of a line", .target = &json_}};
   }
 
   absl::Status Run(const CommandContext& context) override {
     if (batches_ < 0) return absl::InvalidArgumentError("eval: --batches cannot be negative");
-    if (!choices_.path.empty() && (!texts_.empty() || !conversations_.empty() || batches_ > 0))
+    if (!choices_.path.empty() &&
+        (!texts_.empty() || !conversations_.empty() || batches_ > 0 || average_))
       return absl::InvalidArgumentError(
-          "eval: --multiple-choice goes without --text, --sft and --batches");
+          "eval: --multiple-choice goes without --text, --sft, --batches and --ema");
     if (choices_.path.empty() && !choices_.chat_template.empty())
       return absl::InvalidArgumentError("eval: --chat goes with --multiple-choice only");
     ASSIGN_OR_RETURN(const auto device,
                      CreateDevice(trainer::ComputeConfig(), context.ranks_on_host));
     const trainer::RankContext rank = MakeRankContext(context, *device, stderr);
     if (!choices_.path.empty()) return Ask(context, rank);
-    ASSIGN_OR_RETURN(const trainer::LoadedModel loaded, trainer::LoadModel(checkpoint_, rank));
+    using checkpoints::WeightSet;
+    ASSIGN_OR_RETURN(const trainer::LoadedModel loaded,
+                     trainer::LoadModel(checkpoint_, rank, trainer::LoadFor::kForward,
+                                        average_ ? WeightSet::kAverage : WeightSet::kMasters));
     const trainer::RunConfig config = DataOf(loaded);
     if (config.data().validation().empty() && config.data().sft_validation().empty()) {
       return absl::InvalidArgumentError(
@@ -112,7 +119,7 @@ class Eval : public Command {
   std::vector<std::string> texts_, conversations_;
   trainer::MultipleChoiceOptions choices_;
   int64_t batches_ = 0;
-  bool json_ = false;
+  bool average_ = false, json_ = false;
 };
 
 }  // namespace

@@ -47,6 +47,9 @@ class Export : public Command {
              .help = "bf16, fp8 or fp32; default: each tensor's type in the imported model, or "
                      "bf16",
              .target = &dtype_},
+            {.name = "--ema",
+             .help = "the moving average of the weights (train.ema_decay)",
+             .target = &average_},
             {.name = "--source",
              .value = "DIR",
              .help = "the import that training started from; default: found by run.init_from",
@@ -77,6 +80,7 @@ class Export : public Command {
       return absl::InvalidArgumentError(
           absl::StrCat("export: --shard-gb: found ", shard_gb_, ", wanted more than 0"));
     }
+    if (average_) request_.weights = checkpoints::WeightSet::kAverage;
     ProgressBar bar("export");
     request_.shard_bytes = static_cast<int64_t>(shard_gb_ * 1e9);
     request_.ignore = std::set<std::string>(ignore_.begin(), ignore_.end());
@@ -95,7 +99,7 @@ class Export : public Command {
   std::string dtype_;
   double shard_gb_ = 5;
   std::vector<std::string> ignore_;
-  bool json_ = false;
+  bool average_ = false, json_ = false;
 };
 
 }  // namespace

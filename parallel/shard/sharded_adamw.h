@@ -30,6 +30,7 @@ struct FlatSegment {
 
 struct ShardedAdamWOptions {
   kernels::DType moment_dtype = kernels::DType::kF32;  // f32 | bf16
+  float average_decay = 0;  // of a moving average of the masters, kept by the host; 0: none
 };
 
 struct AdamWHyperparameters {
@@ -56,6 +57,10 @@ class ShardedAdamW {
   virtual TensorView first_moment() = 0;
   virtual TensorView second_moment() = 0;
   virtual ConstTensorView gradient() const = 0;
+  // [m] f32 of the host: average += (1 - decay) (master - average) after each step. Null: none.
+  virtual TensorView average() = 0;
+  // average = master: after masters were written from outside and no average was.
+  virtual absl::Status ResetAverage(Stream& stream) = 0;
 
   // Sums gradients over the group in FP32, ascending rank order; this rank keeps its shard.
   virtual absl::Status ReduceGradients(Stream& stream) = 0;

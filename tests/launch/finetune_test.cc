@@ -135,7 +135,7 @@ TEST_F(Finetune, MultipleChoiceIsTheSameOnFourRanks) {
 
   const Outcome both = RunSluice(eval + " --batches 3");
   EXPECT_EQ(both.exit_code, 1);
-  EXPECT_THAT(both.err, HasSubstr("goes without --text, --sft and --batches"));
+  EXPECT_THAT(both.err, HasSubstr("goes without --text, --sft, --batches and --ema"));
   const Outcome alone = RunSluice("eval --checkpoint " + RunDir("base") + " --chat qwen3");
   EXPECT_EQ(alone.exit_code, 1);
   EXPECT_THAT(alone.err, HasSubstr("--chat goes with --multiple-choice only"));

@@ -53,6 +53,28 @@ TEST_F(Resume, Bf16WithBatchRampContinuesToTheBit) {
           "train.batch_ramp_start=2", "train.batch_ramp_steps=30", "data.document_mask=true"});
 }
 
+const std::vector<std::string> kFp8 = {
+    "train.steps=60",          "compute.precision=FP8",  "train.moment_dtype=BF16",
+    "fp8.swiglu_cache=true",   "fp8.o_proj_cache=E5M6",  "fp8.report_every=4",
+    "fp8.demote_above=0.0385", "train.ema_decay=0.9375",
+};
+TEST_F(Resume, Fp8OnFourRanksContinuesToTheBit) { ExpectEqualToUninterrupted(4, kFp8); }
+
+// Without a word, and so from the last checkpoint.
+TEST_F(Resume, Fp8GoesOnAfterAKillAsIfThereHadBeenNone) {
+  ASSERT_EQ(Train("whole", 1, kFp8).exit_code, 0);
+  RunningProgram first(TrainCommand("killed", 1, kFp8));
+  ASSERT_TRUE(first.WaitFor("step 13/")) << first.output();
+  kill(first.pid(), SIGKILL);
+  ASSERT_NE(first.Wait(), 0);
+  const Outcome second = Train("killed", 1, kFp8);
+  ASSERT_EQ(second.exit_code, 0) << second.err;
+  EXPECT_THAT(second.out, HasSubstr("resuming " + RunDir("killed") + "/checkpoints/step-"));
+  EXPECT_EQ(Rows("killed"), Rows("whole"));
+  EXPECT_EQ(Digest(RunDir("killed")), Digest(RunDir("whole")));
+  EXPECT_THAT(Digest(RunDir("whole")), ::testing::Contains(HasSubstr("ema/")));
+}
+
 TEST_F(Resume, ADamagedNewestCheckpointIsPassedOverAndTheLogSaysSo) {
   ASSERT_EQ(Train("run", 1, {"train.steps=10"}).exit_code, 0);
   const auto rows = Rows("run"), digest = Digest(RunDir("run"));

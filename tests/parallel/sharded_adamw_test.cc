@@ -264,6 +264,52 @@ INSTANTIATE_TEST_SUITE_P(Types, ShardedAdamW,
                                            Types{DType::kBF16, DType::kF32},
                                            Types{DType::kBF16, DType::kBF16}));
 
+TEST(ShardedAdamWAverage, FollowsTheMastersOnAnyNumberOfRanks) {
+  const Problem problem = MakeProblem(64, DType::kBF16, DType::kF32, /*integers=*/false);
+  for (const int ranks : {1, 4}) {
+    RunThreadRanks(
+        ranks, CpuStreamMode::kInline,
+        [&](parallel::Communicator& group, kernels::DeviceContext& device) {
+          kernels::Stream& stream = device.stream(kernels::StreamRole::kCompute);
+          const Tensor values = problem.values.Clone(), gradients({problem.n});
+          auto created = parallel::ShardedAdamW::Create(device, group, values, gradients,
+                                                        problem.segments, {.average_decay = 0.75f});
+          ASSERT_TRUE(created.ok()) << created.status();
+          parallel::ShardedAdamW& optimizer = **created;
+          ASSERT_TRUE(optimizer.ResetAverage(stream).ok());
+          const int64_t n = optimizer.master().num_elements();
+          const float *master = optimizer.master().data<float>(),
+                      *average = optimizer.average().data<float>();
+          std::vector<float> wanted(master, master + n);
+          for (int step = 0; step < kSteps; ++step) {
+            CopyInto(gradients, 0, GradientOf(problem, step, group.rank(), ranks).view());
+            ASSERT_TRUE(optimizer.ReduceGradients(stream).ok());
+            parallel::AdamWHyperparameters settings = problem.settings;
+            settings.step = step + 1;
+            ASSERT_TRUE(optimizer.Step(settings, stream).ok());
+            for (int64_t i = 0; i < n; ++i) {
+              float& w = wanted[static_cast<size_t>(i)];
+              w += 0.25f * (master[i] - w);
+              ASSERT_EQ(average[i], w) << "element " << i << " after step " << step;
+            }
+          }
+          EXPECT_NE(average[2], master[2]);
+        });
+  }
+}
+
+TEST(ShardedAdamWAverage, NoneWithoutADecay) {
+  RunThreadRanks(1, CpuStreamMode::kInline,
+                 [&](parallel::Communicator& group, kernels::DeviceContext& device) {
+                   auto optimizer = parallel::ShardedAdamW::Create(device, group, Tensor({8}),
+                                                                   Tensor({8}), {}, {});
+                   ASSERT_TRUE(optimizer.ok());
+                   EXPECT_TRUE((*optimizer)->average().is_null());
+                   kernels::Stream& stream = device.stream(kernels::StreamRole::kCompute);
+                   EXPECT_TRUE((*optimizer)->ResetAverage(stream).ok());
+                 });
+}
+
 // Masters begin as the values; no element, no segment and no norm are legal.
 TEST(ShardedAdamWCreate, MastersBeginAsTheValues) {
   const Tensor values = Tensor::Random({8}, DType::kBF16, 6);

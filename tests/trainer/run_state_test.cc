@@ -61,6 +61,7 @@ void Scramble(RankModel& model) {
     fill(optimizer->master());
     fill(optimizer->first_moment());
     fill(optimizer->second_moment());
+    if (!optimizer->average().is_null()) fill(optimizer->average());
   }
 }
 
@@ -172,6 +173,57 @@ TEST(LoadState, WeightsOnlyLeavesTheMomentsAlone) {
     ASSERT_TRUE(state.ok()) << state.status();
     const ConstTensorView moment = model.optimizer(ParameterGroup::kDense)->first_moment();
     for (int64_t i = 0; i < moment.num_elements(); ++i) ASSERT_EQ(moment.data<float>()[i], 0.0f);
+  });
+}
+
+RunConfig WithAverage() {
+  RunConfig config = SmallConfig("BF16");
+  config.mutable_train()->set_ema_decay(0.5);
+  return config;
+}
+
+INSTANTIATE_TEST_SUITE_P(Average, SaveAndLoad, ::testing::Values(WithAverage()));
+
+TEST(LoadState, TheAverageTakesThePlaceOfTheMasters) {
+  checkpoints::MemoryFileSystem files;
+  std::vector<float> average;
+  const std::string generation = SaveOn(WithAverage(), {}, "/a", files, [&](RankModel& model) {
+    Scramble(model);
+    const ConstTensorView held = model.optimizer(ParameterGroup::kDense)->average();
+    average.assign(held.data<float>(), held.data<float>() + held.num_elements());
+    return StateOfStepNine(model.config(), model.num_gates());
+  });
+  OnRanks(WithAverage(), {}, [&](RankModel& model) {
+    const LoadOptions options = {.weights_only = true, .weights = checkpoints::WeightSet::kAverage};
+    const auto state = LoadState(model, generation, options, files);
+    ASSERT_TRUE(state.ok()) << state.status();
+    parallel::ShardedAdamW& dense = *model.optimizer(ParameterGroup::kDense);
+    // Where no tensor lies there is padding, which nobody stores.
+    model.store().ForEachRun(ParameterGroup::kDense, dense.shard_begin(), dense.shard_end(),
+                             [&](const Parameter& /*parameter*/, const NamedPiece& piece,
+                                 int64_t /*named_begin*/, int64_t flat_begin, int64_t count) {
+                               for (int64_t i = flat_begin; i < flat_begin + count; ++i) {
+                                 ASSERT_EQ(dense.master().data<float>()[i], average[i])
+                                     << piece.name;
+                                 ASSERT_EQ(dense.average().data<float>()[i], average[i]);
+                               }
+                             });
+  });
+}
+
+TEST(LoadState, WithoutAnAverageNoneIsFound) {
+  checkpoints::MemoryFileSystem files;
+  const std::string generation =
+      SaveOn(SmallConfig("FP32"), {}, "/a", files, [&](RankModel& model) {
+        EXPECT_TRUE(model.InitializeWeights().ok());
+        return StateOfStepNine(model.config(), model.num_gates());
+      });
+  OnRanks(SmallConfig("FP32"), {}, [&](RankModel& model) {
+    const LoadOptions options = {.weights_only = true, .weights = checkpoints::WeightSet::kAverage};
+    const auto state = LoadState(model, generation, options, files);
+    EXPECT_EQ(state.status().message(),
+              "checkpoint " + generation +
+                  " has no average of its weights, wanted one of a run with train.ema_decay");
   });
 }
 

@@ -96,6 +96,7 @@ struct Bytes {
 Bytes BytesOf(const Built& built, const RunConfig& config, int copies) {
   const bool bf16 = config.compute().precision() != "FP32";
   const double value = bf16 ? 2 : 4, moments = config.train().moment_dtype() == "BF16" ? 4 : 8;
+  const double average = config.train().ema_decay() > 0 ? 4 : 0;
   const double data = config.mesh().data() * copies, expert_data = data / config.mesh().expert();
   std::set<const Parameter*> fp8;
   for (const auto& stage : built.stages) {
@@ -115,7 +116,7 @@ Bytes BytesOf(const Built& built, const RunConfig& config, int copies) {
     bytes.parameters += n * value + (packed ? copies : 0);
     if (!parameter->trained) continue;
     bytes.gradients += n * 4;
-    bytes.optimizer += n * (moments + (bf16 ? 4 : 0)) / shards;
+    bytes.optimizer += n * (moments + (bf16 ? 4 : 0) + average) / shards;
   }
   return bytes;
 }

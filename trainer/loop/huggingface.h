@@ -44,6 +44,7 @@ struct ExportRequest {
   std::string from;    // a generation or a run folder
   std::string to;      // must not exist, or be empty
   std::string source;  // the import that training started from; empty: through run.init_from
+  checkpoints::WeightSet weights = checkpoints::WeightSet::kMasters;
   checkpoints::ExportType type = checkpoints::ExportType::kSource;
   int64_t shard_bytes = 5'000'000'000;
   std::set<std::string> ignore;                   // keys of the source's config.json

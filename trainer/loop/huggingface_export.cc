@@ -34,13 +34,13 @@ struct Stored {
 };
 
 absl::StatusOr<Stored> OpenStored(checkpoints::FileSystem& files, const std::string& path,
-                                  const ExportRequest& request) {
+                                  const ExportRequest& request, checkpoints::WeightSet weights) {
   ASSIGN_OR_RETURN(const std::string generation,
                    checkpoints::ResolveCheckpoint(files, path, [&](absl::string_view message) {
                      if (request.print) request.print(std::string(message));
                    }));
   Stored stored;
-  ASSIGN_OR_RETURN(stored.reader, CheckpointReader::Open(files, generation));
+  ASSIGN_OR_RETURN(stored.reader, CheckpointReader::Open(files, generation, weights));
   if (!google::protobuf::TextFormat::ParseFromString(stored.reader->metadata().config_textproto(),
                                                      &stored.config)) {
     return absl::DataLossError(absl::StrCat(generation, ": its configuration is not readable"));
@@ -57,7 +57,8 @@ absl::StatusOr<std::unique_ptr<Stored>> FindSource(checkpoints::FileSystem& file
   if (from.is_import()) return nullptr;
   std::string path = request.source.empty() ? from.config.run().init_from() : request.source;
   for (int i = 0; i < kMostRuns && !path.empty(); ++i) {
-    absl::StatusOr<Stored> stored = OpenStored(files, path, request);
+    absl::StatusOr<Stored> stored =
+        OpenStored(files, path, request, checkpoints::WeightSet::kMasters);
     if (!stored.ok()) {
       if (!request.source.empty()) return stored.status();
       if (request.print) {
@@ -176,7 +177,7 @@ absl::StatusOr<checkpoints::Certificate> ExportHuggingFace(const ExportRequest& 
         absl::StrCat(request.to, ": found files in it, wanted a new or an empty directory"));
   }
   const auto files = checkpoints::CreatePosixFileSystem();
-  ASSIGN_OR_RETURN(const Stored from, OpenStored(*files, request.from, request));
+  ASSIGN_OR_RETURN(const Stored from, OpenStored(*files, request.from, request, request.weights));
   ASSIGN_OR_RETURN(const auto source, FindSource(*files, from, request));
   const fs::path partial = request.to + ".partial";
   fs::remove_all(partial, error);

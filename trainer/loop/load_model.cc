@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "checkpoints/reader.h"
 #include "google/protobuf/text_format.h"
 #include "kernels/core/status_macros.h"
 #include "trainer/loop/resume.h"
@@ -15,7 +14,7 @@
 namespace sluice::trainer {
 
 absl::StatusOr<LoadedModel> LoadModel(const std::string& checkpoint, const RankContext& rank,
-                                      LoadFor use) {
+                                      LoadFor use, checkpoints::WeightSet weights) {
   const auto files = checkpoints::CreatePosixFileSystem();
   LoadedModel loaded;
   ASSIGN_OR_RETURN(loaded.generation, FindCheckpoint(checkpoint, rank, *files));
@@ -42,6 +41,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& checkpoint, const RankC
   stored.mutable_train()->set_microbatch(1);
   stored.mutable_train()->set_global_batch(ranks);
   stored.mutable_train()->set_batch_ramp_start(0);
+  stored.mutable_train()->set_ema_decay(0);
   // Frozen weights have neither masters nor moments.
   stored.mutable_finetune()->Clear();
   if (use == LoadFor::kForward) stored.mutable_finetune()->set_freeze(".");
@@ -49,6 +49,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& checkpoint, const RankC
   ASSIGN_OR_RETURN(loaded.model, RankModel::Create(loaded.config, rank));
   LoadOptions options;
   options.weights_only = options.merge_adapters = true;
+  options.weights = weights;
   ASSIGN_OR_RETURN(const RunState state,
                    LoadState(*loaded.model, loaded.generation, options, *files));
   loaded.step = state.step;

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "checkpoints/reader.h"
 #include "data/tokenizer.h"
 #include "trainer/loop/rank_model.h"
 
@@ -23,8 +24,9 @@ enum class LoadFor { kForward, kGradients };
 // `checkpoint` is a generation or a run folder. The model is laid out over all ranks of rank.world
 // as data replicas that share experts where their number allows; microbatch and global batch are
 // set to one sequence a rank. Whatever the run trained, adapters are merged. Collective.
-absl::StatusOr<LoadedModel> LoadModel(const std::string& checkpoint, const RankContext& rank,
-                                      LoadFor use = LoadFor::kForward);
+absl::StatusOr<LoadedModel> LoadModel(
+    const std::string& checkpoint, const RankContext& rank, LoadFor use = LoadFor::kForward,
+    checkpoints::WeightSet weights = checkpoints::WeightSet::kMasters);
 
 // The configuration to read other data with a loaded model: without the run's training data, which
 // need not be there any more, and with the vocabulary that the run keeps beside its checkpoints.

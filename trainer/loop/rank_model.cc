@@ -160,6 +160,7 @@ absl::Status RankModel::CreateOptimizers() {
     }
     parallel::ShardedAdamWOptions options;
     options.moment_dtype = config_.train().moment_dtype() == "BF16" ? DType::kBF16 : DType::kF32;
+    options.average_decay = static_cast<float>(config_.train().ema_decay());
     ASSIGN_OR_RETURN(optimizers_[g],
                      parallel::ShardedAdamW::Create(device_, replicas(group), store_.values(group),
                                                     store_.gradients(group), segments, options));
@@ -185,6 +186,7 @@ absl::Status RankModel::InitializeWeights() {
     const TensorView master = optimizer->master();
     device_.Copy(ConstTensorView(host.data(), DType::kF32, master.shape()), master, stream());
     RETURN_IF_ERROR(stream().Synchronize());
+    RETURN_IF_ERROR(optimizer->ResetAverage(stream()));
   }
   RETURN_IF_ERROR(InitializeFrozen());
   return PublishWeights();

@@ -57,8 +57,8 @@ bool MustNotChange(const std::string& field) {
   for (const char* prefix :
        {"model.", "data.document_mask", "data.fim_rate", "data.shuffle", "train.seed",
         "train.global_batch", "train.sequence_length", "train.batch_ramp", "train.moment_dtype",
-        "finetune.mode", "finetune.lora", "finetune.layer_experts", "finetune.freeze",
-        "finetune.train_router"}) {
+        "train.ema_decay", "finetune.mode", "finetune.lora", "finetune.layer_experts",
+        "finetune.freeze", "finetune.train_router"}) {
     if (field.rfind(prefix, 0) == 0) return true;
   }
   return false;
@@ -168,6 +168,7 @@ absl::StatusOr<std::string> CompareForResume(const RunConfig& stored, const RunC
   // A field that the program which stored did not have yet counts with its default.
   RunConfig known = stored;
   ResolveModel(*known.mutable_model());
+  if (!known.train().has_ema_decay()) known.mutable_train()->set_ema_decay(0);
   differencer.Compare(known, now);
   // The ramp's sizes are multiples of what the mesh, the microbatch and the schedule need: with
   // another multiple, samples would be skipped or read twice.

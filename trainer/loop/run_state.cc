@@ -37,6 +37,9 @@ std::vector<StateArray> ArraysOf(parallel::ShardedAdamW& optimizer, bool weights
   if (!weights_only) {
     arrays.push_back({"adam_m/", optimizer.first_moment()});
     arrays.push_back({"adam_v/", optimizer.second_moment()});
+    if (!optimizer.average().is_null()) {
+      arrays.push_back({checkpoints::kAveragePrefix, optimizer.average()});
+    }
   }
   return arrays;
 }
@@ -223,6 +226,15 @@ absl::Status ReadPiece(checkpoints::CheckpointReader& reader,
                       elements.raw_mutable_data());
 }
 
+// A run that starts from weights averages from there on.
+absl::Status ResetAverages(RankModel& model) {
+  for (int g = 0; g < kNumParameterGroups; ++g) {
+    parallel::ShardedAdamW* optimizer = model.optimizer(static_cast<ParameterGroup>(g));
+    if (optimizer != nullptr) RETURN_IF_ERROR(optimizer->ResetAverage(model.stream()));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ReadGates(RankModel& model, const LoadOptions& options,
                        checkpoints::CheckpointReader& reader, RunState& state) {
   const int64_t experts = model.config().model().n_routed_experts();
@@ -300,7 +312,8 @@ absl::StatusOr<RunState> LoadState(RankModel& model, const std::string& generati
     RETURN_IF_ERROR(model.InitializeWeights());
   }
   const auto read = [&]() -> absl::Status {
-    ASSIGN_OR_RETURN(auto reader, checkpoints::CheckpointReader::Open(files, generation_dir));
+    ASSIGN_OR_RETURN(auto reader,
+                     checkpoints::CheckpointReader::Open(files, generation_dir, options.weights));
     const bool merges = options.merge_adapters && model.config().finetune().mode() != "lora";
     checkpoints::AdaptedWeightReader weights(
         *reader, merges ? checkpoints::AdaptedWeightReader::Adapters::kMerge
@@ -317,6 +330,7 @@ absl::StatusOr<RunState> LoadState(RankModel& model, const std::string& generati
       return model.stream().Synchronize();
     };
     RETURN_IF_ERROR(ForEachPiece(model, options.weights_only, true, read_piece));
+    if (options.weights_only) RETURN_IF_ERROR(ResetAverages(model));
     RETURN_IF_ERROR(ReadGates(model, options, *reader, state));
     state.step = reader->step();
     state.updates = Counter(reader->metadata(), "updates");

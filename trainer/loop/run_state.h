@@ -1,8 +1,8 @@
 // The state of a run as checkpoints hold it: what is saved, and how any mesh reads it back.
 //
 // Tensors: master/<name>, adam_m/<name>, adam_v/<name> for every named parameter tensor that is
-// trained (FP32 masters; the BF16 values are their rounding and are not stored), weight/<name> for
-// every frozen one (its values, in the compute dtype),
+// trained (FP32 masters; the BF16 values are their rounding and are not stored), ema/<name> beside
+// them with train.ema_decay, weight/<name> for every frozen one (its values, in the compute dtype),
 // gate/<prefix>e_score_correction_bias and gate/<prefix>load (tokens routed in the last step).
 #pragma once
 
@@ -47,6 +47,7 @@ struct LoadOptions {
   // With weights_only: a model without adapters (LoRA) gets those of the checkpoint added to its
   // weights; one with adapters gets new ones where the checkpoint has none.
   bool merge_adapters = false;
+  checkpoints::WeightSet weights = checkpoints::WeightSet::kMasters;
 };
 // Collective only in PublishWeights. Reads this rank's part of `generation_dir` whatever mesh wrote
 // it.
