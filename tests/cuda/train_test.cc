@@ -1,5 +1,7 @@
 // One rank of `sluice train` on the software device against the CPU: losses of every step and every
-// gradient tensor of the first.
+// gradient tensor of the first. Both start from weights that the CPU has trained for a few steps:
+// at initialisation all scores of a router are nearly equal, and in BF16 two backends that sum in
+// another order (two SIMD targets of the CPU do) send some tokens to other experts.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -29,6 +31,7 @@ struct Training {
   int steps;
   double bound;  // relative
 };
+constexpr int kStepsBefore = 30;
 void PrintTo(const Training& training, std::ostream* out) { *out << training.precision; }
 
 class CudaTraining : public ::testing::TestWithParam<Training> {
@@ -38,18 +41,25 @@ class CudaTraining : public ::testing::TestWithParam<Training> {
     dir_ = launch::TestFolder();
     std::ofstream text(dir_ + "/train.txt");
     for (int i = 0; i < 1000; ++i) text << i << " comes after " << i - 1 << ", as always.\n";
+    text.close();
+    const launch::Outcome outcome = Train("cpu", kStepsBefore, RunDir("before"), "");
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   }
   void TearDown() override { std::filesystem::remove_all(dir_); }
 
   // 128 tokens a step of the preset's model, until `steps`; continues where it was.
   launch::Outcome Train(const std::string& device, int steps) const {
+    return Train(device, steps, RunDir(device), " --set run.init_from=" + RunDir("before"));
+  }
+  launch::Outcome Train(const std::string& device, int steps, const std::string& run_dir,
+                        const std::string& edits) const {
     const bool on_cuda = device == "cuda";
     return launch::RunShell(
         (on_cuda ? kOnTheDouble : "") + std::string(SLUICE_BINARY) +
         " train --preset tiny --set train.global_batch=2 --set compute.threads=1" +
         " --set compute.precision=" + GetParam().precision + " --set compute.device=" + device +
         " --set data.train=" + dir_ + "/train.txt --set train.steps=" + std::to_string(steps) +
-        " --set data.cache_dir=" + dir_ + "/cache --set run.dir=" + RunDir(device));
+        " --set data.cache_dir=" + dir_ + "/cache --set run.dir=" + run_dir + edits);
   }
   std::string RunDir(const std::string& device) const { return dir_ + "/" + device; }
 
@@ -137,11 +147,17 @@ TEST_P(CudaTraining, LossesAndGradientsAreTheCpus) {
     EXPECT_NEAR(cuda[i], cpu[i], training.bound * cpu[i]) << "step " << i + 1;
     worst = std::max(worst, std::abs(cuda[i] / cpu[i] - 1));
   }
-  EXPECT_LT(cpu.back(), cpu.front());
+
   std::printf("%d losses, the worst %.2g apart\n", training.steps, worst);
 }
+const auto kNameOf = [](const auto& info) { return std::string(info.param.precision); };
 INSTANTIATE_TEST_SUITE_P(Precisions, CudaTraining, ::testing::Values(Training{"FP32", 3, 1e-5}),
-                         [](const auto& info) { return std::string(info.param.precision); });
+                         kNameOf);
+// In FP8 a sum in another order may end in the next E4M3 code, 1/16 away: the CPU's own SIMD
+// targets are up to 0.19 apart in one tensor of this model's gradients.
+INSTANTIATE_TEST_SUITE_P(SlowPrecisions, CudaTraining,
+                         ::testing::Values(Training{"BF16", 10, 1e-2}, Training{"FP8", 10, 5e-2}),
+                         kNameOf);
 
 // One line on stderr, as every error that a user meets.
 void ExpectRefusal(const std::string& environment, const std::string& edits,
