@@ -50,6 +50,7 @@ Json EntryJson(const PlanEntry& entry) {
           {"device_hours", entry.device_hours},
           {"dollars", entry.dollars},
           {"fullest_rank", entry.fullest_rank},
+          {"row_factor", entry.row_factor},
           {"memory_bytes",
            {{"parameters", use.parameters},
             {"gradients", use.gradients},
@@ -76,7 +77,12 @@ std::string Heading(const PlanRequest& request) {
 
 std::string PlansText(const PlanRequest& request, const Plans& plans) {
   std::string text = Heading(request);
-  absl::StrAppendFormat(&text, "%d layouts tried, %d fit\n\n", plans.tried, plans.num_fitting);
+  absl::StrAppendFormat(&text, "%d layouts tried, %d fit", plans.tried, plans.num_fitting);
+  if (!plans.fitting.empty()) {
+    absl::StrAppendFormat(&text, "; memory at the %.0f%% quantile of the fullest rank's rows",
+                          100 * request.memory_quantile);
+  }
+  text += "\n\n";
   absl::StrAppendFormat(&text, "%-3s %4s %4s %4s %-12s %3s %4s %5s %-18s | %8s %6s %6s %7s %5s", "",
                         "pipe", "data", "exp", "schedule", "mb", "n", "prec", "recompute", "step s",
                         "bubble", "expos", "tok/s", "util");
@@ -88,7 +94,8 @@ std::string PlansText(const PlanRequest& request, const Plans& plans) {
   for (const PlanEntry& entry : plans.fitting) {
     const Layout& layout = entry.layout;
     const std::string schedule =
-        layout.chunks > 1 ? absl::StrCat(layout.schedule, " x", layout.chunks) : layout.schedule;
+        absl::StrCat(layout.schedule, layout.chunks > 1 ? absl::StrCat(" x", layout.chunks) : "",
+                     layout.zero != 1 ? absl::StrCat(" z", layout.zero) : "");
     absl::StrAppendFormat(
         &text, "%-3d %4d %4d %4d %-12s %3d %4d %5s %-18s | %8.3f %5.1f%% %5.1f%% %7.0f %4.1f%%",
         ++place, layout.pipe, layout.data, layout.expert, schedule.substr(0, 14), layout.microbatch,
@@ -105,7 +112,7 @@ std::string PlansText(const PlanRequest& request, const Plans& plans) {
   if (!plans.refused.empty()) text += "\nwhy not:\n";
   for (const auto& [why, count] : plans.refused)
     absl::StrAppendFormat(&text, "  %6d  %s\n", count, why);
-  if (plans.fitting.empty() && !plans.nearest.empty()) {
+  if (!plans.nearest.empty()) {
     text += "\nnearest to fitting:\n";
     for (const PlanEntry& entry : plans.nearest)
       absl::StrAppend(&text, "  ", entry.layout.ToString(), ": ", entry.why_not, "\n");
@@ -117,12 +124,18 @@ Json PlansJson(const PlanRequest& request, const Plans& plans) {
   Json fitting = Json::array(), refused = Json::object();
   for (const PlanEntry& entry : plans.fitting) fitting.push_back(EntryJson(entry));
   for (const auto& [why, count] : plans.refused) refused[why] = count;
+  Json nearest = Json::array();
+  for (const PlanEntry& entry : plans.nearest) {
+    nearest.push_back(EntryJson(entry));
+    nearest.back()["why_not"] = entry.why_not;
+  }
   return {{"cluster", request.cluster.name},
           {"ranks", request.cluster.num_ranks()},
           {"tried", plans.tried},
           {"fit", plans.num_fitting},
           {"plans", fitting},
-          {"refused", refused}};
+          {"refused", refused},
+          {"nearest", nearest}};
 }
 
 absl::StatusOr<std::string> PlacementText(const PlanRequest& request, const Layout& layout) {

@@ -13,7 +13,7 @@ namespace {
 
 using parallel::PublishedRun;
 
-absl::StatusOr<parallel::Layout> LayoutOf(const PublishedRun& run) {
+absl::StatusOr<parallel::Layout> PublishedLayout(const PublishedRun& run) {
   parallel::Layout layout;
   const auto at_least_one = [](int value) { return value > 0 ? value : 1; };
   layout.pipe = at_least_one(run.pipe());
@@ -31,6 +31,7 @@ absl::StatusOr<parallel::Layout> LayoutOf(const PublishedRun& run) {
   layout.overlap_gradients = run.overlaps_gradients();
   layout.exchange =
       run.flat_exchange() ? parallel::ExchangeKind::kFlat : parallel::ExchangeKind::kHierarchical;
+  if (run.bf16_dispatch()) layout.dispatch = parallel::DispatchRows::kBf16;
   if (run.head_alone()) layout.head_alone = parallel::HeadAlone::kAllowed;
   ASSIGN_OR_RETURN(layout.precision, ParsePrecision(run.precision()));
   ASSIGN_OR_RETURN(layout.recompute, ParseRecomputeChoice(run.recompute()));
@@ -60,7 +61,7 @@ absl::Status Predict(double expert_cv, parallel::PlanCache& schedules, Published
   request.global_batch = run.global_batch();
   request.tokens = run.tokens();
   request.expert_cv = run.routing() == "real" ? expert_cv : 0.0;
-  ASSIGN_OR_RETURN(const parallel::Layout layout, LayoutOf(run));
+  ASSIGN_OR_RETURN(const parallel::Layout layout, PublishedLayout(run));
   absl::StatusOr<parallel::PlanEntry> entry =
       parallel::Evaluate(request, layout, schedules, parallel::Detail::kFull);
   if (!entry.ok()) {

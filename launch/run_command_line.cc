@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "kernels/core/check.h"
@@ -112,7 +113,12 @@ int RunCommandLine(int argc, char** argv) {
   if (command == nullptr) return UnknownCommand(commands, words[0]);
   if (has("--help") || has("-h")) return Help(commands, words[0]);
   const std::vector<std::string> arguments(words.begin() + 1, words.end());
-  if (!command->runs_on_ranks()) return RunAlone(*command, arguments);
+  // (The doctor must work where MPI does not, unless it is asked what MPI can do.)
+  const bool calibrates = std::any_of(words.begin(), words.end(), [](const std::string& word) {
+    return absl::StartsWith(word, "--calibrate");
+  });
+  const bool on_ranks = command->runs_on_ranks() || (words[0] == "doctor" && calibrates);
+  if (!on_ranks) return RunAlone(*command, arguments);
   auto session = parallel::MpiSession::Create(&argc, &argv);
   if (!session.ok()) {
     PrintError(session.status().message());

@@ -2,6 +2,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <filesystem>
@@ -16,10 +17,16 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "kernels/core/status_macros.h"
 #include "kernels/cpu/target.h"
+#include "launch/calibrate.h"
 #include "launch/commands/commands.h"
 #include "launch/json_text.h"
+#include "launch/load_config.h"
 #include "launch/machine.h"
+#include "launch/rank_context.h"
+#include "trainer/loop/run_state.h"
+#include "trainer/model/model_config.h"
 
 namespace sluice::launch {
 namespace {
@@ -139,15 +146,32 @@ class Doctor : public Command {
   std::string description() const override {
     return "Prints cores, SIMD target, memory, disk space here, MPI, and the CUDA toolkit if there "
            "is\n"
-           "one. Exit code 1 when something a run needs is missing.\n\n"
+           "one. Exit code 1 when something a run needs is missing.\n"
+           "--calibrate measures products, attention, memory, optimizer and, under launch/run, "
+           "what "
+           "ranks\n"
+           "send each other, and writes a cluster file for plan and simulate. Shapes, tokens and "
+           "threads\n"
+           "are those of --preset (default bench_cpu); best on as many ranks as the machine has "
+           "cores.\n\n"
            "  sluice doctor\n"
-           "  sluice doctor --json";
+           "  sluice doctor --json\n"
+           "  launch/run -np 2 sluice doctor --calibrate here.textproto --preset laptop";
   }
   FlagSet flags() override {
-    return {{.name = "--json", .help = "one JSON object instead of lines", .target = &json_}};
+    FlagSet flags = {
+        {.name = "--json", .help = "one JSON object instead of lines", .target = &json_},
+        {.name = "--calibrate",
+         .value = "FILE",
+         .help = "measure this machine, write a cluster file",
+         .target = &calibrate_}};
+    const FlagSet shapes = FlagsOf(config_flags_);
+    flags.insert(flags.end(), shapes.begin(), shapes.end());
+    return flags;
   }
 
-  absl::Status Run(const CommandContext& /*context*/) override {
+  absl::Status Run(const CommandContext& context) override {
+    if (!calibrate_.empty()) return WriteCalibration(context);
     // Under mpirun every rank gets here; one speaks.
     const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
     if (rank != nullptr && absl::string_view(rank) != "0") return absl::OkStatus();
@@ -171,7 +195,33 @@ class Doctor : public Command {
   }
 
  private:
+  absl::Status WriteCalibration(const CommandContext& context) {
+    ConfigFlags shapes = config_flags_;
+    if (shapes.preset.empty() && shapes.file.empty()) shapes.preset = "bench_cpu";
+    ASSIGN_OR_RETURN(trainer::RunConfig config, LoadConfig(shapes));
+    trainer::ResolveModel(*config.mutable_model());
+    RETURN_IF_ERROR(trainer::ValidateModel(config.model()));
+    ASSIGN_OR_RETURN(const auto device, CreateDevice(config.compute(), context.ranks_on_host));
+    const int64_t length = std::max(1, config.train().sequence_length());
+    ASSIGN_OR_RETURN(const Calibration calibration,
+                     Calibrate(config.model(), length * std::max(1, config.train().microbatch()),
+                               length, *context.world, *device));
+    absl::Status written;
+    if (context.is_first_rank()) {
+      const std::string name = std::filesystem::path(calibrate_).stem().string();
+      const std::string text = ClusterText(calibration, name);
+      std::ofstream out(calibrate_, std::ios::trunc);
+      out << text;
+      out.close();
+      if (!out) written = absl::UnavailableError(absl::StrCat(calibrate_, ": cannot be written"));
+      if (out) std::fputs(text.c_str(), stdout);
+    }
+    return trainer::AgreeOnStatus(*context.world, written);
+  }
+
   bool json_ = false;
+  std::string calibrate_;
+  ConfigFlags config_flags_;
 };
 
 }  // namespace

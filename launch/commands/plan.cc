@@ -4,8 +4,10 @@
 #include <memory>
 #include <string>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "google/protobuf/text_format.h"
 #include "kernels/core/status_macros.h"
 #include "launch/commands/commands.h"
@@ -64,6 +66,10 @@ class Plan : public Command {
           .value = "FILE",
           .help = "recorded loads in place of --imbalance; what expert placement would gain",
           .target = &routes_},
+         {.name = "--zero",
+          .value = "STAGES",
+          .help = "ZeRO stages to try, such as 1,2,3 (default 1; train runs no other)",
+          .target = &zero_},
          {.name = "--top", .value = "N", .help = "layouts to print (default 10)", .target = &top_},
          {.name = "--write",
           .value = "FILE",
@@ -105,6 +111,14 @@ class Plan : public Command {
     ASSIGN_OR_RETURN(request.model, LoadModelWork(config));
     ASSIGN_OR_RETURN(request.cluster, LoadCluster(cluster_, static_cast<int>(nodes_)));
     request.tokens = tokens_;
+    for (const absl::string_view word : absl::StrSplit(zero_, ',', absl::SkipWhitespace())) {
+      int stage = -1;
+      if (!absl::SimpleAtoi(word, &stage) || stage < 0 || stage > 3) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("--zero: found \"", word, "\", wanted stages of 0 to 3, as in 1,2,3"));
+      }
+      request.zero_stages.push_back(stage);
+    }
     request.global_batch = config.train().has_global_batch() ? config.train().global_batch() : 0;
     if (request.global_batch < 1) {
       return absl::InvalidArgumentError(
@@ -142,6 +156,11 @@ class Plan : public Command {
 
   absl::Status Write(trainer::RunConfig config, const parallel::PlanEntry& entry) {
     const parallel::Layout& layout = entry.layout;
+    if (layout.zero != 1) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("--write: found ZeRO stage ", layout.zero,
+                       " in the fastest layout, wanted 1, the one that train runs"));
+    }
     config.mutable_mesh()->set_pipe(layout.pipe);
     config.mutable_mesh()->set_data(layout.data);
     config.mutable_mesh()->set_expert(layout.expert);
@@ -161,7 +180,8 @@ class Plan : public Command {
   }
 
   absl::Status Explain(const trainer::RunConfig& config, const parallel::PlanRequest& request) {
-    ASSIGN_OR_RETURN(const parallel::Layout layout, LayoutOf(config, request.cluster.num_ranks()));
+    ASSIGN_OR_RETURN(const parallel::Layout layout,
+                     LayoutOf(config, request.cluster.num_ranks()));
     ASSIGN_OR_RETURN(const std::string text, ExplainText(request, layout));
     std::fputs(text.c_str(), stdout);
     return absl::OkStatus();
@@ -176,7 +196,7 @@ class Plan : public Command {
   }
 
   ConfigFlags config_flags_;
-  std::string cluster_, routes_, write_;
+  std::string cluster_, routes_, write_, zero_;
   int64_t nodes_ = 0, top_ = 10;
   double tokens_ = 0, budget_ = 0, deadline_ = 0, expert_cv_ = 0.2;
   bool published_ = false, explain_ = false, json_ = false;

@@ -102,6 +102,8 @@ class Simulate : public Command {
     parallel::SimulationRequest request{.schedule = schedule_, .costs = &costs_};
     request.members = layout_.expert;
     request.groups = std::max(1, layout_.data / layout_.expert);
+    request.cores_per_node = cores_per_node_;
+    request.ranks_per_node = ranks_per_node_;
     if (!moe_layers_.empty()) request.rows = imbalance_.Factors(moe_layers_);
     RETURN_IF_ERROR(ReadStragglers(request.stragglers));
     const auto start = std::chrono::steady_clock::now();
@@ -121,6 +123,13 @@ class Simulate : public Command {
       ASSIGN_OR_RETURN(cluster, LoadCluster(cluster_, static_cast<int>(nodes_)));
       ranks = cluster.num_ranks();
     }
+    // Ranks on CPUs are as many as one starts: more than cores share these.
+    if (cluster.cores_per_node > 0 && config.mesh().has_data()) {
+      ranks = std::max(1, config.mesh().pipe()) * config.mesh().data();
+      cluster.network.ranks_per_node = std::max(1, ranks / cluster.nodes);
+    }
+    cores_per_node_ = cluster.cores_per_node;
+    ranks_per_node_ = cluster.network.ranks_per_node;
     ASSIGN_OR_RETURN(layout_, LayoutOf(config, ranks));
     const int batch = std::max(1, config.train().global_batch());
     if (batch % (layout_.data * layout_.microbatch) != 0 || layout_.data % layout_.expert != 0) {
@@ -213,6 +222,7 @@ class Simulate : public Command {
   const parallel::Schedule* schedule_ = nullptr;
   parallel::StepCosts costs_;
   std::vector<int> moe_layers_;
+  int cores_per_node_ = 0, ranks_per_node_ = 1;
   parallel::Imbalance imbalance_ = parallel::Imbalance::Balanced();
 };
 

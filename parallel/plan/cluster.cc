@@ -38,11 +38,29 @@ absl::StatusOr<Device> ToDevice(const DeviceProto& p) {
   d.op_seconds = p.op_seconds();
   d.memory_bytes = p.memory_bytes();
   d.reserved_bytes = p.reserved_bytes();
+  d.fp32_product_efficiency =
+      Or(p.has_fp32_product_efficiency(), p.fp32_product_efficiency(), d.product_efficiency);
+  d.weight_gradient_factor = Or(p.has_weight_gradient_factor(), p.weight_gradient_factor(), 1);
+  d.fp32_weight_gradient_factor = Or(p.has_fp32_weight_gradient_factor(),
+                                     p.fp32_weight_gradient_factor(), d.weight_gradient_factor);
+  d.optimizer_parameters_per_second = p.optimizer_parameters_per_second();
+  d.packed_parameters_per_second = p.packed_parameters_per_second();
   RETURN_IF_ERROR(Positive("device.peak_bf16_flops", d.peak_bf16));
   RETURN_IF_ERROR(Positive("device.memory_bytes_per_second", d.memory_bytes_per_second));
   RETURN_IF_ERROR(Positive("device.memory_bytes", d.memory_bytes));
   RETURN_IF_ERROR(Share("device.sustained_clock", d.sustained_clock));
   RETURN_IF_ERROR(Share("device.product_efficiency", d.product_efficiency));
+  RETURN_IF_ERROR(Share("device.fp32_product_efficiency", d.fp32_product_efficiency));
+  RETURN_IF_ERROR(Positive("device.weight_gradient_factor", d.weight_gradient_factor));
+  RETURN_IF_ERROR(Positive("device.fp32_weight_gradient_factor", d.fp32_weight_gradient_factor));
+  if (p.has_optimizer_parameters_per_second()) {
+    RETURN_IF_ERROR(
+        Positive("device.optimizer_parameters_per_second", d.optimizer_parameters_per_second));
+  }
+  if (p.has_packed_parameters_per_second()) {
+    RETURN_IF_ERROR(
+        Positive("device.packed_parameters_per_second", d.packed_parameters_per_second));
+  }
   RETURN_IF_ERROR(Share("device.core_forward_efficiency", d.core_forward_efficiency));
   RETURN_IF_ERROR(Share("device.core_backward_efficiency", d.core_backward_efficiency));
   RETURN_IF_ERROR(Share("device.memory_efficiency", d.memory_efficiency));
@@ -80,6 +98,11 @@ double Device::peak(Precision precision) const {
       return peak_fp8 > 0 ? peak_fp8 : peak_bf16;
   }
   return peak_bf16;
+}
+
+double Device::product_rate(Precision precision) const {
+  const double share = precision == Precision::kFp32 ? fp32_product_efficiency : product_efficiency;
+  return peak(precision) * sustained_clock * share;
 }
 
 absl::StatusOr<Cluster> ToCluster(const ClusterProto& proto) {

@@ -20,8 +20,15 @@ struct Device {
   double memory_bytes_per_second = 1, memory_efficiency = 1, op_seconds = 0;
   double compute_factor_in_overlap = 1;  // multiprocessors / (those without the exchange's)
   double memory_bytes = 0, reserved_bytes = 0;
+  double fp32_product_efficiency = 1;
+  double weight_gradient_factor = 1, fp32_weight_gradient_factor = 1;
+  double optimizer_parameters_per_second = 0, packed_parameters_per_second = 0;  // 0: by bytes
 
   double peak(Precision precision) const;
+  double product_rate(Precision precision) const;  // flop/s, memory traffic counted apart
+  double weight_factor(Precision precision) const {
+    return precision == Precision::kFp32 ? fp32_weight_gradient_factor : weight_gradient_factor;
+  }
 };
 
 struct Cluster {

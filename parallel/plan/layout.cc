@@ -111,7 +111,7 @@ double LayoutCosts::Seconds(const Work& w, double count, double weights,
   const Device& d = cluster_.device;
   const double narrow = BytesOf(precision), wide = WideBytes(precision);
   const double quantize = precision == Precision::kFp8 ? kQuantizeInput * w.fresh_in : 0.0;
-  return count * w.product_flops / (d.peak(precision) * d.sustained_clock * d.product_efficiency) +
+  return count * w.product_flops / d.product_rate(precision) +
          (count * (w.in_elements * narrow + w.out_elements * wide) + weights * narrow) /
              d.memory_bytes_per_second +
          count * w.core_flops / (d.peak(Precision::kBf16) * d.core_forward_efficiency) +
@@ -124,7 +124,7 @@ double LayoutCosts::BackwardSeconds(const Work& w, double count, double weights,
   const Device& d = cluster_.device;
   const double narrow = BytesOf(precision), wide = WideBytes(precision);
   const double quantize = precision == Precision::kFp8 ? kQuantizeGradient * w.fresh_out : 0.0;
-  return count * w.product_flops / (d.peak(precision) * d.sustained_clock * d.product_efficiency) +
+  return count * w.product_flops / d.product_rate(precision) +
          (count * (w.out_elements * narrow + w.in_elements * wide) + weights * narrow) /
              d.memory_bytes_per_second +
          count * kCoreBackward * w.core_flops /
@@ -140,9 +140,10 @@ double LayoutCosts::WeightSeconds(const Work& w, double count, double weights,
   const Device& d = cluster_.device;
   const double narrow = BytesOf(precision);
   const double quantize = precision == Precision::kFp8 ? kQuantizeForWeight * w.in_elements : 0.0;
-  return count * w.product_flops / (d.peak(precision) * d.sustained_clock * d.product_efficiency) +
-         (count * (w.in_elements + w.out_elements) * narrow + weights * 8) /
-             d.memory_bytes_per_second +
+  return d.weight_factor(precision) *
+             (count * w.product_flops / d.product_rate(precision) +
+              (count * (w.in_elements + w.out_elements) * narrow + weights * 8) /
+                  d.memory_bytes_per_second) +
          count * quantize / (d.memory_bytes_per_second * d.memory_efficiency) +
          w.ops * d.op_seconds / 2;
 }
@@ -202,8 +203,11 @@ ChunkCost LayoutCosts::LayerCost(const LayerWork& layer) const {
       BackwardSeconds(layer.attention, tokens_, layer.attention.weights / tensor, p);
   const double dense_back = BackwardSeconds(layer.dense, tokens_, layer.dense.weights / tensor, p);
   const double local = layer.expert.weights * local_experts_;
-  const double experts = layer.is_moe ? Seconds(layer.expert, rows_, local, p) : 0.0;
-  double experts_back = layer.is_moe ? BackwardSeconds(layer.expert, rows_, local, p) : 0.0;
+  Work expert = layer.expert;
+  if (layout_.dispatch == DispatchRows::kBf16)  // what arrives has yet to be quantised
+    expert.fresh_in += static_cast<double>(model_.hidden);
+  const double experts = layer.is_moe ? Seconds(expert, rows_, local, p) : 0.0;
+  double experts_back = layer.is_moe ? BackwardSeconds(expert, rows_, local, p) : 0.0;
   if (layout_.recompute.everything) {
     attention_back += attention;
     experts_back += experts;
@@ -218,7 +222,9 @@ ChunkCost LayoutCosts::LayerCost(const LayerWork& layer) const {
   if (layer.is_moe) {
     const double width = static_cast<double>(model_.hidden);
     const double dispatch =
-        ExchangeTime(p == Precision::kFp8 ? width + width / 128 * 4 : width * WideBytes(p));
+        ExchangeTime(p == Precision::kFp8 && layout_.dispatch == DispatchRows::kAsProducts
+                         ? width + width / 128 * 4
+                         : width * WideBytes(p));
     const double combine = ExchangeTime(width * WideBytes(p));
     const auto comm = [](PhaseKind kind, double seconds) {
       return Phase{kind, Lane::kComm, seconds, Growth::kWithRows};
@@ -388,9 +394,13 @@ TailCost LayoutCosts::Tail(double dense, double expert, const Schedule& schedule
     return ReduceScatterSeconds({static_cast<int>(shards), stride}, bytes, network);
   };
   if (!layout_.overlap_gradients) {
-    tail.reduce_gradients =
-        ring(shards_d, layout_.tensor, dense * 4) + ring(shards_e, layout_.expert, expert * 4);
-    if (layout_.zero < 3) {
+    // From stage 2 on no rank holds whole gradients: they are reduced after each microbatch.
+    const double times = layout_.zero >= 2 ? layout_.microbatches : 1;
+    tail.reduce_gradients = times * (ring(shards_d, layout_.tensor, dense * 4) +
+                                     ring(shards_e, layout_.expert, expert * 4));
+    if (layout_.zero == 0) {  // an all-reduce; every rank then updates everything
+      tail.gather_parameters = tail.reduce_gradients;
+    } else if (layout_.zero < 3) {
       const double bytes = WideBytes(layout_.precision);
       tail.gather_parameters = ring(shards_d, layout_.tensor, dense * bytes) +
                                ring(shards_e, layout_.expert, expert * bytes);
@@ -398,8 +408,14 @@ TailCost LayoutCosts::Tail(double dense, double expert, const Schedule& schedule
   }
   // Master and moments read and written, gradient read, value written.
   const double bytes = 2 * (4 + 2.0 * layout_.moment_bytes) + 4 + WideBytes(layout_.precision);
-  tail.optimizer = (dense / shards_d + expert / shards_e) * bytes /
-                   (cluster_.device.memory_bytes_per_second * cluster_.device.memory_efficiency);
+  const Device& device = cluster_.device;
+  const double rate = device.optimizer_parameters_per_second > 0
+                          ? device.optimizer_parameters_per_second
+                          : device.memory_bytes_per_second * device.memory_efficiency / bytes;
+  tail.optimizer =
+      (layout_.zero == 0 ? dense + expert : dense / shards_d + expert / shards_e) / rate;
+  if (device.packed_parameters_per_second > 0)
+    tail.optimizer += (dense + expert) / device.packed_parameters_per_second;
   return tail;
 }
 

@@ -22,6 +22,11 @@ struct RecomputeChoice {
 
 enum class HeadAlone : uint8_t { kNever, kAllowed };  // may the last stage hold no layer?
 
+enum class DispatchRows : uint8_t {
+  kAsProducts,
+  kBf16
+};  // FP8 with FP8 products, or quantised after
+
 struct Layout {
   int pipe = 1, data = 1, expert = 1;
   int tensor = 1, context = 1;  // known as costs only
@@ -36,6 +41,7 @@ struct Layout {
   Overlap overlap = Overlap::kNone;  // of neighbours, where the schedule has no kOverlap
   bool overlap_gradients = false;    // reduction and gather hide behind the pipeline
   ExchangeKind exchange = ExchangeKind::kHierarchical;
+  DispatchRows dispatch = DispatchRows::kAsProducts;
   HeadAlone head_alone = HeadAlone::kNever;  // Sluice's own stages hold at least one layer
 
   int num_ranks() const { return pipe * data * tensor * context; }

@@ -1,8 +1,11 @@
 // Memory of one rank, by kind.
 #include <algorithm>
 #include <cmath>
+#include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/strings/str_format.h"
 #include "parallel/plan/plan.h"
 
 namespace sluice::parallel {
@@ -80,7 +83,26 @@ double Softened(double row_factor, int layers) {
   return layers > 1 ? 1 + (row_factor - 1) / std::sqrt(static_cast<double>(layers)) : row_factor;
 }
 
+std::vector<std::pair<double, const char*>> KindsBySize(const MemoryUse& use) {
+  std::vector<std::pair<double, const char*>> kinds = {
+      {use.parameters, "parameters"},       {use.gradients, "gradients"},
+      {use.optimizer, "optimizer"},         {use.activations, "activations"},
+      {use.communication, "communication"}, {use.scratch, "scratch"}};
+  std::stable_sort(kinds.begin(), kinds.end(),
+                   [](const auto& a, const auto& b) { return a.first > b.first; });
+  return kinds;
+}
+
 }  // namespace
+
+std::string MemoryUse::LargestKind() const { return KindsBySize(*this)[0].second; }
+
+std::string MemoryUse::ToString() const {
+  std::string text;
+  for (const auto& [bytes, name] : KindsBySize(*this))
+    absl::StrAppendFormat(&text, "%s%s %.1f", text.empty() ? "" : ", ", name, bytes / 1e9);
+  return text;
+}
 
 MemoryUse MemoryOf(const PlanRequest& request, const Layout& layout, const LayoutCosts& costs,
                    const std::vector<StageShare>& stages, const Schedule& schedule, int rank,

@@ -28,6 +28,10 @@ absl::Status CheckLayout(const PlanRequest& request, const Layout& layout) {
     return absl::InvalidArgumentError(absl::StrCat(
         "expert: found ", layout.expert, ", wanted a divisor of the ", model.experts, " experts"));
   }
+  if (layout.zero < 0 || layout.zero > 3) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("zero: found stage ", layout.zero, ", wanted 0 to 3"));
+  }
   if (request.global_batch % (layout.data * layout.microbatch) != 0) {
     return absl::InvalidArgumentError(absl::StrCat(
         "batch: found ", request.global_batch,
@@ -38,6 +42,7 @@ absl::Status CheckLayout(const PlanRequest& request, const Layout& layout) {
 
 void FillMemory(const PlanRequest& request, const LayoutCosts& costs, const Schedule& schedule,
                 double row_factor, PlanEntry& entry) {
+  entry.row_factor = row_factor;
   for (int rank = 0; rank < schedule.num_ranks(); ++rank) {
     const MemoryUse use =
         MemoryOf(request, entry.layout, costs, entry.stages, schedule, rank, row_factor);
@@ -48,8 +53,11 @@ void FillMemory(const PlanRequest& request, const LayoutCosts& costs, const Sche
   const Device& device = request.cluster.device;
   const double room = device.memory_bytes - device.reserved_bytes;
   if (entry.memory.total() > room) {
-    entry.why_not = absl::StrFormat("memory: rank %d of the pipeline needs %.1f GB of %.1f",
-                                    entry.fullest_rank, entry.memory.total() / 1e9, room / 1e9);
+    entry.why_not = absl::StrFormat(
+        "memory, mostly %s: rank %d of the pipeline needs %.1f GB of %.1f, %.1f too much (%s; the "
+        "fullest rank gets %.2f times the mean rows)",
+        entry.memory.LargestKind(), entry.fullest_rank, entry.memory.total() / 1e9, room / 1e9,
+        (entry.memory.total() - room) / 1e9, entry.memory.ToString(), row_factor);
   }
 }
 
@@ -119,9 +127,15 @@ absl::StatusOr<PlanEntry> Evaluate(const PlanRequest& request, const Layout& wri
   const StepCosts step = costs.Costs(entry.stages, *schedule);
   SimulationRequest simulation{.schedule = schedule, .costs = &step, .keep_spans = false};
   simulation.members = entry.layout.expert;
+  const int groups =
+      entry.layout.data * entry.layout.tensor * entry.layout.context / entry.layout.expert;
+  if (request.cluster.cores_per_node > 0) {  // then groups take each other's time
+    simulation.cores_per_node = request.cluster.cores_per_node;
+    simulation.ranks_per_node = request.cluster.network.ranks_per_node;
+    simulation.groups = groups;
+  }
   if (detail == Detail::kFull) {
-    simulation.groups =
-        entry.layout.data * entry.layout.tensor * entry.layout.context / entry.layout.expert;
+    simulation.groups = groups;
     std::vector<int> moe_layers;
     for (const StageShare& stage : entry.stages) moe_layers.push_back(costs.num_moe_layers(stage));
     simulation.rows = imbalance.Factors(std::move(moe_layers));

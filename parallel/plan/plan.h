@@ -18,6 +18,10 @@ namespace sluice::parallel {
 struct MemoryUse {
   double parameters = 0, gradients = 0, optimizer = 0;
   double activations = 0, communication = 0, scratch = 0;
+  // The largest kind's name.
+  std::string LargestKind() const;
+  // "parameters 9.8, gradients 13.1, ..." in GB, largest first.
+  std::string ToString() const;
   double total() const {
     return parameters + gradients + optimizer + activations + communication + scratch;
   }
@@ -41,12 +45,14 @@ struct PlanRequest {
   std::vector<std::string> schedules;
   std::vector<int> microbatch_sizes;
   std::vector<RecomputeChoice> recompute;
+  std::vector<int> zero_stages;  // empty: 1, the one that Sluice runs; the others are costs only
 };
 
 struct PlanEntry {
   Layout layout;
   std::vector<StageShare> stages;
-  MemoryUse memory;  // of the fullest rank
+  MemoryUse memory;       // of the fullest rank
+  double row_factor = 1;  // its rows over the mean, that was counted with
   int fullest_rank = 0;
   double step_seconds = 0, pipeline_seconds = 0;
   TailCost tail;       // of the slowest rank

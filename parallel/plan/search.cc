@@ -18,7 +18,7 @@ constexpr NamedSchedule kSchedules[] = {{"gpipe", 1},       {"1f1b", 1},  {"inte
 
 // A reason without its numbers, to count by.
 std::string KindOf(const std::string& why) {
-  return why.substr(0, why.find_first_of(":,0123456789"));
+  return why.substr(0, why.find_first_of(":0123456789"));
 }
 
 std::vector<RecomputeChoice> Choices(const PlanRequest& request) {
@@ -81,7 +81,11 @@ class Search {
       layout.precision = precision;
       for (const RecomputeChoice& recompute : Choices(request_)) {
         layout.recompute = recompute;
-        Try(layout);
+        for (const int zero :
+             request_.zero_stages.empty() ? std::vector<int>{1} : request_.zero_stages) {
+          layout.zero = zero;
+          Try(layout);
+        }
       }
     }
   }
