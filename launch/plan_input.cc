@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "kernels/core/status_macros.h"
@@ -10,7 +9,6 @@
 #include "launch/load_config.h"
 #include "launch/presets.h"
 #include "launch/suggest.h"
-#include "trainer/loop/resolve_config.h"
 #include "trainer/model/model_config.h"
 #include "trainer/model/plan_work.h"
 
@@ -49,46 +47,6 @@ absl::StatusOr<parallel::ModelWork> LoadModelWork(const trainer::RunConfig& conf
   const int64_t length =
       config.train().has_sequence_length() ? config.train().sequence_length() : 4096;
   return trainer::DescribeWork(model, length);
-}
-
-absl::StatusOr<parallel::Precision> ParsePrecision(const std::string& text) {
-  const std::string lower = absl::AsciiStrToLower(text);
-  if (lower == "fp32") return parallel::Precision::kFp32;
-  if (lower == "bf16") return parallel::Precision::kBf16;
-  if (lower == "fp8") return parallel::Precision::kFp8;
-  return absl::InvalidArgumentError(
-      absl::StrCat("precision: found \"", text, "\", wanted FP32, BF16 or FP8"));
-}
-
-absl::StatusOr<parallel::RecomputeChoice> ParseRecomputeChoice(const std::string& text) {
-  if (text == "everything") {
-    parallel::RecomputeChoice all;
-    all.everything = true;
-    return all;
-  }
-  ASSIGN_OR_RETURN(const trainer::Recompute r, trainer::ParseRecompute(text));
-  parallel::RecomputeChoice choice;
-  choice.norms = r.norm;
-  choice.mla_up = r.mla_up;
-  choice.swiglu = r.swiglu;
-  return choice;
-}
-
-absl::StatusOr<parallel::Layout> LayoutOf(const trainer::RunConfig& config, int ranks) {
-  parallel::Layout layout;
-  layout.pipe = std::max(1, config.mesh().pipe());
-  layout.expert = std::max(1, config.mesh().expert());
-  layout.data = config.mesh().has_data() ? config.mesh().data() : ranks / layout.pipe;
-  layout.schedule = absl::AsciiStrToLower(config.has_schedule() ? config.schedule() : "1f1b");
-  const bool two = layout.schedule == "interleaved" || layout.schedule == "dualpipe_v";
-  layout.chunks = config.has_schedule_chunks() ? config.schedule_chunks() : (two ? 2 : 1);
-  layout.microbatch = std::max(1, config.train().microbatch());
-  layout.moment_bytes = config.train().moment_dtype() == "BF16" ? 2 : 4;
-  const std::string precision =
-      config.compute().has_precision() ? config.compute().precision() : "BF16";
-  ASSIGN_OR_RETURN(layout.precision, ParsePrecision(precision));
-  ASSIGN_OR_RETURN(layout.recompute, ParseRecomputeChoice(config.compute().recompute()));
-  return layout;
 }
 
 absl::StatusOr<parallel::RouteTrace> LoadRoutes(const std::string& path) {

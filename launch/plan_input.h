@@ -18,13 +18,6 @@ absl::StatusOr<parallel::Cluster> LoadCluster(const std::string& name_or_file, i
 // The model of a config, resolved and valid; layout and rest are not looked at.
 absl::StatusOr<parallel::ModelWork> LoadModelWork(const trainer::RunConfig& config);
 
-absl::StatusOr<parallel::Precision> ParsePrecision(const std::string& text);
-absl::StatusOr<parallel::RecomputeChoice> ParseRecomputeChoice(const std::string& text);
-
-// Mesh, schedule, microbatch, precision and recompute of a config; unset axes as `train` has them,
-// data filling `ranks`.
-absl::StatusOr<parallel::Layout> LayoutOf(const trainer::RunConfig& config, int ranks);
-
 struct PublishedCheck {
   parallel::PublishedRun run;
   std::string not_checkable;  // why, else empty

@@ -7,6 +7,7 @@
 #include "launch/load_config.h"
 #include "launch/plan_input.h"
 #include "launch/presets.h"
+#include "trainer/loop/planned_step.h"
 
 namespace sluice::launch {
 namespace {
@@ -33,8 +34,8 @@ absl::StatusOr<parallel::Layout> PublishedLayout(const PublishedRun& run) {
       run.flat_exchange() ? parallel::ExchangeKind::kFlat : parallel::ExchangeKind::kHierarchical;
   if (run.bf16_dispatch()) layout.dispatch = parallel::DispatchRows::kBf16;
   if (run.head_alone()) layout.head_alone = parallel::HeadAlone::kAllowed;
-  ASSIGN_OR_RETURN(layout.precision, ParsePrecision(run.precision()));
-  ASSIGN_OR_RETURN(layout.recompute, ParseRecomputeChoice(run.recompute()));
+  ASSIGN_OR_RETURN(layout.precision, trainer::ParsePrecision(run.precision()));
+  ASSIGN_OR_RETURN(layout.recompute, trainer::ParseRecomputeChoice(run.recompute()));
   return layout;
 }
 

@@ -15,6 +15,7 @@
 #include "launch/load_config.h"
 #include "launch/plan_input.h"
 #include "launch/plan_report.h"
+#include "trainer/loop/planned_step.h"
 
 namespace sluice::launch {
 namespace {
@@ -130,7 +131,7 @@ class Plan : public Command {
     request.expert_cv = expert_cv_;
     request.moment_bytes = config.train().moment_dtype() == "BF16" ? 2 : 4;
     if (config.compute().has_precision()) {
-      ASSIGN_OR_RETURN(const auto precision, ParsePrecision(config.compute().precision()));
+      ASSIGN_OR_RETURN(const auto precision, trainer::ParsePrecision(config.compute().precision()));
       request.precisions = {precision};
     }
     if (request.cluster.device.peak_fp8 > 0 && config.compute().precision() != "FP32")
@@ -181,7 +182,7 @@ class Plan : public Command {
 
   absl::Status Explain(const trainer::RunConfig& config, const parallel::PlanRequest& request) {
     ASSIGN_OR_RETURN(const parallel::Layout layout,
-                     LayoutOf(config, request.cluster.num_ranks()));
+                     trainer::PlanLayout(config, request.cluster.num_ranks()));
     ASSIGN_OR_RETURN(const std::string text, ExplainText(request, layout));
     std::fputs(text.c_str(), stdout);
     return absl::OkStatus();

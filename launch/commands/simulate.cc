@@ -19,6 +19,7 @@
 #include "launch/load_config.h"
 #include "launch/plan_input.h"
 #include "parallel/sim/render.h"
+#include "trainer/loop/planned_step.h"
 
 namespace sluice::launch {
 namespace {
@@ -130,7 +131,7 @@ class Simulate : public Command {
     }
     cores_per_node_ = cluster.cores_per_node;
     ranks_per_node_ = cluster.network.ranks_per_node;
-    ASSIGN_OR_RETURN(layout_, LayoutOf(config, ranks));
+    ASSIGN_OR_RETURN(layout_, trainer::PlanLayout(config, ranks));
     const int batch = std::max(1, config.train().global_batch());
     if (batch % (layout_.data * layout_.microbatch) != 0 || layout_.data % layout_.expert != 0) {
       return absl::InvalidArgumentError(

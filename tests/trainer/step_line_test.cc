@@ -59,6 +59,32 @@ TEST(StepJson, HasTheFieldsThatScriptsRelyOn) {
   EXPECT_THAT(StepJson(Report(17)), Not(HasSubstr("\n")));
 }
 
+TEST(StepLine, ThePlanStandsBesideWhatWasMeasured) {
+  kernels::MemoryTable table;
+  table.Add(kernels::MemoryTag::kGradients, 3 << 20);
+  table.Add(kernels::MemoryTag::kScratch, 1 << 20);
+  PlannedStep planned;
+  planned.seconds = 0.4321;
+  planned.memory.gradients = 2 << 20;
+  StepReport report = Report(3);
+  EXPECT_THAT(StepLine(report), Not(HasSubstr("plan")));
+  report.planned = &planned;
+  report.memory = &table;
+  EXPECT_THAT(StepLine(report), HasSubstr("plan    432.1 ms      2 MiB, has      4"));
+  const auto row = nlohmann::json::parse(StepJson(report));
+  EXPECT_EQ(row["planned_step_seconds"], 0.4321);
+  EXPECT_EQ(row["planned_memory_bytes"]["gradients"], 2 << 20);
+  EXPECT_EQ(row["memory_bytes"]["gradients"], 3 << 20);
+  EXPECT_EQ(row["memory_bytes"]["scratch"], 1 << 20);
+}
+
+TEST(RouteLines, OneForEachGate) {
+  EXPECT_EQ(RouteLines(7, {1, 2, 3, 40}, 2, 3),
+            "{\"step\": 7, \"layer\": 3, \"rows\": [1, 2]}\n"
+            "{\"step\": 7, \"layer\": 4, \"rows\": [3, 40]}\n");
+  EXPECT_EQ(RouteLines(7, {}, 0, 0), "");
+}
+
 TEST(StepJson, ANumberThatIsNotFiniteStaysJson) {
   StepReport report = Report(3);
   report.result.loss = std::nan("");

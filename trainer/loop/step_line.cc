@@ -1,6 +1,7 @@
 #include "trainer/loop/step_line.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <utility>
@@ -26,6 +27,22 @@ int64_t StepOf(const std::string& row) {
   const nlohmann::json json = nlohmann::json::parse(row, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object() || !json.contains("step") || !json["step"].is_number_integer()) return -1;
   return json["step"].get<int64_t>();
+}
+
+void AddPlan(const StepReport& r, nlohmann::ordered_json& row) {
+  using kernels::MemoryTag;
+  const parallel::MemoryUse& use = r.planned->memory;
+  row["planned_step_seconds"] = r.planned->seconds;
+  for (const auto& [tag, planned] : {std::pair(MemoryTag::kParameters, use.parameters),
+                                     std::pair(MemoryTag::kGradients, use.gradients),
+                                     std::pair(MemoryTag::kOptimizer, use.optimizer),
+                                     std::pair(MemoryTag::kActivations, use.activations),
+                                     std::pair(MemoryTag::kCommunication, use.communication),
+                                     std::pair(MemoryTag::kScratch, use.scratch)}) {
+    const std::string kind(kernels::NameOf(tag));
+    row["planned_memory_bytes"][kind] = std::llround(planned);
+    row["memory_bytes"][kind] = r.memory->bytes(tag);
+  }
 }
 
 }  // namespace
@@ -54,6 +71,19 @@ LoadSummary SummarizeLoad(const std::vector<int64_t>& load, int64_t num_experts)
   return summary;
 }
 
+std::string RouteLines(int64_t step, const std::vector<int64_t>& load, int64_t num_experts,
+                       int first_layer) {
+  std::string lines;
+  int layer = first_layer;
+  for (size_t begin = 0; num_experts > 0 && begin < load.size(); begin += num_experts) {
+    absl::StrAppend(&lines, "{\"step\": ", step, ", \"layer\": ", layer++, ", \"rows\": [");
+    for (int64_t e = 0; e < num_experts; ++e)
+      absl::StrAppend(&lines, e > 0 ? ", " : "", load[begin + e]);
+    lines += "]}\n";
+  }
+  return lines;
+}
+
 std::string StepLine(const StepReport& r) {
   const int width = static_cast<int>(absl::StrCat(r.steps).size());
   const LoadSummary load = SummarizeLoad(r.result.load, r.num_experts);
@@ -64,6 +94,12 @@ std::string StepLine(const StepReport& r) {
   if (r.peak_flops > 0) absl::StrAppendFormat(&line, " | peak %4.1f%%", r.share_of_peak() * 100);
   if (!r.result.load.empty())
     absl::StrAppendFormat(&line, " | load %5.2fx | dead %d", load.max_over_mean, load.dead_experts);
+  if (r.planned != nullptr) {
+    const double mib = 1048576.0;
+    absl::StrAppendFormat(&line, " | plan %8.1f ms %6.0f MiB, has %6.0f", r.planned->seconds * 1e3,
+                          r.planned->memory.total() / mib,
+                          static_cast<double>(r.memory->total_bytes()) / mib);
+  }
   absl::StrAppendFormat(&line, " | eta %s", Duration(r.eta_seconds));
   if (r.result.skipped) line += " | SKIPPED: not finite";
   return line;
@@ -92,6 +128,7 @@ std::string StepJson(const StepReport& r) {
   row["expert_load_max_over_mean"] = load.max_over_mean;
   row["dead_experts"] = load.dead_experts;
   row["skipped"] = r.result.skipped;
+  if (r.planned != nullptr) AddPlan(r, row);
   if (r.fp8_health != nullptr) {
     for (const auto& layer : r.fp8_health->layers()) {
       nlohmann::ordered_json& of = row["fp8"][layer->name];

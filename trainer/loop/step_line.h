@@ -3,9 +3,12 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/core/memory_table.h"
+#include "trainer/loop/planned_step.h"
 #include "trainer/loop/train_step.h"
 
 namespace sluice::trainer {
@@ -19,7 +22,9 @@ struct StepReport {
   double flops_per_token = 0;  // forward and backward
   int64_t num_experts = 0;
   double eta_seconds = 0;
-  const Fp8Health* fp8_health = nullptr;  // null: not reported in this step
+  const PlannedStep* planned = nullptr;          // null: no plan
+  const kernels::MemoryTable* memory = nullptr;  // of the rank that was planned; null with it
+  const Fp8Health* fp8_health = nullptr;         // null: not reported in this step
 
   double tokens_per_second() const;
   double share_of_peak() const;  // 0 when the peak is unknown
@@ -34,6 +39,10 @@ LoadSummary SummarizeLoad(const std::vector<int64_t>& load, int64_t num_experts)
 
 std::string StepLine(const StepReport& report);
 std::string StepJson(const StepReport& report);  // one line, no newline
+// {"step": 7, "layer": 3, "rows": [12, 0, ...]}, a line a gate: what plan and simulate read with
+// --routes. `first_layer`: of the first gate.
+std::string RouteLines(int64_t step, const std::vector<int64_t>& load, int64_t num_experts,
+                       int first_layer);
 
 // DIR/metrics.jsonl: appended one row at a time.
 class MetricsFile {

@@ -20,6 +20,7 @@
 #include "trainer/loop/gate_statistics.h"
 #include "trainer/loop/generate.h"
 #include "trainer/loop/keep_tokenizer.h"
+#include "trainer/loop/planned_step.h"
 #include "trainer/loop/rank_model.h"
 #include "trainer/loop/resident_memory.h"
 #include "trainer/loop/resolve_config.h"
@@ -62,6 +63,7 @@ class TrainingRun {
   absl::Status CheckDisk();
   absl::Status OpenMetrics();
   absl::Status MeasurePeak();
+  absl::Status PreparePlan();
   absl::Status LoadBatch(int64_t step);
   absl::Status Step(int64_t step);
   absl::Status Report(int64_t step, const StepResult& result, double seconds,
@@ -84,7 +86,8 @@ class TrainingRun {
   std::unique_ptr<RunData> data_;
   std::unique_ptr<RankModel> model_;
   std::unique_ptr<DeviceBatch> batch_;
-  std::unique_ptr<MetricsFile> metrics_, evaluations_;
+  std::unique_ptr<MetricsFile> metrics_, evaluations_, routes_;
+  std::optional<RunPlanner> planner_;
   RunState state_;
   double flops_per_token_ = 0, peak_flops_ = 0, smoothed_seconds_ = 0;
   int64_t last_saved_ = -1, last_evaluated_ = -1;
@@ -132,6 +135,22 @@ absl::Status TrainingRun::MeasurePeak() {
   return absl::OkStatus();
 }
 
+absl::Status TrainingRun::PreparePlan() {
+  if (!is_first()) return absl::OkStatus();
+  MachineAtHand machine{peak_flops_ * rank_.ranks_on_host / rank_.world->size(),
+                        config_.compute().precision(), rank_.ranks_on_host,
+                        rank_.device->num_threads()};
+  parallel::Cluster cluster = TypicalMachine(machine);
+  if (!config_.run().cluster().empty()) {
+    ASSIGN_OR_RETURN(cluster, ReadClusterFile(config_.run().cluster()));
+  }
+  ASSIGN_OR_RETURN(planner_, RunPlanner::Create(config_, cluster, rank_.ranks_on_host));
+  ASSIGN_OR_RETURN(const PlannedStep planned,
+                   planner_->Plan(BatchSize(ramp_, state_.step + 1), /*pipe_rank=*/0));
+  Print(absl::StrFormat("planned on %s: %.1f ms a step", cluster.name, planned.seconds * 1e3));
+  return absl::OkStatus();
+}
+
 absl::Status TrainingRun::Prepare() {
   ASSIGN_OR_RETURN(model_, RankModel::Create(config_, rank_));
   Print(absl::StrFormat("mesh %s, schedule %s, %s", model_->mesh().ToString(), config_.schedule(),
@@ -140,6 +159,7 @@ absl::Status TrainingRun::Prepare() {
       absl::StrCat("memory of rank 0 before the first step:\n", rank_.device->memory().ToString()));
   RETURN_IF_ERROR(CheckDisk());
   RETURN_IF_ERROR(MeasurePeak());
+  RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, PreparePlan()));
   RunState beginning;
   beginning.tokenizer_hash = data_->tokenizer().hash();
   beginning.data_identity = data_->train_identity();
@@ -162,6 +182,9 @@ absl::Status TrainingRun::OpenMetrics() {
   ASSIGN_OR_RETURN(MetricsFile evaluations, MetricsFile::Open(dir + "/eval.jsonl", state_.step));
   metrics_ = std::make_unique<MetricsFile>(std::move(metrics));
   evaluations_ = std::make_unique<MetricsFile>(std::move(evaluations));
+  if (config_.run().routes().empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(MetricsFile routes, MetricsFile::Open(config_.run().routes(), state_.step));
+  routes_ = std::make_unique<MetricsFile>(std::move(routes));
   return absl::OkStatus();
 }
 
@@ -207,7 +230,18 @@ absl::Status TrainingRun::Report(int64_t step, const StepResult& result, double 
   report.peak_flops = peak_flops_;
   report.num_experts = config_.model().n_routed_experts();
   report.eta_seconds = smoothed_seconds_ * static_cast<double>(report.steps - step);
+  ASSIGN_OR_RETURN(const PlannedStep planned,
+                   planner_->Plan(BatchSize(ramp_, step), /*pipe_rank=*/0));
+  report.planned = &planned;
+  report.memory = &rank_.device->memory();
   Print(StepLine(report));
+  if (routes_ != nullptr) {
+    const ModelConfig& model = config_.model();
+    std::string lines =
+        RouteLines(step, result.load, model.n_routed_experts(), model.first_k_dense_replace());
+    if (!lines.empty()) lines.pop_back();  // the file ends each row itself
+    RETURN_IF_ERROR(routes_->Append(lines));
+  }
   return metrics_->Append(StepJson(report));
 }
 
