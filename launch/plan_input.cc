@@ -57,7 +57,11 @@ absl::StatusOr<parallel::RouteTrace> LoadRoutes(const std::string& path) {
     ++line_number;
     if (line.empty()) continue;
     const Json row = Json::parse(line.begin(), line.end(), nullptr, /*allow_exceptions=*/false);
-    const bool good = row.is_object() && row.contains("rows") && row["rows"].is_array() &&
+    const auto whole = [&row](const char* key) {
+      return !row.contains(key) || row[key].is_number_integer();
+    };
+    const bool good = row.is_object() && whole("step") && whole("layer") && row.contains("rows") &&
+                      row["rows"].is_array() && !row["rows"].empty() &&
                       std::all_of(row["rows"].begin(), row["rows"].end(),
                                   [](const Json& n) { return n.is_number_unsigned(); });
     if (!good || (!trace.empty() && row["rows"].size() != trace[0].rows.size())) {

@@ -135,13 +135,17 @@ absl::Status TrainingRun::MeasurePeak() {
   return absl::OkStatus();
 }
 
+// The planner counts all parameters as trained; what a GPU reaches it cannot guess.
 absl::Status TrainingRun::PreparePlan() {
-  if (!is_first()) return absl::OkStatus();
+  const bool guessed = config_.run().cluster().empty();
+  const bool countable =
+      config_.finetune().mode() == "full" && (config_.compute().device() == "cpu" || !guessed);
+  if (!is_first() || !countable) return absl::OkStatus();
   MachineAtHand machine{peak_flops_ * rank_.ranks_on_host / rank_.world->size(),
                         config_.compute().precision(), rank_.ranks_on_host,
                         rank_.device->num_threads()};
   parallel::Cluster cluster = TypicalMachine(machine);
-  if (!config_.run().cluster().empty()) {
+  if (!guessed) {
     ASSIGN_OR_RETURN(cluster, ReadClusterFile(config_.run().cluster()));
   }
   ASSIGN_OR_RETURN(planner_, RunPlanner::Create(config_, cluster, rank_.ranks_on_host));
@@ -230,10 +234,12 @@ absl::Status TrainingRun::Report(int64_t step, const StepResult& result, double 
   report.peak_flops = peak_flops_;
   report.num_experts = config_.model().n_routed_experts();
   report.eta_seconds = smoothed_seconds_ * static_cast<double>(report.steps - step);
-  ASSIGN_OR_RETURN(const PlannedStep planned,
-                   planner_->Plan(BatchSize(ramp_, step), /*pipe_rank=*/0));
-  report.planned = &planned;
-  report.memory = &rank_.device->memory();
+  PlannedStep planned;
+  if (planner_.has_value()) {
+    ASSIGN_OR_RETURN(planned, planner_->Plan(BatchSize(ramp_, step), /*pipe_rank=*/0));
+    report.planned = &planned;
+    report.memory = &rank_.device->memory();
+  }
   Print(StepLine(report));
   if (routes_ != nullptr) {
     const ModelConfig& model = config_.model();
