@@ -178,6 +178,7 @@ std::string ClusterText(const Calibration& c, const std::string& name) {
       "  op_seconds: %.3g\n"
       "  optimizer_parameters_per_second: %.5g  # AdamW, FP32 moments\n"
       "  packed_parameters_per_second: %.5g  # weights into both layouts of products\n"
+      "  weight_copies: 2  # packed for forward and for backward\n"
       "  memory_bytes: %.5g\n  reserved_bytes: 0\n}\n",
       c.copy_rate, share(c.element_share), c.op_seconds, c.adam_rate, c.pack_rate, c.memory_bytes);
   if (c.ranks < 2) return text;

@@ -33,6 +33,9 @@ absl::StatusOr<parallel::Layout> PublishedLayout(const PublishedRun& run) {
   layout.exchange =
       run.flat_exchange() ? parallel::ExchangeKind::kFlat : parallel::ExchangeKind::kHierarchical;
   if (run.bf16_dispatch()) layout.dispatch = parallel::DispatchRows::kBf16;
+  if (run.tensor_scaling()) layout.scaling = parallel::Fp8Scaling::kTensors;
+  layout.head = parallel::HeadWork::kApart;
+  layout.gradient_reductions = run.gradient_reductions();
   if (run.head_alone()) layout.head_alone = parallel::HeadAlone::kAllowed;
   ASSIGN_OR_RETURN(layout.precision, trainer::ParsePrecision(run.precision()));
   ASSIGN_OR_RETURN(layout.recompute, trainer::ParseRecomputeChoice(run.recompute()));

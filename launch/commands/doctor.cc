@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <system_error>
+#include <tuple>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -171,6 +172,14 @@ class Doctor : public Command {
   }
 
   absl::Status Run(const CommandContext& context) override {
+    const bool has_shapes = !config_flags_.preset.empty() || !config_flags_.file.empty() ||
+                            !config_flags_.edits.empty();
+    if (calibrate_.empty() ? has_shapes : json_) {
+      return absl::InvalidArgumentError(
+          calibrate_.empty() ? "doctor: found --preset, --config or --set, wanted --calibrate FILE "
+                               "with them"
+                             : "doctor: found --json with --calibrate, wanted one of them");
+    }
     if (!calibrate_.empty()) return WriteCalibration(context);
     // Under mpirun every rank gets here; one speaks.
     const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
@@ -201,11 +210,26 @@ class Doctor : public Command {
     ASSIGN_OR_RETURN(trainer::RunConfig config, LoadConfig(shapes));
     trainer::ResolveModel(*config.mutable_model());
     RETURN_IF_ERROR(trainer::ValidateModel(config.model()));
+    trainer::TrainConfig& train = *config.mutable_train();
+    if (!train.has_sequence_length()) train.set_sequence_length(256);
+    if (!train.has_microbatch()) train.set_microbatch(1);
+    for (const auto& [field, value, least] :
+         {std::tuple("train.sequence_length", train.sequence_length(), 1),
+          std::tuple("train.microbatch", train.microbatch(), 1),
+          std::tuple("compute.threads", config.compute().threads(), 0)}) {
+      if (value >= least) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat(field, ": found ", value, ", wanted at least ", least));
+    }
+    if (config.compute().device() == "cuda") {
+      return absl::UnimplementedError(
+          "compute.device: found cuda, wanted cpu: --calibrate measures CPUs only");
+    }
     ASSIGN_OR_RETURN(const auto device, CreateDevice(config.compute(), context.ranks_on_host));
-    const int64_t length = std::max(1, config.train().sequence_length());
-    ASSIGN_OR_RETURN(const Calibration calibration,
-                     Calibrate(config.model(), length * std::max(1, config.train().microbatch()),
-                               length, *context.world, *device));
+    const int64_t length = train.sequence_length();
+    ASSIGN_OR_RETURN(
+        const Calibration calibration,
+        Calibrate(config.model(), length * train.microbatch(), length, *context.world, *device));
     absl::Status written;
     if (context.is_first_rank()) {
       const std::string name = std::filesystem::path(calibrate_).stem().string();

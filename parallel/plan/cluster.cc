@@ -45,6 +45,11 @@ absl::StatusOr<Device> ToDevice(const DeviceProto& p) {
                                      p.fp32_weight_gradient_factor(), d.weight_gradient_factor);
   d.optimizer_parameters_per_second = p.optimizer_parameters_per_second();
   d.packed_parameters_per_second = p.packed_parameters_per_second();
+  d.weight_copies = p.weight_copies();
+  if (d.weight_copies < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("cluster: device.weight_copies: found ",
+                                                   d.weight_copies, ", wanted 0 or more"));
+  }
   RETURN_IF_ERROR(Positive("device.peak_bf16_flops", d.peak_bf16));
   RETURN_IF_ERROR(Positive("device.memory_bytes_per_second", d.memory_bytes_per_second));
   RETURN_IF_ERROR(Positive("device.memory_bytes", d.memory_bytes));

@@ -23,6 +23,7 @@ struct Device {
   double fp32_product_efficiency = 1;
   double weight_gradient_factor = 1, fp32_weight_gradient_factor = 1;
   double optimizer_parameters_per_second = 0, packed_parameters_per_second = 0;  // 0: by bytes
+  int weight_copies = 0;  // in the order that products read, beside the values
 
   double peak(Precision precision) const;
   double product_rate(Precision precision) const;  // flop/s, memory traffic counted apart

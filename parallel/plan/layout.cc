@@ -27,6 +27,10 @@ double WideBytes(Precision precision) { return std::max(2.0, BytesOf(precision))
 // quantised in both directions of tiles, inputs once more for the weight gradient (DeepSeek-V3
 // report section 3.3 and figure 6).
 constexpr double kQuantizeInput = 3, kQuantizeGradient = 4, kQuantizeForWeight = 2;
+// With one scale a tensor: read for its largest element, read again, written in both orders, as
+// Hopper's products of FP8 want one order only (Transformer Engine's documentation, "FP8 current
+// scaling" and "Handling transposes"). Then the weight gradient finds its input ready.
+constexpr double kQuantizeTensor = 6;
 // A flash attention backward has 2.5 times the forward's products: Dao 2023 (arXiv 2307.08691).
 constexpr double kCoreBackward = 2.5;
 
@@ -106,16 +110,24 @@ LayoutCosts::LayoutCosts(const ModelWork& model, const Cluster& cluster, const L
   local_experts_ = model.experts / std::max(1, layout.expert);
 }
 
+double LayoutCosts::QuantizeSeconds(double tile_bytes, double tensor_bytes, double elements,
+                                    Precision precision) const {
+  if (precision != Precision::kFp8) return 0;
+  const Device& d = cluster_.device;
+  return elements * (layout_.scaling == Fp8Scaling::kTiles ? tile_bytes : tensor_bytes) /
+         (d.memory_bytes_per_second * d.memory_efficiency);
+}
+
 double LayoutCosts::Seconds(const Work& w, double count, double weights,
                             Precision precision) const {
   const Device& d = cluster_.device;
   const double narrow = BytesOf(precision), wide = WideBytes(precision);
-  const double quantize = precision == Precision::kFp8 ? kQuantizeInput * w.fresh_in : 0.0;
   return count * w.product_flops / d.product_rate(precision) +
          (count * (w.in_elements * narrow + w.out_elements * wide) + weights * narrow) /
              d.memory_bytes_per_second +
          count * w.core_flops / (d.peak(Precision::kBf16) * d.core_forward_efficiency) +
-         count * (w.touched * wide + quantize) / (d.memory_bytes_per_second * d.memory_efficiency) +
+         count * w.touched * wide / (d.memory_bytes_per_second * d.memory_efficiency) +
+         QuantizeSeconds(kQuantizeInput, kQuantizeTensor, count * w.fresh_in, precision) +
          w.ops * d.op_seconds;
 }
 
@@ -123,14 +135,13 @@ double LayoutCosts::BackwardSeconds(const Work& w, double count, double weights,
                                     Precision precision) const {
   const Device& d = cluster_.device;
   const double narrow = BytesOf(precision), wide = WideBytes(precision);
-  const double quantize = precision == Precision::kFp8 ? kQuantizeGradient * w.fresh_out : 0.0;
   return count * w.product_flops / d.product_rate(precision) +
          (count * (w.out_elements * narrow + w.in_elements * wide) + weights * narrow) /
              d.memory_bytes_per_second +
          count * kCoreBackward * w.core_flops /
              (d.peak(Precision::kBf16) * d.core_backward_efficiency) +
-         count * (2 * w.touched * wide + quantize) /
-             (d.memory_bytes_per_second * d.memory_efficiency) +
+         count * 2 * w.touched * wide / (d.memory_bytes_per_second * d.memory_efficiency) +
+         QuantizeSeconds(kQuantizeGradient, kQuantizeTensor, count * w.fresh_out, precision) +
          2 * w.ops * d.op_seconds;
 }
 
@@ -139,12 +150,11 @@ double LayoutCosts::WeightSeconds(const Work& w, double count, double weights,
                                   Precision precision) const {
   const Device& d = cluster_.device;
   const double narrow = BytesOf(precision);
-  const double quantize = precision == Precision::kFp8 ? kQuantizeForWeight * w.in_elements : 0.0;
   return d.weight_factor(precision) *
              (count * w.product_flops / d.product_rate(precision) +
               (count * (w.in_elements + w.out_elements) * narrow + weights * 8) /
                   d.memory_bytes_per_second) +
-         count * quantize / (d.memory_bytes_per_second * d.memory_efficiency) +
+         QuantizeSeconds(kQuantizeForWeight, 0, count * w.in_elements, precision) +
          w.ops * d.op_seconds / 2;
 }
 
@@ -284,13 +294,21 @@ ChunkCost LayoutCosts::HeadCost() const {
   // The head is BF16 beside FP8 layers (DeepSeek-V3 report section 3.3.1).
   const Precision p = layout_.precision == Precision::kFp8 ? Precision::kBf16 : layout_.precision;
   const double weights = model_.head.weights / layout_.tensor;
+  const auto phase = [](double seconds) {
+    return std::vector<Phase>{{PhaseKind::kHead, Lane::kCompute, seconds}};
+  };
+  const double forward = Seconds(model_.head, tokens_, weights, p);
+  const double input = BackwardSeconds(model_.head, tokens_, weights, p);
+  const double weight = WeightSeconds(model_.head, tokens_, weights, p);
   ChunkCost head;
-  head.forward = {{PhaseKind::kHead, Lane::kCompute, Seconds(model_.head, tokens_, weights, p)}};
-  head.backward_input = {
-      {PhaseKind::kHead, Lane::kCompute, BackwardSeconds(model_.head, tokens_, weights, p)}};
-  head.backward_weight = {
-      {PhaseKind::kHead, Lane::kCompute, WeightSeconds(model_.head, tokens_, weights, p)}};
-  head.weight_after = {1};
+  if (layout_.head == HeadWork::kWithLoss) {
+    head.forward = phase(forward + input + weight);
+  } else {
+    head.forward = phase(forward);
+    head.backward_input = phase(input);
+    head.backward_weight = phase(weight);
+    head.weight_after = {1};
+  }
   ChunkCost all = head;
   for (int depth = 0; depth < model_.mtp_depth; ++depth) {
     Chain(all, LayerCost(model_.mtp));
@@ -359,6 +377,12 @@ LayoutCosts::Held LayoutCosts::HeldBy(int rank, const std::vector<StageShare>& s
       if (replica[stage] != rank) continue;
       held.dense += DenseParameters(stages[stage]);
       held.expert += ExpertParameters(stages[stage]);
+      for (int i = 0; i < stages[stage].num_layers; ++i)
+        AddLayer(model_.layers[stages[stage].first_layer + i], held);
+      if (stages[stage].has_head) {
+        held.wide_weights += model_.head.weights / layout_.tensor;
+        for (int depth = 0; depth < model_.mtp_depth; ++depth) AddLayer(model_.mtp, held);
+      }
       first += stages[stage].has_embedding;
       last += stages[stage].has_head;
     }
@@ -367,6 +391,18 @@ LayoutCosts::Held LayoutCosts::HeldBy(int rank, const std::vector<StageShare>& s
   if (has_copy && stages.size() > 1)
     held.dense -= std::min(first, last) * model_.embedding_parameters / layout_.tensor;
   return held;
+}
+
+// What the parameters of a layer are made of.
+void LayoutCosts::AddLayer(const LayerWork& layer, Held& held) const {
+  const double tensor = layout_.tensor;
+  held.dense -= layer.bias_parameters / tensor;
+  held.wide_weights += layer.wide_weights / tensor;
+  held.narrow_weights +=
+      (layer.attention.weights + layer.dense.weights - layer.wide_weights) / tensor;
+  if (!layer.is_moe) return;
+  held.narrow_weights += layer.expert.weights * local_experts_;
+  held.state_bytes += layer.state_bytes;
 }
 
 int LayoutCosts::num_moe_layers(const StageShare& stage) const {
@@ -386,8 +422,9 @@ double LayoutCosts::expert_shards(const Schedule& schedule) const {
          static_cast<double>(schedule.rank_of_stage.size());
 }
 
-TailCost LayoutCosts::Tail(double dense, double expert, const Schedule& schedule) const {
+TailCost LayoutCosts::Tail(const Held& held, const Schedule& schedule) const {
   TailCost tail;
+  const double dense = held.dense, expert = held.expert;
   const auto shards_d = dense_shards(schedule), shards_e = expert_shards(schedule);
   const Network& network = cluster_.network;
   const auto ring = [&](double shards, int stride, double bytes) {
@@ -395,7 +432,8 @@ TailCost LayoutCosts::Tail(double dense, double expert, const Schedule& schedule
   };
   if (!layout_.overlap_gradients) {
     // From stage 2 on no rank holds whole gradients: they are reduced after each microbatch.
-    const double times = layout_.zero >= 2 ? layout_.microbatches : 1;
+    const int asked = layout_.gradient_reductions;
+    const int times = layout_.zero < 2 ? 1 : asked > 0 ? asked : layout_.microbatches;
     tail.reduce_gradients = times * (ring(shards_d, layout_.tensor, dense * 4) +
                                      ring(shards_e, layout_.expert, expert * 4));
     if (layout_.zero == 0) {  // an all-reduce; every rank then updates everything
@@ -415,7 +453,8 @@ TailCost LayoutCosts::Tail(double dense, double expert, const Schedule& schedule
   tail.optimizer =
       (layout_.zero == 0 ? dense + expert : dense / shards_d + expert / shards_e) / rate;
   if (device.packed_parameters_per_second > 0)
-    tail.optimizer += (dense + expert) / device.packed_parameters_per_second;
+    tail.optimizer +=
+        (held.narrow_weights + held.wide_weights) / device.packed_parameters_per_second;
   return tail;
 }
 
@@ -444,8 +483,7 @@ StepCosts LayoutCosts::Costs(const std::vector<StageShare>& stages,
       layout_.expert > 1 ? cluster_.device.compute_factor_in_overlap : 1.0;
   costs.overlap = layout_.overlap;
   for (int rank = 0; rank < schedule.num_ranks(); ++rank) {
-    const Held held = HeldBy(rank, stages, schedule);
-    costs.tails.push_back(Tail(held.dense, held.expert, schedule));
+    costs.tails.push_back(Tail(HeldBy(rank, stages, schedule), schedule));
   }
   return costs;
 }

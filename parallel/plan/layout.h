@@ -22,10 +22,15 @@ struct RecomputeChoice {
 
 enum class HeadAlone : uint8_t { kNever, kAllowed };  // may the last stage hold no layer?
 
-enum class DispatchRows : uint8_t {
-  kAsProducts,
-  kBf16
-};  // FP8 with FP8 products, or quantised after
+enum class DispatchRows : uint8_t { kAsProducts, kBf16 };  // with FP8 products FP8, or BF16
+
+// What FP8 products scale: tiles of 128, or whole tensors by their current largest element.
+enum class Fp8Scaling : uint8_t { kTiles, kTensors };
+
+enum class HeadWork : uint8_t {
+  kWithLoss,  // the head's gradients are computed with its loss, in forward: no logits are kept
+  kApart      // in forward and backward, as other layers
+};
 
 struct Layout {
   int pipe = 1, data = 1, expert = 1;
@@ -40,8 +45,11 @@ struct Layout {
   int moment_bytes = 4;
   Overlap overlap = Overlap::kNone;  // of neighbours, where the schedule has no kOverlap
   bool overlap_gradients = false;    // reduction and gather hide behind the pipeline
+  int gradient_reductions = 0;       // a step, from ZeRO-2 on; 0: after each microbatch
   ExchangeKind exchange = ExchangeKind::kHierarchical;
   DispatchRows dispatch = DispatchRows::kAsProducts;
+  Fp8Scaling scaling = Fp8Scaling::kTiles;
+  HeadWork head = HeadWork::kWithLoss;
   HeadAlone head_alone = HeadAlone::kNever;  // Sluice's own stages hold at least one layer
 
   int num_ranks() const { return pipe * data * tensor * context; }
@@ -81,7 +89,10 @@ class LayoutCosts {
   double ExpertParameters(const StageShare& stage) const;
   // All that `rank` holds: a rank with the first and the last stage has one embedding for both.
   struct Held {
-    double dense = 0, expert = 0;
+    double dense = 0, expert = 0;  // trained
+    double narrow_weights = 0;     // of them, those of products that FP8 has in FP8
+    double wide_weights = 0;       // of gates and head
+    double state_bytes = 0;
   };
   Held HeldBy(int rank, const std::vector<StageShare>& stages, const Schedule& schedule) const;
   int num_moe_layers(const StageShare& stage) const;
@@ -90,13 +101,16 @@ class LayoutCosts {
   double expert_shards(const Schedule& schedule) const;
 
  private:
+  double QuantizeSeconds(double tile_bytes, double tensor_bytes, double elements,
+                         Precision precision) const;
   double Seconds(const Work& work, double count, double calls_weights, Precision precision) const;
   double BackwardSeconds(const Work& work, double count, double weights, Precision precision) const;
   double WeightSeconds(const Work& work, double count, double weights, Precision precision) const;
   double ExchangeTime(double row_bytes) const;
   double TensorSeconds() const;
   double GatherSeconds(const LayerWork& layer) const;
-  TailCost Tail(double dense, double expert, const Schedule& schedule) const;
+  void AddLayer(const LayerWork& layer, Held& held) const;
+  TailCost Tail(const Held& held, const Schedule& schedule) const;
 
   const ModelWork& model_;
   const Cluster& cluster_;

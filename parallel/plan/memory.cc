@@ -62,6 +62,15 @@ double KeptInStage(const PlanRequest& request, const Layout& layout, const Layou
   return kept;
 }
 
+// What products read in place of the values. FP8 products always read quantised copies, with an
+// FP32 scale a tile of 128 x 128.
+double CopyBytes(const LayoutCosts::Held& held, const Layout& layout, int copies) {
+  const bool fp8 = layout.precision == Precision::kFp8;
+  const double value = ValueBytes(layout.precision);
+  const double narrow = fp8 ? std::max(1, copies) * (1 + 4.0 / (128 * 128)) : copies * value;
+  return narrow * held.narrow_weights + copies * value * held.wide_weights;
+}
+
 // The most that is alive at once on `rank`, walking its actions.
 double PeakOf(const std::vector<double>& of_stage, const Schedule& schedule, int rank) {
   double live = 0, peak = 0;
@@ -108,16 +117,18 @@ MemoryUse MemoryOf(const PlanRequest& request, const Layout& layout, const Layou
                    const std::vector<StageShare>& stages, const Schedule& schedule, int rank,
                    double row_factor) {
   MemoryUse use;
-  const auto [dense, expert] = costs.HeldBy(rank, stages, schedule);
+  const LayoutCosts::Held held = costs.HeldBy(rank, stages, schedule);
   const double dense_shards = costs.dense_shards(schedule),
                expert_shards = costs.expert_shards(schedule);
-  const auto sharded = [&, dense = dense, expert = expert](int from_stage, double bytes) {
-    return layout.zero >= from_stage ? bytes * (dense / dense_shards + expert / expert_shards)
-                                     : bytes * (dense + expert);
+  const auto sharded = [&](int from_stage, double bytes) {
+    return bytes * (layout.zero >= from_stage
+                        ? held.dense / dense_shards + held.expert / expert_shards
+                        : held.dense + held.expert);
   };
-  // FP8 products read quantised copies beside the BF16 values.
-  const double value = ValueBytes(layout.precision) + (layout.precision == Precision::kFp8 ? 1 : 0);
-  use.parameters = sharded(3, value);
+  use.parameters = sharded(3, ValueBytes(layout.precision)) +
+                   sharded(3, 1) / std::max(1.0, held.dense + held.expert) *
+                       CopyBytes(held, layout, request.cluster.device.weight_copies) +
+                   held.state_bytes + request.model.table_bytes;
   use.gradients = sharded(2, 4);
   use.optimizer =
       sharded(1, (layout.precision == Precision::kFp32 ? 0 : 4) + 2 * layout.moment_bytes);

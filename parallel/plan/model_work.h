@@ -37,8 +37,11 @@ struct LayerWork {
   Work dense;   // the MLP of a dense layer; shared experts and gate of a MoE layer
   Work expert;  // routed, of one row; weights: of one expert
   double dense_parameters = 0, expert_parameters = 0;  // the latter of one expert
-  Kept kept;      // of a token, everything outside routed experts
-  Kept kept_row;  // of a routed row
+  double bias_parameters = 0;  // of the dense ones: stored, but not by gradient descent
+  double wide_weights = 0;     // of the dense products: the gate's, BF16 beside FP8
+  double state_bytes = 0;      // counters and biases of a gate
+  Kept kept;                   // of a token, everything outside routed experts
+  Kept kept_row;               // of a routed row
 };
 
 struct ModelWork {
@@ -47,6 +50,7 @@ struct ModelWork {
   int mtp_depth = 0;
   Work head;  // output projection and loss
   double embedding_parameters = 0, head_parameters = 0;
+  double table_bytes = 0;  // rotations, on every rank
   bool tied_embedding = false;
   int64_t hidden = 0, sequence_length = 0;
   int experts = 0, experts_per_token = 0;

@@ -98,9 +98,10 @@ Bytes BytesOf(const Built& built, const RunConfig& config, int copies) {
   const double value = bf16 ? 2 : 4, moments = config.train().moment_dtype() == "BF16" ? 4 : 8;
   const double average = config.train().ema_decay() > 0 ? 4 : 0;
   const double data = config.mesh().data() * copies, expert_data = data / config.mesh().expert();
-  std::set<const Parameter*> fp8;
+  std::set<const Parameter*> packed, fp8;  // of products; what is looked up is not packed
   for (const auto& stage : built.stages) {
     for (const Linear* linear : stage->linears()) {
+      packed.insert(&linear->weight());
       if (linear->may_be_fp8()) fp8.insert(&linear->weight());
     }
   }
@@ -108,12 +109,11 @@ Bytes BytesOf(const Built& built, const RunConfig& config, int copies) {
   for (const auto& parameter : built.store.parameters()) {
     const double n = static_cast<double>(parameter->shape.num_elements());
     const double shards = parameter->group == ParameterGroup::kDense ? data : expert_data;
-    const bool packed = !parameter->is_norm;
     // As gathered, then packed for forward and for backward, or in FP8 a byte and the scales each.
     const double copies = config.compute().precision() == "FP8" && fp8.contains(parameter.get())
                               ? 2 * (n + 4 * static_cast<double>(NumFp8Scales(*parameter)))
                               : 2 * n * value;
-    bytes.parameters += n * value + (packed ? copies : 0);
+    bytes.parameters += n * value + (packed.contains(parameter.get()) ? copies : 0);
     if (!parameter->trained) continue;
     bytes.gradients += n * 4;
     bytes.optimizer += n * (moments + (bf16 ? 4 : 0) + average) / shards;

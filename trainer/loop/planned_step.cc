@@ -101,13 +101,14 @@ parallel::Cluster TypicalMachine(const MachineAtHand& machine) {
   const bool fp32 = machine.precision == "FP32";
   device.peak_bf16 = fp32 ? 2 * peak : peak;
   device.peak_fp32 = fp32 ? peak : peak / 2;
-  // As sluice doctor --calibrate found them on a core of an AMD Zen 4 server with preset bench_cpu.
+  // Guesses, of the size that CPUs with packed products reach; doctor --calibrate measures them.
   device.product_efficiency = device.fp32_product_efficiency = 0.75;
   device.weight_gradient_factor = device.fp32_weight_gradient_factor = 1.1;
   device.core_forward_efficiency = device.core_backward_efficiency = 0.3;
   device.memory_bytes_per_second = 16e9;
   device.memory_efficiency = 0.4;
   device.op_seconds = 1e-6;
+  device.weight_copies = 2;  // packed for forward and for backward
   device.memory_bytes = machine.memory_bytes;
   cluster.network.inside = {4e9, 20e-6};
   return cluster;

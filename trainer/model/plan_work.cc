@@ -107,7 +107,12 @@ LayerWork DescribeLayer(const ModelConfig& c, int64_t sequence, bool moe) {
   layer.dense.touched += 4.0 * c.n_routed_experts();
   layer.dense.ops += 20;
   layer.dense_parameters += hidden * c.n_routed_experts();
-  if (c.topk_method() == "noaux_tc") layer.dense_parameters += c.n_routed_experts();
+  if (c.topk_method() == "noaux_tc") {
+    layer.bias_parameters = c.n_routed_experts();
+    layer.dense_parameters += layer.bias_parameters;
+  }
+  layer.wide_weights = hidden * c.n_routed_experts();
+  layer.state_bytes = 20.0 * c.n_routed_experts();  // two counters of 8 bytes and a bias
   if (shared > 0) {
     AddMlp(hidden, shared, layer.dense);
     layer.dense_parameters += 3 * hidden * shared;
@@ -146,6 +151,8 @@ parallel::ModelWork DescribeWork(const ModelConfig& c, int64_t sequence_length) 
   for (int i = 0; i < c.num_hidden_layers(); ++i) work.layers.push_back(IsMoe(c, i) ? moe : dense);
   const Heads h = HeadsOf(c);
   work.kv_elements = h.kv_count * (h.qk + h.v);
+  const double rotated = c.kv_lora_rank() > 0 ? c.qk_rope_head_dim() : c.head_dim();
+  work.table_bytes = static_cast<double>(sequence_length) * rotated * 4;  // cosines and sines
   work.embedding_parameters = vocab * hidden;
   work.head_parameters = work.tied_embedding ? hidden : vocab * hidden + hidden;
   AddProduct(work.head, hidden, vocab);
