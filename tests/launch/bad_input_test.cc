@@ -50,6 +50,10 @@ TEST_F(BadInput, FilesThatAreNotThereAreNamed) {
   ExpectRefusal(TrainCommand("b", 1, {"data.validation=" + none}), {"data.validation: ", none});
   ExpectRefusal(TrainCommand("c", 1, {"data.tokenizer=" + none}), {none});
   ExpectRefusal(TrainCommand("d", 1, {"run.init_from=" + none}), {none, "no checkpoint"});
+  ExpectRefusal(TrainCommand("f", 1,
+                             {"compute.precision=BF16", "compute.keep_fp8_weights=true",
+                              "finetune.freeze=layers"}),
+                {"run.init_from: found nothing, wanted a model in FP8"});
   // The same from four ranks, said once.
   const Outcome four = RunShell(TrainCommand("e", 4, {"data.train=" + none}));
   EXPECT_NE(four.exit_code, 0);

@@ -7,9 +7,12 @@
 #include <cmath>
 #include <limits>
 
+#include "tests/data/data_test_util.h"
 #include "tests/trainer/one_rank.h"
 #include "tests/trainer/small_run.h"
 #include "trainer/loop/fp8_report.h"
+#include "trainer/loop/load_model.h"
+#include "trainer/loop/run_state.h"
 
 namespace sluice::trainer {
 namespace {
@@ -91,6 +94,28 @@ TEST(Fp8HealthReport, AnOutlierChannelDemotesItsLayerAndNoOther) {
   EXPECT_EQ(after.layers().size() + 1, before.layers().size());
   EXPECT_THAT(LayersAbove(after, kLimit), IsEmpty());
   EXPECT_THAT(LayersAbove(before, 0), IsEmpty());  // no limit
+}
+
+// As it was trained: in FP8, but for the layers that left it.
+TEST(Fp8Checkpoint, IsEvaluatedAsItWasTrained) {
+  OneRank run(TinyFp8());
+  run.LoadRandomBatch(1);
+  const double in_fp8 = run.Evaluate().loss;
+  RunState state;
+  state.fp8_demoted = {"model.layers.1.self_attn.o_proj.weight"};
+  state.load.assign(run.model->num_gates() * run.config.model().n_routed_experts(), 0);
+  ASSERT_TRUE(DemoteLayers(*run.model, state.fp8_demoted).ok());
+  const double demoted = run.Evaluate().loss;
+  EXPECT_NE(demoted, in_fp8);
+  const data::TempDir dir;
+  const auto files = checkpoints::CreatePosixFileSystem();
+  const auto saved = SaveState(*run.model, state, {.dir = dir.path()}, *files);
+  ASSERT_TRUE(saved.ok()) << saved.status();
+  auto loaded = LoadModel(*saved, {.world = run.world.get(), .device = run.device.get()});
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  // (Sums over sequences do not depend on the microbatch.)
+  run.model = std::move(loaded->model);
+  EXPECT_EQ(run.Evaluate().loss, demoted);
 }
 
 TEST(Fp8HealthReport, RanksAddUp) {

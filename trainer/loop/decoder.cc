@@ -7,11 +7,13 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/core/status_macros.h"
 #include "kernels/ops/cast.h"
+#include "kernels/ops/dequantized_matmul.h"
 #include "kernels/ops/embedding.h"
 #include "kernels/ops/matmul.h"
 #include "kernels/ops/rms_norm.h"
 #include "kernels/ops/router.h"
 #include "kernels/ops/swiglu.h"
+#include "trainer/model/fp8.h"
 #include "trainer/model/model_config.h"
 #include "trainer/model/rope_table.h"
 
@@ -33,6 +35,20 @@ void Softmax(std::vector<float>& scores, float scale) {
   for (float& score : scores) total += score = std::exp(score * scale - most);
   for (float& score : scores) score /= total;
 }
+
+// One expert (or the only matrix) of a weight that is kept as codes.
+struct KeptMatrix {
+  KeptMatrix(const Parameter& weight, int64_t expert) : bounds(RowTiles(weight)) {
+    const int rank = weight.shape.rank();
+    const int64_t out = weight.shape[rank - 2], in = weight.shape[rank - 1];
+    const int64_t all_rows = weight.shape.num_elements() / in;
+    view.codes = weight.value.Reshape({all_rows, in}).Rows(expert * out, out).Reshape({1, out, in});
+    view.scales = weight.scales->value.Rows(expert, 1);
+    view.row_tiles = ConstTensorView(bounds.data(), DType::kI32, {std::ssize(bounds)});
+  }
+  std::vector<int32_t> bounds;
+  kernels::QuantizedWeight view;
+};
 
 // Everything is a row of one token in FP32; weights are read as they lie in the store.
 class CachedDecoder : public Decoder {
@@ -93,10 +109,26 @@ class CachedDecoder : public Decoder {
     const Parameter* parameter = model_.store().Find(name);
     CHECK(parameter != nullptr) << name;
     const int64_t total = parameter->shape.num_elements();
+    if (parameter->is_quantized()) return KeptValues(*parameter);
     const ConstTensorView flat = parameter->value.Reshape({total}).Rows(begin, count);
     Row row(count);
     kernels::Cast(model_.stream(),
                   {.from = flat, .to = TensorView(row.data(), DType::kF32, {count})});
+    return row;
+  }
+
+  DType value_dtype() { return model_.store().values(ParameterGroup::kDense).dtype(); }
+
+  // All values of a matrix that is kept as codes.
+  Row KeptValues(const Parameter& parameter) {
+    const int64_t out = parameter.shape[0], in = parameter.shape[1];
+    const KeptMatrix kept(parameter, 0);
+    Row row(out * in);
+    const TensorView values(row.data(), DType::kF32, {1, out, in});
+    kernels::DequantizeWeight(model_.stream(), {.weight = kept.view, .w = values});
+    if (value_dtype() == DType::kBF16) {
+      for (float& value : row) value = kernels::ToFloat(kernels::ToBFloat16(value));
+    }
     return row;
   }
 
@@ -106,8 +138,7 @@ class CachedDecoder : public Decoder {
     CHECK(parameter != nullptr) << name;
     const int64_t in = static_cast<int64_t>(x.size()), out = parameter->shape.num_elements() / in;
     if (rows < 0) rows = out;
-    const TensorView weight = parameter->value.Reshape({out, in}).Rows(first, rows);
-    const DType dtype = weight.dtype();
+    const DType dtype = value_dtype();
     std::vector<kernels::BFloat16> rounded(dtype == DType::kBF16 ? in : 0);
     ConstTensorView operand(x.data(), DType::kF32, {1, in});
     if (dtype == DType::kBF16) {
@@ -115,10 +146,15 @@ class CachedDecoder : public Decoder {
       operand = ConstTensorView(rounded.data(), dtype, {1, in});
     }
     Row y(rows);
-    kernels::Matmul(model_.stream(), {.a = operand,
-                                      .b = weight,
-                                      .c = TensorView(y.data(), DType::kF32, {1, rows}),
-                                      .transpose_b = true});
+    const TensorView result(y.data(), DType::kF32, {1, rows});
+    if (parameter->is_quantized()) {  // rows are those of one expert, or all
+      const KeptMatrix kept(*parameter, first / rows);
+      kernels::DequantizedMatmul(model_.stream(), {.a = operand, .w = kept.view, .c = result});
+    } else {
+      const TensorView weight = parameter->value.Reshape({out, in}).Rows(first, rows);
+      kernels::Matmul(model_.stream(),
+                      {.a = operand, .b = weight, .c = result, .transpose_b = true});
+    }
     return y;
   }
 

@@ -63,10 +63,10 @@ struct Built {
   std::vector<std::unique_ptr<TransformerStage>> stages;
 };
 
-absl::StatusOr<std::unique_ptr<Built>> Build(const ModelConfig& model,
-                                             const FinetuneConfig& finetune,
+absl::StatusOr<std::unique_ptr<Built>> Build(const RunConfig& config,
                                              const std::vector<StageSpec>& specs,
                                              int num_local_experts) {
+  const FinetuneConfig& finetune = config.finetune();
   auto built = std::make_unique<Built>();
   ASSIGN_OR_RETURN(auto is_trained, MakeIsTrained(finetune));
   built->store.set_is_trained(std::move(is_trained));
@@ -76,13 +76,14 @@ absl::StatusOr<std::unique_ptr<Built>> Build(const ModelConfig& model,
   built->exchange = std::make_unique<LocalExperts>(0, num_local_experts);
   for (const StageSpec& spec : specs) {
     built->layouts.push_back(std::make_unique<TapeLayout>());
-    const BuildContext build{model,        built->rope,           {}, built->exchange.get(),
-                             built->store, *built->layouts.back()};
+    const BuildContext build{config.model(),        built->rope,  {},
+                             built->exchange.get(), built->store, *built->layouts.back()};
     built->stages.push_back(std::make_unique<TransformerStage>(
         build, spec, DType::kF32, *built->device, *built->pool, *built->layouts.back()));
     if (finetune.mode() == "lora") {
       RETURN_IF_ERROR(built->stages.back()->AddAdapters(finetune.lora(), built->store));
     }
+    if (config.compute().keep_fp8_weights()) built->stages.back()->KeepQuantized(built->store);
   }
   return built;
 }
@@ -108,6 +109,10 @@ Bytes BytesOf(const Built& built, const RunConfig& config, int copies) {
   Bytes bytes;
   for (const auto& parameter : built.store.parameters()) {
     const double n = static_cast<double>(parameter->shape.num_elements());
+    if (parameter->frozen_as != FrozenAs::kValues) {
+      bytes.parameters += n * (parameter->frozen_as == FrozenAs::kCodes ? 1 : 4);
+      continue;
+    }
     const double shards = parameter->group == ParameterGroup::kDense ? data : expert_data;
     // As gathered, then packed for forward and for backward, or in FP8 a byte and the scales each.
     const double copies = config.compute().precision() == "FP8" && fp8.contains(parameter.get())
@@ -125,8 +130,9 @@ Bytes BytesOf(const Built& built, const RunConfig& config, int copies) {
 
 absl::StatusOr<ParameterCounts> CountParameters(const ModelConfig& model) {
   ASSIGN_OR_RETURN(const std::vector<StageSpec> whole, SplitLayers(model, 1, 1));
-  ASSIGN_OR_RETURN(const auto built,
-                   Build(model, FinetuneConfig(), whole, model.n_routed_experts()));
+  RunConfig alone;
+  *alone.mutable_model() = model;
+  ASSIGN_OR_RETURN(const auto built, Build(alone, whole, model.n_routed_experts()));
   ParameterCounts counts;
   for (const auto& parameter : built->store.parameters()) {
     const int64_t n = parameter->shape.num_elements();
@@ -177,8 +183,7 @@ absl::StatusOr<std::string> DryRun(const RunConfig& config, int world_size) {
   for (int rank = 0; rank < shape.pipe; ++rank) {
     std::vector<StageSpec> mine;
     for (const int stage : schedule.StagesOn(rank)) mine.push_back(stages[stage]);
-    ASSIGN_OR_RETURN(const auto built,
-                     Build(config.model(), config.finetune(), mine, local_experts));
+    ASSIGN_OR_RETURN(const auto built, Build(config, mine, local_experts));
     const Bytes bytes = BytesOf(*built, config, schedule.num_replicas());
     std::string layers;
     for (const StageSpec& spec : mine) {

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/text_format.h"
 #include "kernels/core/status_macros.h"
+#include "trainer/loop/fp8_report.h"
 #include "trainer/loop/resume.h"
 #include "trainer/loop/run_state.h"
 
@@ -42,16 +43,20 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& checkpoint, const RankC
   stored.mutable_train()->set_global_batch(ranks);
   stored.mutable_train()->set_batch_ramp_start(0);
   stored.mutable_train()->set_ema_decay(0);
+  // Merged adapters are no codes.
+  if (stored.finetune().mode() == "lora") stored.mutable_compute()->set_keep_fp8_weights(false);
   // Frozen weights have neither masters nor moments.
   stored.mutable_finetune()->Clear();
-  if (use == LoadFor::kForward) stored.mutable_finetune()->set_freeze(".");
   ASSIGN_OR_RETURN(loaded.config, Resolve(stored, ranks));
+  // (Refused of a run that trains in FP8.)
+  if (use == LoadFor::kForward) loaded.config.mutable_finetune()->set_freeze(".");
   ASSIGN_OR_RETURN(loaded.model, RankModel::Create(loaded.config, rank));
   LoadOptions options;
   options.weights_only = options.merge_adapters = true;
   options.weights = weights;
   ASSIGN_OR_RETURN(const RunState state,
                    LoadState(*loaded.model, loaded.generation, options, *files));
+  RETURN_IF_ERROR(DemoteLayers(*loaded.model, state.fp8_demoted));
   loaded.step = state.step;
   return loaded;
 }

@@ -124,6 +124,7 @@ absl::Status RankModel::BuildStages() {
     if (config_.finetune().mode() == "lora") {
       RETURN_IF_ERROR(stages_.back()->AddAdapters(config_.finetune().lora(), store_));
     }
+    if (config_.compute().keep_fp8_weights()) stages_.back()->KeepQuantized(store_);
     stage_by_index_[stage] = stages_.back().get();
   }
   return absl::OkStatus();
@@ -192,13 +193,14 @@ absl::Status RankModel::InitializeWeights() {
   return PublishWeights();
 }
 
+// Codes and scales have no initial values: they come from a checkpoint.
 absl::Status RankModel::InitializeFrozen() {
   for (int g = 0; g < kNumParameterGroups; ++g) {
     const auto group = static_cast<ParameterGroup>(g);
     const Range mine = FrozenShard(group);
     if (mine.begin == mine.end) continue;
     std::vector<float> host(mine.end - mine.begin, 0.0f);
-    store_.ForEachFrozenRun(group, mine.begin, mine.end,
+    store_.ForEachFrozenRun(group, FrozenAs::kValues, mine.begin, mine.end,
                             [&](const Parameter& parameter, const NamedPiece& piece,
                                 int64_t named_begin, int64_t flat_begin, int64_t count) {
                               InitialValues(config_.train().seed(), piece.name, parameter.is_norm,
@@ -214,9 +216,9 @@ absl::Status RankModel::InitializeFrozen() {
   return absl::OkStatus();
 }
 
-RankModel::Range RankModel::FrozenShard(ParameterGroup group) {
+RankModel::Range RankModel::FrozenShard(ParameterGroup group, FrozenAs as) {
   parallel::Communicator& ranks = replicas(group);
-  const int64_t size = store_.frozen_values(group).num_elements() / ranks.size();
+  const int64_t size = store_.frozen_values(group, as).num_elements() / ranks.size();
   return {size * ranks.rank(), size * (ranks.rank() + 1)};
 }
 
@@ -226,11 +228,13 @@ absl::Status RankModel::PublishWeights() {
   }
   for (int g = 0; g < kNumParameterGroups; ++g) {
     const auto group = static_cast<ParameterGroup>(g);
-    const TensorView frozen = store_.frozen_values(group);
-    if (frozen.num_elements() == 0) continue;
-    const Range mine = FrozenShard(group);
-    RETURN_IF_ERROR(replicas(group).AllGather(frozen.Rows(mine.begin, mine.end - mine.begin),
-                                              frozen, stream()));
+    for (const FrozenAs as : {FrozenAs::kValues, FrozenAs::kCodes, FrozenAs::kScales}) {
+      const TensorView frozen = store_.frozen_values(group, as);
+      if (frozen.num_elements() == 0) continue;
+      const Range mine = FrozenShard(group, as);
+      RETURN_IF_ERROR(replicas(group).AllGather(frozen.Rows(mine.begin, mine.end - mine.begin),
+                                                frozen, stream()));
+    }
   }
   store_.CopyTrainedParts(stream());
   for (auto& stage : stages_) stage->Repack();

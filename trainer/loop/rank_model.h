@@ -63,11 +63,11 @@ class RankModel {
   parallel::Communicator& replicas(ParameterGroup group) {
     return *optimizer_groups_[static_cast<int>(group)];
   }
-  // This rank's equal part of the frozen values of a group: it stores and loads them.
+  // This rank's equal part of the frozen elements of a group and kind: it stores and loads them.
   struct Range {
     int64_t begin = 0, end = 0;
   };
-  Range FrozenShard(ParameterGroup group);
+  Range FrozenShard(ParameterGroup group, FrozenAs as = FrozenAs::kValues);
   const std::vector<std::unique_ptr<TransformerStage>>& stages() const { return stages_; }
   // Of two replicas the one that stands for both where something is written once.
   bool is_first_replica(const TransformerStage& stage) const;

@@ -98,6 +98,7 @@ void ResolveRest(RunConfig& c, int world_size) {
   SLUICE_DEFAULT(p, threads, 0);
   SLUICE_DEFAULT(p, recompute, "none");
   SLUICE_DEFAULT(p, threaded_streams, false);
+  SLUICE_DEFAULT(p, keep_fp8_weights, false);
   Fp8Config& f = *c.mutable_fp8();
   SLUICE_DEFAULT(f, scales, "F32");
   SLUICE_DEFAULT(f, gradient_tiles, "1x128");
@@ -204,6 +205,9 @@ absl::Status ValidateDevice(const RunConfig& c) {
     return Wanted("fp8.report_every", absl::StrCat(c.fp8().report_every()),
                   "0 with compute.device cuda, whose quantiser keeps no statistics");
   }
+  if (c.compute().keep_fp8_weights()) {
+    return Wanted("compute.keep_fp8_weights", "true", "false with compute.device cuda");
+  }
   return absl::OkStatus();
 }
 
@@ -213,6 +217,9 @@ absl::Status ValidateFp8(const RunConfig& c) {
   if (c.finetune().mode() != "full" || !c.finetune().freeze().empty()) {
     return Wanted("compute.precision", "FP8",
                   "BF16 or FP32 with finetune.mode lora or experts, or finetune.freeze");
+  }
+  if (c.compute().keep_fp8_weights()) {
+    return Wanted("compute.keep_fp8_weights", "true", "false with compute.precision FP8");
   }
   const ModelConfig& m = c.model();
   const bool mla = m.kv_lora_rank() > 0;

@@ -218,6 +218,12 @@ absl::StatusOr<RunState> StartState(RankModel& model, const RankContext& rank,
   if (!model.config().run().init_from().empty()) {
     return StartFromWeights(model, rank, beginning, files);
   }
+  const auto is_quantized = [](const auto& parameter) { return parameter->is_quantized(); };
+  const auto& parameters = model.store().parameters();
+  if (std::any_of(parameters.begin(), parameters.end(), is_quantized)) {
+    return absl::InvalidArgumentError(
+        "run.init_from: found nothing, wanted a model in FP8 with compute.keep_fp8_weights");
+  }
   RETURN_IF_ERROR(model.InitializeWeights());
   return beginning;
 }

@@ -47,18 +47,19 @@ std::vector<StateArray> ArraysOf(parallel::ShardedAdamW& optimizer, bool weights
 using PieceVisitor =
     std::function<absl::Status(const TensorPiece& piece, const TensorView& elements)>;
 
-// The same for frozen values, of which a rank stores and loads its part.
-absl::Status ForEachFrozenPiece(RankModel& model, bool with_copies, const PieceVisitor& visit) {
+// The same for frozen elements, of which a rank stores and loads its part: values, codes or scales.
+absl::Status ForEachFrozenPiece(RankModel& model, FrozenAs as, bool with_copies,
+                                const PieceVisitor& visit) {
   absl::Status status;
   for (int g = 0; g < kNumParameterGroups; ++g) {
     const auto group = static_cast<ParameterGroup>(g);
-    const TensorView values = model.store().frozen_values(group);
-    const RankModel::Range mine = model.FrozenShard(group);
-    model.store().ForEachFrozenRun(group, mine.begin, mine.end,
+    const TensorView values = model.store().frozen_values(group, as);
+    const RankModel::Range mine = model.FrozenShard(group, as);
+    model.store().ForEachFrozenRun(group, as, mine.begin, mine.end,
                                    [&](const Parameter& parameter, const NamedPiece& piece,
                                        int64_t named_begin, int64_t flat_begin, int64_t count) {
-                                     if (!status.ok() || (parameter.tied_copy && !with_copies))
-                                       return;
+                                     const bool is_copy = parameter.tied_copy || piece.copy;
+                                     if (!status.ok() || (is_copy && !with_copies)) return;
                                      const TensorPiece described{
                                          checkpoints::kWeightPrefix + piece.name, values.dtype(),
                                          piece.shape, named_begin, named_begin + count};
@@ -72,7 +73,9 @@ absl::Status ForEachFrozenPiece(RankModel& model, bool with_copies, const PieceV
 // `with_copies` (loading).
 absl::Status ForEachPiece(RankModel& model, bool weights_only, bool with_copies,
                           const PieceVisitor& visit) {
-  RETURN_IF_ERROR(ForEachFrozenPiece(model, with_copies, visit));
+  for (const FrozenAs as : {FrozenAs::kValues, FrozenAs::kCodes, FrozenAs::kScales}) {
+    RETURN_IF_ERROR(ForEachFrozenPiece(model, as, with_copies, visit));
+  }
   absl::Status status;
   for (int g = 0; g < kNumParameterGroups; ++g) {
     const auto group = static_cast<ParameterGroup>(g);
@@ -209,10 +212,25 @@ absl::Status ReadOrZero(checkpoints::CheckpointReader& reader, const TensorPiece
   return absl::OkStatus();
 }
 
+// Codes are not made here: they are those of the checkpoint.
+absl::Status ReadCodes(checkpoints::CheckpointReader& reader, const TensorPiece& piece, void* out) {
+  const checkpoints::TensorRecord* stored = reader.Find(piece.tensor);
+  if (stored != nullptr && stored->dtype() == kernels::NameOf(DType::kE4M3)) {
+    return reader.Read(piece, out);
+  }
+  absl::string_view name = piece.tensor;
+  absl::ConsumePrefix(&name, checkpoints::kWeightPrefix);
+  return absl::FailedPreconditionError(
+      absl::StrCat(reader.generation_dir(), ": tensor ", name, ": found ",
+                   stored == nullptr ? "masters in f32" : stored->dtype(),
+                   ", wanted e4m3 with compute.keep_fp8_weights (an import of a model in FP8)"));
+}
+
 // Weights in whatever form they were kept; the rest as it is.
 absl::Status ReadPiece(checkpoints::CheckpointReader& reader,
                        checkpoints::AdaptedWeightReader& weights, const LoadOptions& options,
                        const TensorPiece& piece, const TensorView& elements) {
+  if (piece.dtype == DType::kE4M3) return ReadCodes(reader, piece, elements.raw_mutable_data());
   absl::string_view name = piece.tensor;
   if (!absl::ConsumePrefix(&name, checkpoints::kMasterPrefix) &&
       !absl::ConsumePrefix(&name, checkpoints::kWeightPrefix)) {

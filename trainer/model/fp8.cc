@@ -1,6 +1,12 @@
 #include "trainer/model/fp8.h"
 
+#include <algorithm>
+#include <set>
 #include <string>
+#include <utility>
+
+#include "checkpoints/huggingface/name_map.h"
+#include "kernels/core/check.h"
 
 namespace sluice::trainer {
 
@@ -24,6 +30,34 @@ std::vector<int32_t> RowTiles(const Parameter& weight) {
   }
   bounds.push_back(static_cast<int32_t>(out));
   return bounds;
+}
+
+void KeepQuantized(Parameter& weight, ParameterStore& store) {
+  const int rank = weight.shape.rank();
+  const int64_t experts = rank == 3 ? weight.shape[0] : 1;
+  const int64_t out = weight.shape[rank - 2], in = weight.shape[rank - 1];
+  const int64_t across = kernels::NumTiles(in);
+  const std::vector<int32_t> bounds = RowTiles(weight);
+  const int64_t row_tiles = static_cast<int64_t>(bounds.size()) - 1;
+  Parameter scales;
+  scales.shape = {experts, row_tiles, across};
+  std::set<std::pair<std::string, int64_t>> seen;  // scale tensors and their rows
+  auto piece = weight.pieces.begin();
+  for (int64_t i = 0; i < experts * row_tiles; ++i) {
+    // The weight row that the tile begins with, and where it lies in its named tensor.
+    const int64_t row = i / row_tiles * out + bounds[i % row_tiles];
+    while (row * in >= piece->offset + piece->count) ++piece;
+    const int64_t block = (piece->begin / in + row - piece->offset / in) / kernels::kQuantTile;
+    NamedPiece scale;
+    scale.name = checkpoints::ScaleName(piece->name);
+    scale.shape = {kernels::NumTiles(piece->shape[0]), across};
+    scale.begin = block * across;
+    scale.offset = i * across;
+    scale.count = across;
+    scale.copy = !seen.insert({scale.name, block}).second;
+    scales.pieces.push_back(std::move(scale));
+  }
+  store.KeepQuantized(weight, std::move(scales));
 }
 
 int64_t NumFp8Scales(const Parameter& weight) {

@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "kernels/core/status_macros.h"
-#include "kernels/ops/fp8_matmul.h"
+#include "kernels/ops/dequantized_matmul.h"
 #include "trainer/model/lora.h"
 
 namespace sluice::trainer {
@@ -34,6 +34,7 @@ void Linear::ShareInputOf(const Linear& owner) {
 absl::Status Linear::Allocate(kernels::DeviceContext& device, DType dtype, const Fp8Options* fp8) {
   if (adapter_ != nullptr) RETURN_IF_ERROR(adapter_->Allocate(device, dtype));
   dtype_ = dtype;
+  if (weight_->is_quantized()) return ReadKept(device);
   fp8_ = may_be_fp8_ ? fp8 : nullptr;
   return this->fp8() ? AllocateQuantized(device) : AllocatePacked(device);
 }
@@ -51,6 +52,21 @@ absl::Status Linear::AllocatePacked(kernels::DeviceContext& device) {
   forward_ = {experts(), in(), out(), dtype_, flat(forward_storage_, forward_bytes)};
   backward_ = {experts(), out(), in(), dtype_, flat(backward_storage_, backward_bytes)};
   return absl::OkStatus();
+}
+
+// The codes and scales lie in the store; the row tiles come here.
+absl::Status Linear::ReadKept(kernels::DeviceContext& device) {
+  const std::vector<int32_t> bounds = RowTiles(*weight_);
+  const auto count = static_cast<int64_t>(bounds.size());
+  ASSIGN_OR_RETURN(quantized_storage_, device.Allocate(static_cast<size_t>(count) * 4,
+                                                       kernels::MemoryTag::kParameters));
+  const TensorView row_tiles = quantized_storage_.View(DType::kI32, {count});
+  quantized_ = {.codes = weight_->value.Reshape({experts(), out(), in()}),
+                .scales = weight_->scales->value,
+                .row_tiles = row_tiles};
+  Stream& stream = device.stream(kernels::StreamRole::kCompute);
+  device.Copy(ConstTensorView(bounds.data(), DType::kI32, row_tiles.shape()), row_tiles, stream);
+  return stream.Synchronize();
 }
 
 // Codes, then scales (aligned, as every width is a multiple of 16), then the row tiles.
@@ -82,8 +98,10 @@ void Linear::Repack(Stream& stream) {
                                      .options = fp8_->activations});
     return;
   }
-  kernels::PackMatrix(stream, {.b = weight_->value, .transpose = true, .packed = forward_});
-  kernels::PackMatrix(stream, {.b = weight_->value, .transpose = false, .packed = backward_});
+  if (!weight_->is_quantized()) {
+    kernels::PackMatrix(stream, {.b = weight_->value, .transpose = true, .packed = forward_});
+    kernels::PackMatrix(stream, {.b = weight_->value, .transpose = false, .packed = backward_});
+  }
   if (adapter_ != nullptr) adapter_->Repack(stream);
 }
 
@@ -186,15 +204,29 @@ void Linear::Fp8BackwardWeight(const Context& context, ConstTensorView x,
   if (owns_input_) FreeInput(context);
 }
 
+void Linear::Multiply(const Context& context, Fp8Direction direction, ConstTensorView a,
+                      ConstTensorView offsets, TensorView c) const {
+  const kernels::PackedMatrix& packed = direction == Fp8Direction::kForward ? forward_ : backward_;
+  if (weight_->is_quantized()) {
+    kernels::DequantizedMatmul(
+        context.stream,
+        {.a = a, .w = quantized_, .direction = direction, .offsets = offsets, .c = c});
+  } else if (offsets.is_null()) {
+    kernels::PackedMatmul(context.stream, {.a = a, .b = packed, .c = c});
+  } else {
+    kernels::GroupedMatmul(context.stream, {.x = a, .w = packed, .offsets = offsets, .y = c});
+  }
+}
+
 void Linear::Forward(const Context& context, ConstTensorView x, TensorView y) const {
   if (fp8()) return Fp8Forward(context, x, {}, y);
-  kernels::PackedMatmul(context.stream, {.a = x, .b = forward_, .c = y});
+  Multiply(context, Fp8Direction::kForward, x, {}, y);
   if (adapter_ != nullptr) adapter_->Forward(context, x, ConstTensorView(), y);
 }
 
 void Linear::BackwardInput(const Context& context, ConstTensorView dy, TensorView dx) const {
   if (fp8()) return Fp8BackwardInput(context, dy, {}, dx);
-  kernels::PackedMatmul(context.stream, {.a = dy, .b = backward_, .c = dx});
+  Multiply(context, Fp8Direction::kBackward, dy, {}, dx);
   if (adapter_ != nullptr) adapter_->BackwardInput(context, dy, ConstTensorView(), dx);
 }
 
@@ -213,14 +245,14 @@ void Linear::BackwardWeight(const Context& context, ConstTensorView dy, ConstTen
 void Linear::GroupedForward(const Context& context, ConstTensorView x, ConstTensorView offsets,
                             TensorView y) const {
   if (fp8()) return Fp8Forward(context, x, offsets, y);
-  kernels::GroupedMatmul(context.stream, {.x = x, .w = forward_, .offsets = offsets, .y = y});
+  Multiply(context, Fp8Direction::kForward, x, offsets, y);
   if (adapter_ != nullptr) adapter_->Forward(context, x, offsets, y);
 }
 
 void Linear::GroupedBackwardInput(const Context& context, ConstTensorView dy,
                                   ConstTensorView offsets, TensorView dx) const {
   if (fp8()) return Fp8BackwardInput(context, dy, offsets, dx);
-  kernels::GroupedMatmul(context.stream, {.x = dy, .w = backward_, .offsets = offsets, .y = dx});
+  Multiply(context, Fp8Direction::kBackward, dy, offsets, dx);
   if (adapter_ != nullptr) adapter_->BackwardInput(context, dy, offsets, dx);
 }
 

@@ -5,6 +5,7 @@
 
 #include "kernels/core/device.h"
 #include "kernels/ops/block_quantize.h"
+#include "kernels/ops/fp8_matmul.h"
 #include "kernels/ops/matmul.h"
 #include "trainer/model/context.h"
 #include "trainer/model/fp8.h"
@@ -15,7 +16,8 @@ namespace sluice::trainer {
 class LowRankAdapter;
 
 // Holds its weight for both directions, packed or quantised; Repack after the weight changed. With
-// an adapter (lora.h) every call takes it along; then it is not in FP8.
+// an adapter (lora.h) every call takes it along; then it is not in FP8. A weight that is kept as
+// codes and scales (parameters.h) is read from there, and there is nothing to repack.
 //
 // In FP8 it also keeps, on the tape, what BackwardWeight will read: the codes of x from Forward on,
 // the codes of dy along the tokens from BackwardInput on. Then the caller's x and dy may go (pass
@@ -94,6 +96,10 @@ class Linear {
   };
   void Observe(const Context& context, const Observation& seen) const;
   absl::Status AllocatePacked(kernels::DeviceContext& device);
+  absl::Status ReadKept(kernels::DeviceContext& device);
+  // c = a W^T or a W in the dtype of the values. `offsets` null: one expert.
+  void Multiply(const Context& context, kernels::Fp8Direction direction, ConstTensorView a,
+                ConstTensorView offsets, TensorView c) const;
   absl::Status AllocateQuantized(kernels::DeviceContext& device);
   int64_t experts() const { return weight_->shape.rank() == 3 ? weight_->shape[0] : 1; }
   int64_t out() const { return weight_->shape[weight_->shape.rank() - 2]; }

@@ -17,6 +17,11 @@ constexpr int64_t kAlignment = 32;  // elements between parameter starts: 64 byt
 
 int64_t RoundUp(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
+DType DTypeOf(FrozenAs as, DType value_dtype) {
+  if (as == FrozenAs::kCodes) return DType::kE4M3;
+  return as == FrozenAs::kScales ? DType::kF32 : value_dtype;
+}
+
 int64_t Product(const std::vector<int64_t>& shape) {
   int64_t product = 1;
   for (int64_t extent : shape) product *= extent;
@@ -108,19 +113,30 @@ Parameter* ParameterStore::Find(const std::string& piece_name) {
   return nullptr;
 }
 
+void ParameterStore::KeepQuantized(Parameter& weight, Parameter scales) {
+  CHECK(weight.is_frozen() && !weight.is_quantized()) << weight.pieces[0].name;
+  scales.group = weight.group;
+  scales.trained = false;
+  scales.frozen_as = FrozenAs::kScales;
+  for (NamedPiece& piece : scales.pieces) piece.trained = false;
+  parameters_.push_back(std::make_unique<Parameter>(std::move(scales)));
+  weight.frozen_as = FrozenAs::kCodes;
+  weight.scales = parameters_.back().get();
+}
+
 absl::Status ParameterStore::Allocate(kernels::DeviceContext& device, DType value_dtype,
                                       const int64_t (&multiple_of)[kNumParameterGroups]) {
-  int64_t frozen_size[kNumParameterGroups] = {};
+  int64_t frozen_size[kNumParameterGroups][kNumFrozenKinds] = {};
   for (const auto& parameter : parameters_) {
     const int group = static_cast<int>(parameter->group);
-    int64_t& size = parameter->trained ? flat_size_[group] : frozen_size[group];
+    int64_t& size = parameter->trained ? flat_size_[group]
+                                       : frozen_size[group][static_cast<int>(parameter->frozen_as)];
     parameter->offset = size;
     size = RoundUp(size + parameter->shape.num_elements(), kAlignment);
   }
   for (int group = 0; group < kNumParameterGroups; ++group) {
     const auto padded = [&](int64_t n) { return RoundUp(n, kAlignment * multiple_of[group]); };
     const int64_t n = flat_size_[group] = padded(flat_size_[group]);
-    const int64_t frozen = padded(frozen_size[group]);
     const auto bytes = [](int64_t elements, DType dtype) {
       return static_cast<size_t>(elements) * kernels::SizeOf(dtype);
     };
@@ -128,16 +144,23 @@ absl::Status ParameterStore::Allocate(kernels::DeviceContext& device, DType valu
                      device.Allocate(bytes(n, value_dtype), kernels::MemoryTag::kParameters));
     ASSIGN_OR_RETURN(gradient_storage_[group],
                      device.Allocate(bytes(n, DType::kF32), kernels::MemoryTag::kGradients));
-    ASSIGN_OR_RETURN(frozen_storage_[group],
-                     device.Allocate(bytes(frozen, value_dtype), kernels::MemoryTag::kParameters));
+    for (const FrozenAs as : {FrozenAs::kValues, FrozenAs::kCodes, FrozenAs::kScales}) {
+      const int kind = static_cast<int>(as);
+      const int64_t frozen = padded(frozen_size[group][kind]);
+      const DType dtype = DTypeOf(as, value_dtype);
+      kernels::Buffer& storage = frozen_storage_[group][kind];
+      ASSIGN_OR_RETURN(storage,
+                       device.Allocate(bytes(frozen, dtype), kernels::MemoryTag::kParameters));
+      frozen_values_[group][kind] = storage.View(dtype, {frozen});
+    }
     values_[group] = value_storage_[group].View(value_dtype, {n});
     gradients_[group] = gradient_storage_[group].View(DType::kF32, {n});
-    frozen_values_[group] = frozen_storage_[group].View(value_dtype, {frozen});
   }
   for (const auto& parameter : parameters_) {
     const int group = static_cast<int>(parameter->group);
     const int64_t n = parameter->shape.num_elements();
-    const TensorView& values = parameter->trained ? values_[group] : frozen_values_[group];
+    const TensorView values =
+        parameter->trained ? values_[group] : frozen_values(parameter->group, parameter->frozen_as);
     parameter->value = values.Rows(parameter->offset, n).Reshape(parameter->shape);
     if (!parameter->trained) continue;
     parameter->gradient = gradients_[group].Rows(parameter->offset, n).Reshape(parameter->shape);
@@ -157,7 +180,7 @@ absl::Status ParameterStore::Allocate(kernels::DeviceContext& device, DType valu
 int64_t ParameterStore::num_elements() const {
   int64_t total = 0;
   for (const auto& parameter : parameters_) {
-    if (parameter->tied_copy) continue;
+    if (parameter->tied_copy || parameter->frozen_as == FrozenAs::kScales) continue;
     total += parameter->shape.num_elements();
     if (parameter->trained_part != nullptr) {
       total -= parameter->trained_part->shape.num_elements();
@@ -186,12 +209,12 @@ void ParameterStore::CopyTrainedParts(kernels::Stream& stream) const {
   }
 }
 
-void ParameterStore::Visit(ParameterGroup group, bool trained, int64_t begin, int64_t end,
+void ParameterStore::Visit(const Array& array, int64_t begin, int64_t end,
                            const RunVisitor& visit) const {
   for (const auto& parameter : parameters_) {
-    if (parameter->group != group || parameter->trained != trained) continue;
+    if (!array.Holds(*parameter)) continue;
     for (const NamedPiece& piece : parameter->pieces) {
-      if (piece.trained != trained) continue;
+      if (piece.trained != array.trained) continue;
       const int64_t piece_begin = parameter->offset + piece.offset;
       const int64_t from = std::max(begin, piece_begin),
                     to = std::min(end, piece_begin + piece.count);
@@ -202,12 +225,12 @@ void ParameterStore::Visit(ParameterGroup group, bool trained, int64_t begin, in
 
 void ParameterStore::ForEachRun(ParameterGroup group, int64_t begin, int64_t end,
                                 const RunVisitor& visit) const {
-  Visit(group, /*trained=*/true, begin, end, visit);
+  Visit({.group = group, .trained = true}, begin, end, visit);
 }
 
-void ParameterStore::ForEachFrozenRun(ParameterGroup group, int64_t begin, int64_t end,
+void ParameterStore::ForEachFrozenRun(ParameterGroup group, FrozenAs as, int64_t begin, int64_t end,
                                       const RunVisitor& visit) const {
-  Visit(group, /*trained=*/false, begin, end, visit);
+  Visit({.group = group, .trained = false, .as = as}, begin, end, visit);
 }
 
 void InitialValues(uint64_t seed, const std::string& name, bool is_norm, double standard_deviation,

@@ -10,6 +10,9 @@
 // an array of values only. A fused parameter of which some named tensors are trained (some experts
 // of a layer) lies with the frozen ones; its trained rows are a parameter of their own, its
 // `trained_part`, whose values are copied in after each update.
+//
+// A frozen matrix may be kept as an FP8 checkpoint has it (KeepQuantized): E4M3 codes, and block
+// scales, which are a parameter of their own. Then it has no values.
 #pragma once
 
 #include <cstdint>
@@ -36,10 +39,15 @@ struct NamedPiece {
   std::vector<int64_t> shape;  // of the whole named tensor
   int64_t begin = 0, offset = 0, count = 0;
   bool trained = true;
+  bool copy = false;  // the same elements are in a piece before this one: loaded, not stored
 };
 
 enum class ParameterGroup : uint8_t { kDense, kExpert };  // replicated over data | over expert_data
 inline constexpr int kNumParameterGroups = 2;
+
+// What a frozen parameter's elements are: of the compute dtype, E4M3 codes, or FP32 block scales.
+enum class FrozenAs : uint8_t { kValues, kCodes, kScales };
+inline constexpr int kNumFrozenKinds = 3;
 
 // Consecutive rows of a parameter (experts, where it has three dimensions) that are trained.
 struct TrainedRows {
@@ -59,11 +67,14 @@ struct Parameter {
 
   bool trained = true;                // all of it: lies in the optimizer's arrays
   Parameter* trained_part = nullptr;  // of a parameter that is trained in part
-  int64_t offset = 0;                 // in its group's flat array of trained or of frozen values
-  TensorView value;                   // compute dtype
-  TensorView gradient;                // f32; null unless `trained`
+  FrozenAs frozen_as = FrozenAs::kValues;
+  Parameter* scales = nullptr;  // of one that is kept as codes
+  int64_t offset = 0;           // in its group's flat array of trained or of its frozen kind
+  TensorView value;             // compute dtype; codes or scales: as they are
+  TensorView gradient;          // f32; null unless `trained`
   std::vector<TrainedRows> trained_rows;  // all rows, some, or none
   bool is_frozen() const { return !trained && trained_part == nullptr; }
+  bool is_quantized() const { return scales != nullptr; }
 };
 
 class ParameterStore {
@@ -80,6 +91,9 @@ class ParameterStore {
   Parameter& AddNorm(const std::string& name, int64_t width);
   Parameter* Find(const std::string& piece_name);  // the parameter with this named piece, or null
 
+  // Before Allocate: the frozen `weight` is kept as codes, with `scales`.
+  void KeepQuantized(Parameter& weight, Parameter scales);
+
   // Lays out and allocates values and gradients; each array's length is padded to a multiple of
   // multiple_of[group].
   absl::Status Allocate(kernels::DeviceContext& device, DType value_dtype,
@@ -90,11 +104,11 @@ class ParameterStore {
   TensorView gradients(ParameterGroup group) const { return gradients_[static_cast<int>(group)]; }
   int64_t flat_size(ParameterGroup group) const { return flat_size_[static_cast<int>(group)]; }
   // Of frozen ones (and of the trained rows of mixed ones, which are copies).
-  TensorView frozen_values(ParameterGroup group) const {
-    return frozen_values_[static_cast<int>(group)];
+  TensorView frozen_values(ParameterGroup group, FrozenAs as = FrozenAs::kValues) const {
+    return frozen_values_[static_cast<int>(group)][static_cast<int>(as)];
   }
   const std::vector<std::unique_ptr<Parameter>>& parameters() const { return parameters_; }
-  int64_t num_elements() const;  // without tied copies and padding
+  int64_t num_elements() const;  // without tied copies, scales and padding
   int64_t num_trained_elements() const;
   // Copies trained rows of mixed parameters to where kernels read them: after values changed.
   void CopyTrainedParts(kernels::Stream& stream) const;
@@ -105,13 +119,21 @@ class ParameterStore {
   using RunVisitor = std::function<void(const Parameter&, const NamedPiece&, int64_t named_begin,
                                         int64_t flat_begin, int64_t count)>;
   void ForEachRun(ParameterGroup group, int64_t begin, int64_t end, const RunVisitor& visit) const;
-  // The same for the array of frozen values; trained pieces are left out.
-  void ForEachFrozenRun(ParameterGroup group, int64_t begin, int64_t end,
+  // The same for an array of frozen values; trained pieces are left out.
+  void ForEachFrozenRun(ParameterGroup group, FrozenAs as, int64_t begin, int64_t end,
                         const RunVisitor& visit) const;
 
  private:
-  void Visit(ParameterGroup group, bool trained, int64_t begin, int64_t end,
-             const RunVisitor& visit) const;
+  // What lies in one flat array.
+  struct Array {
+    ParameterGroup group;
+    bool trained;
+    FrozenAs as = FrozenAs::kValues;
+    bool Holds(const Parameter& parameter) const {
+      return parameter.group == group && parameter.trained == trained && parameter.frozen_as == as;
+    }
+  };
+  void Visit(const Array& array, int64_t begin, int64_t end, const RunVisitor& visit) const;
   void AddTrainedPart(Parameter& mixed);
 
   IsTrained is_trained_;
@@ -119,8 +141,8 @@ class ParameterStore {
   int64_t flat_size_[kNumParameterGroups] = {};
   kernels::Buffer value_storage_[kNumParameterGroups], gradient_storage_[kNumParameterGroups];
   TensorView values_[kNumParameterGroups], gradients_[kNumParameterGroups];
-  kernels::Buffer frozen_storage_[kNumParameterGroups];
-  TensorView frozen_values_[kNumParameterGroups];
+  kernels::Buffer frozen_storage_[kNumParameterGroups][kNumFrozenKinds];
+  TensorView frozen_values_[kNumParameterGroups][kNumFrozenKinds];
 };
 
 // FNV-1a: the stream of a tensor's random numbers is chosen by its name.

@@ -115,6 +115,13 @@ absl::Status TransformerStage::AddAdapters(const LoraConfig& config, ParameterSt
   return absl::OkStatus();
 }
 
+void TransformerStage::KeepQuantized(ParameterStore& store) {
+  for (Linear* linear : linears_) {
+    if (!linear->may_be_fp8() || !linear->weight().is_frozen()) continue;
+    trainer::KeepQuantized(linear->weight(), store);
+  }
+}
+
 absl::Status TransformerStage::Allocate() {
   for (Linear* linear : linears_) RETURN_IF_ERROR(linear->Allocate(device_, dtype_, fp8_));
   for (const Gate& gate : gates_) RETURN_IF_ERROR(gate.layer->Allocate(device_));

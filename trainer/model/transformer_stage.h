@@ -50,6 +50,10 @@ class TransformerStage : public parallel::Stage {
   // LowRankAdapter::Create.
   absl::Status AddAdapters(const LoraConfig& config, ParameterStore& store);
 
+  // Before the store's Allocate: frozen matrices that FP8 checkpoints quantise stay as they are
+  // there.
+  void KeepQuantized(ParameterStore& store);
+
   // After the store's Allocate: packed weights and the gates' state.
   absl::Status Allocate();
   // After the store's values changed: all of them, or those that an update changes.
