@@ -149,6 +149,7 @@ TEST_P(BlockQuantizeTest, BothTilingsEqualTheReferenceToTheBit) {
       if (!p.tiles.empty()) args.tiles = tiles;
       if (!p.offsets.empty()) args.offsets = offsets;
       if (variant == 2) args.options.format = ScaleFormat::kPowerOfTwo;
+      if (variant == 1) args.options.amax_floor = 1;  // many tiles are below
       args.options.square_blocks = variant == 3;
       const bool transposed = variant == 4;
       const Rows rows(p.rows, p.columns, num_tiles, 5), wanted(p.rows, p.columns, num_tiles);
@@ -267,8 +268,9 @@ TEST_P(BlockQuantizeTest, ZeroTinyAndNonFiniteTiles) {
   x.SetAt(0, -0.0);          // row 0: zeros
   x.SetAt(128, 0x1p-149);    // row 1: the smallest number there is
   x.SetAt(2 * 128, 3.4e38);  // row 2: nearly the largest
-  x.SetAt(3 * 128, nan);     // row 3: NaN beside 1
+  x.SetAt(3 * 128, nan);     // row 3: NaN beside 1, and after it in the same lane of any vector
   x.SetAt(3 * 128 + 1, 1.0);
+  x.SetAt(3 * 128 + 65, nan);
   x.SetAt(4 * 128, infinity);  // row 4: infinity beside 1
   x.SetAt(4 * 128 + 1, 1.0);
   const Rows rows(5, 128);
@@ -285,9 +287,22 @@ TEST_P(BlockQuantizeTest, ZeroTinyAndNonFiniteTiles) {
   EXPECT_EQ(codes[2 * 128].bits, 0x7e);
   EXPECT_EQ(codes[3 * 128].bits, 0x7f);
   EXPECT_EQ(codes[3 * 128 + 1].bits, 0x7e);
+  EXPECT_EQ(codes[3 * 128 + 65].bits, 0x7f);
   EXPECT_TRUE(std::isnan(y.At(3 * 128)));
   EXPECT_EQ(y.At(3 * 128 + 1), 1.0);
   for (int64_t i = 0; i < 128; ++i) ASSERT_TRUE(std::isnan(y.At(4 * 128 + i))) << i;
+}
+
+TEST_P(BlockQuantizeTest, NanCountsForNothingInAColumn) {
+  const Tensor x({3, 16});
+  x.SetAt(0, 1.0);
+  x.SetAt(16, std::nanf(""));
+  const Columns columns(3, 16);
+  Quantize(stream(), {.x = x, .columns = columns});
+  Wait();
+  EXPECT_EQ(columns.scales.At(0), 1.0f / 448.0f);
+  EXPECT_EQ(columns.codes.view().data<E4M3>()[0].bits, 0x7e);
+  EXPECT_EQ(columns.codes.view().data<E4M3>()[16].bits, 0x7f);
 }
 
 TEST_P(BlockQuantizeTest, WireRowsAreCodesThenExponentsThenZeros) {

@@ -79,7 +79,11 @@ class Layer {
  public:
   explicit Layer(Linear::Keeps keeps, bool fp8 = true) {
     device_ = *kernels::DeviceContext::Create({.num_threads = 1});
-    weight_ = &store_.AddTensor("w.weight", {kOut, kIn});
+    Parameter fused;  // of 80 and 80 rows, so cut at 80
+    fused.shape = {kOut, kIn};
+    fused.pieces = {Rows("gate.weight", kOut / 2, kIn, 0, kOut / 2, 0),
+                    Rows("up.weight", kOut / 2, kIn, 0, kOut / 2, kOut / 2)};
+    weight_ = &store_.Add(std::move(fused));
     linear.emplace(*weight_, layout_, keeps);
     CHECK(store_.Allocate(*device_, DType::kBF16, {1, 1}).ok());
     const Tensor values = Tensor::Random({kOut, kIn}, DType::kBF16, 1);
@@ -131,16 +135,22 @@ struct Expected {
     kernels::Stream& stream = layer.stream();
     const Tensor codes({1, kOut, kIn}, DType::kE4M3), scales({1, 2, 2});
     const Tensor codes_t({1, kIn, kOut}, DType::kE4M3), scales_t({1, 2, 2});
-    const QuantizedWeight w{codes, scales, codes_t, scales_t, {}};
-    kernels::QuantizeWeight(stream, {.w = layer.value().Reshape({1, kOut, kIn}), .weight = w});
+    const Tensor tiles = Tensor::Of({0, kOut / 2, kOut});
+    const QuantizedWeight w{codes, scales, codes_t, scales_t, tiles};
+    const kernels::QuantizeOptions &of_x = layer.options.activations,
+                                   &of_dy = layer.options.gradients;
+    kernels::QuantizeWeight(
+        stream, {.w = layer.value().Reshape({1, kOut, kIn}), .weight = w, .options = of_x});
     const RowCodes x_rows(kIn, 2), dy_rows(kOut, 2);
     const ColumnCodes x_columns(kIn), dy_columns(kOut);
-    kernels::Quantize(stream, {.x = x, .rows = x_rows});
-    kernels::Quantize(stream, {.x = dy, .rows = dy_rows, .columns = dy_columns});
+    kernels::Quantize(stream, {.x = x, .rows = x_rows, .options = of_x});
+    kernels::Quantize(
+        stream,
+        {.x = dy, .rows = dy_rows, .columns = dy_columns, .tiles = tiles, .options = of_dy});
     if (columns_from_bf16) {
-      kernels::Quantize(stream, {.x = x, .columns = x_columns});
+      kernels::Quantize(stream, {.x = x, .columns = x_columns, .options = of_x});
     } else {
-      kernels::RequantizeColumns(stream, {.rows = x_rows, .columns = x_columns});
+      kernels::RequantizeColumns(stream, {.rows = x_rows, .columns = x_columns, .options = of_x});
     }
     kernels::Fp8Matmul(stream, {x_rows, w, Fp8Direction::kForward, {}, y});
     kernels::Fp8Matmul(stream, {dy_rows, w, Fp8Direction::kBackward, {}, dx});
@@ -161,21 +171,27 @@ void ExpectGradient(Layer& layer, const Tensor& expected) {
 }
 
 // x is quantised once, and dy in BackwardInput: after that nobody reads the BF16 values.
+// Whatever the options say of either operand.
 TEST(Fp8Linear, KeepsTheCodesOfItsOperandsAndNothingElse) {
-  Layer layer(Linear::Keeps::kInput);
-  const Tensor x = Tensor::Random({kTokens, kIn}, DType::kBF16, 2);
-  const Tensor dy = Tensor::Random({kTokens, kOut}, DType::kBF16, 3);
-  const Expected expected(layer, x, dy, /*columns_from_bf16=*/false);
-  kernels::Fill(layer.stream(), layer.gradient(), 0);
-  const Tensor y({kTokens, kOut}, DType::kBF16), dx({kTokens, kIn}, DType::kBF16);
-  layer.linear->Forward(layer.context(), x, y);
-  Spoil(x);
-  layer.linear->BackwardInput(layer.context(), dy, dx);
-  Spoil(dy);
-  layer.linear->BackwardWeight(layer.context(), {}, {});
-  EXPECT_TRUE(Same(y, expected.y));
-  EXPECT_TRUE(Same(dx, expected.dx));
-  ExpectGradient(layer, expected.dw);
+  for (const int variant : {0, 1, 2}) {
+    Layer layer(Linear::Keeps::kInput);
+    if (variant == 1) layer.options.activations.format = kernels::ScaleFormat::kPowerOfTwo;
+    if (variant == 2) layer.options.gradients.square_blocks = true;
+    layer.linear->Repack(layer.stream());
+    const Tensor x = Tensor::Random({kTokens, kIn}, DType::kBF16, 2);
+    const Tensor dy = Tensor::Random({kTokens, kOut}, DType::kBF16, 3);
+    const Expected expected(layer, x, dy, /*columns_from_bf16=*/false);
+    kernels::Fill(layer.stream(), layer.gradient(), 0);
+    const Tensor y({kTokens, kOut}, DType::kBF16), dx({kTokens, kIn}, DType::kBF16);
+    layer.linear->Forward(layer.context(), x, y);
+    Spoil(x);
+    layer.linear->BackwardInput(layer.context(), dy, dx);
+    Spoil(dy);
+    layer.linear->BackwardWeight(layer.context(), {}, {});
+    EXPECT_TRUE(Same(y, expected.y)) << variant;
+    EXPECT_TRUE(Same(dx, expected.dx)) << variant;
+    ExpectGradient(layer, expected.dw);
+  }
 }
 
 // The input of o_proj stays in BF16, and is quantised along the tokens from there.
@@ -341,6 +357,54 @@ TEST(Fp8Model, TheFirstStepIsTheSameInEveryLayout) {
                 IsEmpty())
         << layout.Name();
   }
+}
+
+// In BF16 as ever: the gate, the projection before an MTP module, the head.
+TEST(Fp8Model, ConsistsOfTheLayersThatTheDocumentLists) {
+  RunConfig config = TinyFp8("FP8");
+  config.mutable_model()->set_num_nextn_predict_layers(1);
+  OneRank run(config);
+  std::vector<std::string> others;
+  for (const Linear* linear : run.model->stages()[0]->linears()) {
+    if (!linear->fp8()) others.push_back(linear->weight().pieces[0].name);
+  }
+  EXPECT_THAT(others, ::testing::UnorderedElementsAre(
+                          "model.layers.1.mlp.gate.weight", "model.layers.2.mlp.gate.weight",
+                          "model.layers.2.eh_proj.weight", "lm_head.weight"));
+}
+
+// Once per optimizer step, and after each.
+TEST(Fp8Model, UpdatesReachTheOperands) {
+  OneRank run(TinyFp8("FP8"));
+  run.LoadRandomBatch(1);
+  const double before = run.Evaluate().loss;
+  run.Train(0.01);
+  const double after = run.Evaluate().loss;
+  run.Publish();  // quantises all anew
+  EXPECT_NE(after, before);
+  EXPECT_EQ(run.Evaluate().loss, after);
+}
+
+TEST(Fp8Options, EveryFieldIsReadFromTheConfiguration) {
+  RunConfig config = TinyFp8("FP8");
+  Fp8Config& fp8 = *config.mutable_fp8();
+  const auto options = [&] { return *MakeFp8Options(*Resolve(config, 1)); };
+  EXPECT_EQ(options().activations.format, kernels::ScaleFormat::kF32);
+  EXPECT_EQ(options().activations.amax_floor, 0);  // that is for inference only
+  EXPECT_FALSE(options().gradients.square_blocks);
+  EXPECT_FALSE(options().swiglu_cache || options().e5m6_attention);
+  fp8.set_scales("UE8M0");
+  fp8.set_gradient_tiles("128x128");
+  EXPECT_EQ(options().activations.format, kernels::ScaleFormat::kPowerOfTwo);
+  EXPECT_EQ(options().gradients.format, kernels::ScaleFormat::kPowerOfTwo);
+  EXPECT_TRUE(options().gradients.square_blocks);
+  EXPECT_FALSE(options().activations.square_blocks);
+  fp8.set_swiglu_cache(true);
+  EXPECT_TRUE(options().swiglu_cache && !options().e5m6_attention);
+  fp8.set_o_proj_cache("E5M6");
+  EXPECT_TRUE(options().e5m6_attention);
+  config.mutable_compute()->set_precision("BF16");
+  EXPECT_FALSE(MakeFp8Options(*Resolve(config, 1)).has_value());
 }
 
 TEST(Fp8Model, AWidthThatIsNoMultipleOf16IsRefusedByName) {
