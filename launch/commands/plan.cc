@@ -3,10 +3,12 @@
 #include <fstream>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "google/protobuf/text_format.h"
 #include "kernels/core/status_macros.h"
@@ -167,6 +169,9 @@ class Plan : public Command {
     config.mutable_mesh()->set_expert(layout.expert);
     config.set_schedule(layout.schedule);
     config.set_schedule_chunks(layout.chunks);
+    std::vector<int> layers;
+    for (const parallel::StageShare& stage : entry.stages) layers.push_back(stage.num_layers);
+    config.set_stage_layers(absl::StrJoin(layers, ","));
     config.mutable_train()->set_microbatch(layout.microbatch);
     config.mutable_compute()->set_precision(std::string(parallel::NameOf(layout.precision)));
     config.mutable_compute()->set_recompute(layout.recompute.ToString());

@@ -147,7 +147,7 @@ class Simulate : public Command {
     if (cluster_.empty()) return absl::OkStatus();
     ASSIGN_OR_RETURN(const parallel::ModelWork model, LoadModelWork(config));
     const parallel::LayoutCosts costs(model, cluster, layout_);
-    ASSIGN_OR_RETURN(const std::vector<parallel::StageShare> stages, costs.Split());
+    ASSIGN_OR_RETURN(const auto stages, trainer::StageShares(config, layout_));
     costs_ = costs.Costs(stages, *schedule_);
     for (const parallel::StageShare& stage : stages)
       moe_layers_.push_back(costs.num_moe_layers(stage));

@@ -172,7 +172,7 @@ double Timeline::bubble() const {
 
 double Timeline::exposed_comm() const {
   double exposed = 0;
-  for (const RankTimes& rank : ranks) exposed += rank.exposed_comm;
+  for (const RankTimes& rank : ranks) exposed += std::max(0.0, rank.exposed_comm);  // of rounding
   return pipeline_seconds > 0 ? exposed / (pipeline_seconds * static_cast<double>(ranks.size()))
                               : 0;
 }

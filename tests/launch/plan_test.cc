@@ -84,6 +84,21 @@ TEST(Simulate, DrawsAndWrites) {
   const nlohmann::json json = nlohmann::json::parse(real.out);
   EXPECT_EQ(json["ranks"], 2048);
   EXPECT_EQ(json["pipelines"].size(), 32u);
+  // The stages are those that train would cut: the head makes the last one long.
+  const auto step = [](const std::string& layers) {
+    const Outcome cut = RunSluice(
+        "simulate --json --preset bench_cpu --cluster laptop --set mesh.pipe=2 --set "
+        "mesh.data=1 --set train.microbatch=1 --set stage_layers=" +
+        layers);
+    EXPECT_EQ(cut.exit_code, 0) << cut.err;
+    return nlohmann::json::parse(cut.out)["step_seconds"].get<double>();
+  };
+  EXPECT_GT(step("1,3"), step("3,1"));
+  EXPECT_THAT(
+      RunSluice(
+          "simulate --preset bench_cpu --cluster laptop --set mesh.data=1 --set stage_layers=3")
+          .err,
+      HasSubstr("stage_layers: found \"3\""));
   const Outcome bad = RunSluice("simulate --preset tiny --straggler x");
   EXPECT_NE(bad.exit_code, 0);
   EXPECT_THAT(bad.err, HasSubstr("--straggler: found \"x\", wanted RANK=FACTOR"));
@@ -96,6 +111,7 @@ TEST(PlanCommand, WritesAConfigThatTrainTakes) {
       RunSluice("plan --preset tiny --cluster laptop --tokens 1e6 --write " + file);
   ASSERT_EQ(plan.exit_code, 0) << plan.err << plan.out;
   EXPECT_THAT(plan.out, HasSubstr("layouts tried"));
+  EXPECT_THAT(ReadAll(file), HasSubstr("stage_layers: \""));
   const Outcome dry = RunSluice("train --dry-run --config " + file);
   EXPECT_EQ(dry.exit_code, 0) << dry.err;
 }

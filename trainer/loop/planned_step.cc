@@ -14,6 +14,7 @@
 #include "parallel/sim/simulate.h"
 #include "trainer/loop/resolve_config.h"
 #include "trainer/loop/stage_map.h"
+#include "trainer/model/model_config.h"
 #include "trainer/model/plan_work.h"
 
 namespace sluice::trainer {
@@ -72,6 +73,22 @@ absl::StatusOr<parallel::Layout> PlanLayout(const RunConfig& config, int ranks) 
   return layout;
 }
 
+absl::StatusOr<std::vector<parallel::StageShare>> StageShares(RunConfig config,
+                                                              const parallel::Layout& layout) {
+  ResolveModel(*config.mutable_model());
+  RETURN_IF_ERROR(ValidateModel(config.model()));
+  config.mutable_mesh()->set_pipe(layout.pipe);
+  config.set_schedule(layout.schedule);
+  config.set_schedule_chunks(layout.chunks);
+  if (!config.train().has_sequence_length()) config.mutable_train()->set_sequence_length(4096);
+  ASSIGN_OR_RETURN(const std::vector<StageSpec> specs, StageMap(config));
+  std::vector<parallel::StageShare> stages;
+  for (const StageSpec& spec : specs) {
+    stages.push_back({spec.first_layer, spec.num_layers, spec.has_embedding, spec.has_head});
+  }
+  return stages;
+}
+
 absl::StatusOr<parallel::Cluster> ReadClusterFile(const std::string& path) {
   std::ifstream in(path);
   std::ostringstream text;
@@ -127,11 +144,7 @@ absl::StatusOr<RunPlanner> RunPlanner::Create(const RunConfig& config,
   ASSIGN_OR_RETURN(planner.layout_,
                    PlanLayout(config, config.mesh().pipe() * config.mesh().data()));
   request.moment_bytes = planner.layout_.moment_bytes;
-  ASSIGN_OR_RETURN(const std::vector<StageSpec> specs, StageMap(config));
-  for (const StageSpec& spec : specs) {
-    planner.stages_.push_back(
-        {spec.first_layer, spec.num_layers, spec.has_embedding, spec.has_head});
-  }
+  ASSIGN_OR_RETURN(planner.stages_, StageShares(config, planner.layout_));
   return planner;
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "parallel/plan/plan.h"
@@ -17,6 +18,11 @@ absl::StatusOr<parallel::Layout> PlanLayout(const RunConfig& config, int ranks);
 absl::StatusOr<parallel::Precision> ParsePrecision(const std::string& text);
 // As compute.recompute, or "everything".
 absl::StatusOr<parallel::RecomputeChoice> ParseRecomputeChoice(const std::string& text);
+
+// The stages that `train` would cut for that layout: stage_layers where set, else by flops.
+// `config` need not be resolved.
+absl::StatusOr<std::vector<parallel::StageShare>> StageShares(RunConfig config,
+                                                              const parallel::Layout& layout);
 
 // A textproto of parallel/plan/cluster.proto. NOT_FOUND, INVALID_ARGUMENT: one sentence.
 absl::StatusOr<parallel::Cluster> ReadClusterFile(const std::string& path);
