@@ -327,16 +327,21 @@ TEST(Fp8Model, TheE5m6CacheOfOProjMovesGradientsAndNoLoss) {
 }
 
 // Gate and up come back with a relative error of 2^-4 at most, 2^-4 / sqrt(3) = 3.6% in the mean.
-// Forward reads them before that.
+// Forward reads them before that. Of routed experts alone, and of a model without any.
 TEST(Fp8Model, TheSwigluCacheMovesGradientsAndNoLoss) {
-  double plain = 0, cached = 0;
-  RunConfig config = TinyFp8("FP8");
-  const Gradients a = GradientsOf(config, &plain);
-  config.mutable_fp8()->set_swiglu_cache(true);
-  const Gradients b = GradientsOf(config, &cached);
-  EXPECT_EQ(plain, cached);
-  EXPECT_NE(a, b);
-  EXPECT_GT(Cosine(a, b), 0.99);
+  for (const int experts : {4, 0}) {
+    double plain = 0, cached = 0;
+    RunConfig config = TinyFp8("FP8");
+    config.mutable_model()->set_n_routed_experts(experts);
+    config.mutable_model()->set_n_shared_experts(0);
+    config.mutable_model()->set_first_k_dense_replace(0);
+    const Gradients a = GradientsOf(config, &plain);
+    config.mutable_fp8()->set_swiglu_cache(true);
+    const Gradients b = GradientsOf(config, &cached);
+    EXPECT_EQ(plain, cached);
+    EXPECT_NE(a, b) << experts;
+    EXPECT_GT(Cosine(a, b), 0.99) << experts;
+  }
 }
 
 // Losses, routes, activations and their gradients do not depend on the layout. A weight gradient
