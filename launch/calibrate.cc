@@ -120,6 +120,8 @@ class Links {
 
 }  // namespace
 
+// Shares are of the peak. On a busy machine an op may come out above the peak that was measured:
+// then the op's rate is the peak, and no time is changed.
 absl::StatusOr<Calibration> Calibrate(const trainer::ModelConfig& model, int64_t tokens,
                                       int64_t sequence_length, Communicator& world,
                                       kernels::DeviceContext& device) {
@@ -137,17 +139,24 @@ absl::StatusOr<Calibration> Calibrate(const trainer::ModelConfig& model, int64_t
   OpTimer timer({model, tokens, sequence_length}, device);
   ASSIGN_OR_RETURN(c.copy_rate, timer.CopyRate());
   for (const auto& [dtype, share, factor, peak] :
-       {std::tuple(DType::kF32, &c.fp32_products, &c.fp32_weight_factor, c.fp32_peak),
-        std::tuple(DType::kBF16, &c.bf16_products, &c.bf16_weight_factor, c.bf16_peak)}) {
+       {std::tuple(DType::kF32, &c.fp32_products, &c.fp32_weight_factor, &c.fp32_peak),
+        std::tuple(DType::kBF16, &c.bf16_products, &c.bf16_weight_factor, &c.bf16_peak)}) {
     RETURN_IF_ERROR(world.Barrier());
     ASSIGN_OR_RETURN(const ProductTimes times, timer.Products(dtype));
-    *share = times.ShareOf(peak, c.copy_rate);
-    *factor = times.WeightFactor(*share * peak, c.copy_rate);
+    const double rate = times.Rate(c.copy_rate);
+    *peak = std::max(*peak, rate);
+    *share = rate / *peak;
+    *factor = times.WeightFactor(rate, c.copy_rate);
   }
   RETURN_IF_ERROR(world.Barrier());
   ASSIGN_OR_RETURN(const AttentionTimes attention, timer.Attention());
-  c.core_forward = attention.flops / attention.forward_seconds / c.bf16_peak;
-  c.core_backward = 2.5 * attention.flops / attention.backward_seconds / c.bf16_peak;
+  const double forward = attention.flops / attention.forward_seconds;
+  const double backward = 2.5 * attention.flops / attention.backward_seconds;
+  const double peak = std::max({c.bf16_peak, forward, backward});
+  c.bf16_products *= c.bf16_peak / peak;
+  c.bf16_peak = peak;
+  c.core_forward = forward / peak;
+  c.core_backward = backward / peak;
   ASSIGN_OR_RETURN(const double element_rate, timer.ElementRate());
   c.element_share = element_rate / c.copy_rate;
   ASSIGN_OR_RETURN(c.op_seconds, timer.OpSeconds());
@@ -192,7 +201,7 @@ std::string ClusterText(const Calibration& c, const std::string& name) {
       "  packed_parameters_per_second: %.5g  # weights into both layouts of products\n"
       "  weight_copies: 2  # packed for forward and for backward\n"
       "  memory_bytes: %.5g\n  reserved_bytes: 0\n}\n",
-      c.copy_rate, share(c.element_share), c.op_seconds, c.adam_rate, c.pack_rate, c.memory_bytes);
+      c.copy_rate, c.element_share, c.op_seconds, c.adam_rate, c.pack_rate, c.memory_bytes);
   if (c.ranks < 2) return text;
   absl::StrAppendFormat(
       &text,

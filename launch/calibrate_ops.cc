@@ -53,9 +53,9 @@ double WallSeconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-double ProductTimes::ShareOf(double peak, double memory_rate) const {
-  const double left = forward_seconds - forward_bytes / memory_rate, least = flops / peak;
-  return left <= least ? 1.0 : least / left;
+double ProductTimes::Rate(double memory_rate) const {
+  const double left = forward_seconds - forward_bytes / memory_rate;
+  return flops / (left > 0 ? left : forward_seconds);
 }
 
 double ProductTimes::WeightFactor(double rate, double memory_rate) const {

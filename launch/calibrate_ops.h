@@ -23,8 +23,9 @@ struct ProductTimes {
   double flops = 0;
   double forward_bytes = 0, weight_bytes = 0;  // as parallel/plan/layout.cc counts them
   double forward_seconds = 0, weight_seconds = 0;
-  // e with flops / (e peak) + forward_bytes / memory_rate = forward_seconds. At most 1.
-  double ShareOf(double peak, double memory_rate) const;
+  // r with flops / r + forward_bytes / memory_rate = forward_seconds; where memory alone would take
+  // longer (it was in caches), flops / forward_seconds.
+  double Rate(double memory_rate) const;
   // f with f (flops / rate + weight_bytes / memory_rate) = weight_seconds.
   double WeightFactor(double rate, double memory_rate) const;
 };

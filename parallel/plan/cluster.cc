@@ -68,7 +68,7 @@ absl::StatusOr<Device> ToDevice(const DeviceProto& p) {
   }
   RETURN_IF_ERROR(Share("device.core_forward_efficiency", d.core_forward_efficiency));
   RETURN_IF_ERROR(Share("device.core_backward_efficiency", d.core_backward_efficiency));
-  RETURN_IF_ERROR(Share("device.memory_efficiency", d.memory_efficiency));
+  RETURN_IF_ERROR(Positive("device.memory_efficiency", d.memory_efficiency));
   const int all = p.multiprocessors(), taken = p.exchange_multiprocessors();
   if (taken < 0 || (taken > 0 && taken >= all)) {
     return absl::InvalidArgumentError(

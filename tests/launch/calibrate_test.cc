@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "launch/calibrate_ops.h"
 #include "launch/plan_input.h"
 #include "tests/launch/run_program.h"
 #include "tests/support/source_path.h"
@@ -55,6 +56,19 @@ TEST(Calibrate, SaysWhyItCannotWrite) {
       RunSluice("doctor --calibrate /nowhere/x.textproto --preset tiny --set compute.threads=1");
   EXPECT_EQ(outcome.exit_code, 1);
   EXPECT_THAT(outcome.err, HasSubstr("/nowhere/x.textproto: cannot be written"));
+}
+
+// 100 flops in 2 seconds, of which 50 bytes take one at 50 a second; at 10 a second they would take
+// longer than all of it, so they came from caches.
+TEST(Calibrate, RatesOfProducts) {
+  const ProductTimes times{.flops = 100,
+                           .forward_bytes = 50,
+                           .weight_bytes = 100,
+                           .forward_seconds = 2,
+                           .weight_seconds = 6};
+  EXPECT_DOUBLE_EQ(times.Rate(50), 100);
+  EXPECT_DOUBLE_EQ(times.Rate(10), 50);
+  EXPECT_DOUBLE_EQ(times.WeightFactor(100, 50), 6 / (1 + 2.0));
 }
 
 // Errors of +10, -20, 0 and +30 percent: the median of their sizes is 15. Places of the predicted

@@ -118,13 +118,12 @@ parallel::Cluster TypicalMachine(const MachineAtHand& machine) {
   const bool fp32 = machine.precision == "FP32";
   device.peak_bf16 = fp32 ? 2 * peak : peak;
   device.peak_fp32 = fp32 ? peak : peak / 2;
-  // Guesses, of the size that CPUs with packed products reach; doctor --calibrate measures them.
-  device.product_efficiency = device.fp32_product_efficiency = 0.75;
-  device.weight_gradient_factor = device.fp32_weight_gradient_factor = 1.1;
-  device.core_forward_efficiency = device.core_backward_efficiency = 0.3;
+  // As launch/clusters/laptop.textproto has them, from one machine; doctor --calibrate measures.
+  device.product_efficiency = device.fp32_product_efficiency = 0.85;
+  device.core_forward_efficiency = device.core_backward_efficiency = 0.45;
   device.memory_bytes_per_second = 16e9;
-  device.memory_efficiency = 0.4;
-  device.op_seconds = 1e-6;
+  device.memory_efficiency = 0.8;
+  device.op_seconds = 2e-6;
   device.weight_copies = 2;  // packed for forward and for backward
   device.memory_bytes = machine.memory_bytes;
   cluster.network.inside = {4e9, 20e-6};
