@@ -177,7 +177,7 @@ double GroupPlayer::Arrival(int from, int stage, int microbatch, double sent) {
 LaneTimes GroupPlayer::NextTimes(int rank) {
   const int step = static_cast<int>(done_[rank]);
   const Action& action = schedule_.actions[rank][step];
-  if (request_.rows.worst) return TimesOf(rank, step, action);
+  if (request_.rows.worst) return TimesOf(rank, step, action, Rows::kFullest);
   const bool steady = step >= steady_[rank].begin && step < steady_[rank].end;
   const size_t kind = static_cast<size_t>(action.kind);
   const size_t place = action.kind == ActionKind::kOverlap
@@ -189,13 +189,21 @@ LaneTimes GroupPlayer::NextTimes(int rank) {
   std::vector<LaneTimes>& known = known_[rank];
   if (known.empty())
     known.resize(schedule_.num_stages * (size_t{10} + schedule_.num_stages), {-1, 0, 0});
-  if (known[place].seconds < 0) known[place] = TimesOf(rank, step, action);
+  if (known[place].seconds < 0) known[place] = TimesOf(rank, step, action, Rows::kFullest);
   return known[place];
 }
 
-LaneTimes GroupPlayer::TimesOf(int rank, int step, const Action& action) const {
+double GroupPlayer::BusyShare(int rank, const LaneTimes& times) const {
+  if (request_.members == 1 || times.seconds <= 0) return 1;
+  const int step = static_cast<int>(done_[rank]);
+  const LaneTimes mean = TimesOf(rank, step, schedule_.actions[rank][step], Rows::kMean);
+  return std::min(1.0, mean.seconds / times.seconds);
+}
+
+LaneTimes GroupPlayer::TimesOf(int rank, int step, const Action& action, Rows which) const {
   const ChunkCost& chunk = costs_.stages[action.stage];
-  const double rows = RowsOf(action.stage, action.microbatch), slow = slow_[rank];
+  const bool mean = which == Rows::kMean;
+  const double rows = mean ? 1 : RowsOf(action.stage, action.microbatch), slow = slow_[rank];
   switch (action.kind) {
     case ActionKind::kForward:
       return Shrink(rank, step, SumOf(chunk.forward, rows, slow), chunk, rows);
@@ -210,7 +218,7 @@ LaneTimes GroupPlayer::TimesOf(int rank, int step, const Action& action) const {
           chunk, rows);
     case ActionKind::kOverlap:
       return PlayPair({&chunk, &costs_.stages[action.backward_stage], rows,
-                       RowsOf(action.backward_stage, action.backward_microbatch),
+                       mean ? 1 : RowsOf(action.backward_stage, action.backward_microbatch),
                        slow * costs_.compute_factor_in_overlap});
     case ActionKind::kSendActivation:
     case ActionKind::kReceiveActivation:

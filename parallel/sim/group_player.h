@@ -25,6 +25,9 @@ class GroupPlayer {
   double NextReady(int rank);
   // Of that action, alone on the machine.
   LaneTimes NextTimes(int rank);
+  // Of `times`, the share in which a member with the mean of the rows is busy: it waits for the
+  // fullest.
+  double BusyShare(int rank, const LaneTimes& times) const;
   // That action ran from `start` to `finish`; its sums go to `timeline`.
   void Complete(int rank, double start, double finish, const LaneTimes& times, Timeline& timeline);
   // Each rank on cores of its own: every action starts when it can. INVALID_ARGUMENT: a deadlock.
@@ -44,12 +47,13 @@ class GroupPlayer {
   static SteadyRange SteadyOf(const std::vector<Action>& actions);
   void SkipMessages(int rank);
   Cell& At(int stage, int microbatch);
-  double RowsOf(int stage, int microbatch) const;
+  double RowsOf(int stage, int microbatch) const;  // of the fullest member over the mean
   double Input(int stage, int microbatch);
   double OutputGradient(int stage, int microbatch);
   void Finish(int rank, const Action& action, double time);
   double Arrival(int from, int stage, int microbatch, double sent);
-  LaneTimes TimesOf(int rank, int step, const Action& action) const;
+  enum class Rows : uint8_t { kFullest, kMean };
+  LaneTimes TimesOf(int rank, int step, const Action& action, Rows which) const;
   LaneTimes Shrink(int rank, int step, const LaneTimes& alone, const ChunkCost& chunk,
                    double rows) const;
 

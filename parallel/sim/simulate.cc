@@ -43,7 +43,8 @@ absl::Status CheckRequest(const SimulationRequest& request) {
 }
 
 // Ranks share the cores of their node: an action goes on at the pace of cores / ranks that run
-// there just then, at most 1, and a rank that waits leaves its share to the others. Time goes from
+// there just then, at most 1, and a rank that waits leaves its share to the others, one that waits
+// for a fuller member of its group as well. Time goes from
 // one start or end of an action to the next.
 class SharedCores {
  public:
@@ -76,6 +77,7 @@ class SharedCores {
   struct Place {  // a pipeline rank of a group
     bool running = false;
     double start = 0, left = 0, pace = 1;  // seconds of work left, work a second
+    double busy = 1;                       // of each member, on the mean
     LaneTimes times;
   };
 
@@ -93,7 +95,7 @@ class SharedCores {
           continue;
         }
         const LaneTimes times = player.NextTimes(rank);
-        place = {true, now_, times.seconds, 1, times};
+        place = {true, now_, times.seconds, 1, player.BusyShare(rank, times), times};
       }
     }
     return next;
@@ -101,7 +103,7 @@ class SharedCores {
 
   double NextFinish() {
     std::fill(active_.begin(), active_.end(), 0);
-    ForEachRunning([&](Place&, int node) { ++active_[node]; });
+    ForEachRunning([&](Place& place, int node) { active_[node] += place.busy; });
     for (Place& place : places_) place.pace = 1;
     const double cores = request_.cores_per_node;
     ForEachRunning(
@@ -151,7 +153,7 @@ class SharedCores {
   const int pipe_;
   std::vector<GroupPlayer> players_;  // [G]
   std::vector<Place> places_;         // [G, P]
-  std::vector<int> active_;           // [nodes] ranks that run
+  std::vector<double> active_;        // [nodes] cores that are wanted
   double now_ = 0;
 };
 

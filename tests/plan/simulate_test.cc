@@ -97,6 +97,20 @@ TEST(SimulateSharedCores, BetweenWorkOverCoresAndThatWithBubbles) {
   EXPECT_FALSE(Simulate({.schedule = &schedule, .costs = &costs, .cores_per_node = -1}).ok());
 }
 
+// Two members, of which the fuller has 1.5 times the mean: on two cores they take 1.5 seconds, on
+// one the two that they work.
+TEST(SimulateSharedCores, AMemberThatWaitsForAFullerOneLeavesItsCore) {
+  const Schedule schedule = MakeSchedule("1f1b", {1, 1, 1}).value();
+  StepCosts costs = EvenCosts(1, 1, 0, 0);
+  costs.stages[0].forward[0].growth = Growth::kWithRows;
+  SimulationRequest request{.schedule = &schedule, .costs = &costs, .members = 2};
+  request.rows.constant = 1.5;
+  request.ranks_per_node = request.cores_per_node = 2;
+  EXPECT_NEAR(Simulate(request).value().step_seconds, 1.5, 1e-9);
+  request.cores_per_node = 1;
+  EXPECT_NEAR(Simulate(request).value().step_seconds, 2, 1e-9);
+}
+
 StepCosts MoeCosts(int stages, double compute, double comm) {
   StepCosts costs;
   ChunkCost chunk;
