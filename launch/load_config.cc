@@ -248,9 +248,9 @@ absl::StatusOr<trainer::RunConfig> LoadConfig(const ConfigFlags& flags) {
       if (preset.name == flags.preset) found = &preset;
     }
     if (found == nullptr) {
-      return absl::NotFoundError(absl::StrCat(
-          "--preset ", flags.preset, ": there is no such preset", DidYouMean(flags.preset, names),
-          " There are: ", absl::StrJoin(names, ", ")));
+      return absl::NotFoundError(
+          absl::StrCat("--preset ", flags.preset, ": there is no such preset (there are ",
+                       absl::StrJoin(names, ", "), ")", DidYouMean(flags.preset, names)));
     }
     RETURN_IF_ERROR(ParseTextproto(found->text, absl::StrCat("preset ", flags.preset), config));
   }

@@ -25,9 +25,14 @@ std::string Money(double dollars) {
 
 std::string MemoryText(const MemoryUse& use) {
   const double gb = 1e9;
-  return absl::StrFormat("%5.1f %5.1f %5.1f %5.1f %5.1f %5.1f %6.1f", use.parameters / gb,
-                         use.gradients / gb, use.optimizer / gb, use.activations / gb,
-                         use.communication / gb, use.scratch / gb, use.total() / gb);
+  const int digits = use.total() < gb ? 3 : 1;
+  std::string text;
+  for (const double bytes : {use.parameters, use.gradients, use.optimizer, use.activations,
+                             use.communication, use.scratch}) {
+    absl::StrAppendFormat(&text, "%5.*f ", digits, bytes / gb);
+  }
+  absl::StrAppendFormat(&text, "%6.*f", digits, use.total() / gb);
+  return text;
 }
 
 Json EntryJson(const PlanEntry& entry) {

@@ -111,6 +111,7 @@ TEST(PlanCommand, WritesAConfigThatTrainTakes) {
       RunSluice("plan --preset tiny --cluster laptop --tokens 1e6 --write " + file);
   ASSERT_EQ(plan.exit_code, 0) << plan.err << plan.out;
   EXPECT_THAT(plan.out, HasSubstr("layouts tried"));
+  EXPECT_THAT(plan.out, ::testing::Not(HasSubstr(" 0.0    0.0"))) << "megabytes show";
   EXPECT_THAT(ReadAll(file), HasSubstr("stage_layers: \""));
   const Outcome dry = RunSluice("train --dry-run --config " + file);
   EXPECT_EQ(dry.exit_code, 0) << dry.err;
