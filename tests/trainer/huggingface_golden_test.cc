@@ -6,11 +6,13 @@
 #include <cmath>
 #include <cstdio>
 
+#include "nlohmann/json.hpp"
 #include "tests/trainer/huggingface_case.h"
 #include "trainer/loop/decoder.h"
 #include "trainer/loop/device_batch.h"
 #include "trainer/loop/load_model.h"
 #include "trainer/loop/score.h"
+#include "trainer/loop/train_step.h"
 
 namespace sluice::trainer {
 namespace {
@@ -189,6 +191,53 @@ TEST(HuggingFaceGoldenMtp, LossAndGradients) {
   }
   std::printf("%-28s with MTP: gradients %.1e (%s)\n", "deepseek_v3_mtp", worst.share,
               worst.name.c_str());
+}
+
+// router_aux_loss_coef: transformers' load-balancing loss, and what it does to the gates.
+TEST(HuggingFaceGoldenLoadBalancing, LossAndGradientsOfTheGates) {
+  const nlohmann::json goldens = nlohmann::json::parse(
+      data::Slurp(testing::SourcePath("tests/golden/huggingface/load_balancing.json")));
+  ASSERT_EQ(goldens.size(), 4u);
+  for (const auto& [name, expected] : goldens.items()) {
+    HuggingFaceCase golden(name);
+    const auto imported = golden.Import([](RunConfig& config) {
+      config.mutable_model()->set_router_aux_loss_coef(1);
+      config.set_schedule("gpipe");
+    });
+    ASSERT_TRUE(imported.ok()) << imported.status();
+    const OneRankContext rank;
+    auto loaded = LoadModel(golden.run(), rank.get(), LoadFor::kGradients);
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    RankModel& model = *loaded->model;
+    HostBatch host;
+    for (int line = 0; line < 2; ++line) {
+      const std::vector<int32_t> tokens = golden.Line(line);
+      host.tokens.insert(host.tokens.end(), tokens.begin(), tokens.end());
+      host.document_starts.emplace_back();
+      host.num_targets.push_back(golden.length());
+    }
+    DeviceBatch batch(model.device(), {.sequence_length = golden.length()});
+    ASSERT_TRUE(batch.Load(host, 0).ok());
+    StepOptions options;
+    options.global_sequences = 2;
+    const auto step = TrainStep(model, batch, options);  // at rate 0
+    ASSERT_TRUE(step.ok()) << step.status();
+    EXPECT_NEAR(step->aux_loss, expected["loss"].get<double>(), 1e-5) << name;
+    size_t gates = 0;
+    for (const auto& parameter : model.store().parameters()) {
+      for (const NamedPiece& piece : parameter->pieces) {
+        const size_t end = piece.name.find(".mlp.gate.weight");
+        if (end == std::string::npos) continue;
+        const float* gradient = parameter->gradient.data<float>() + piece.offset;
+        const double norm =
+            NormOf({gradient, gradient + piece.count}) / static_cast<double>(batch.num_targets());
+        const double wanted = expected["gate_gradient_norms"][piece.name.substr(0, end)];
+        EXPECT_NEAR(norm, wanted, kGradientBound * wanted) << name << " " << piece.name;
+        ++gates;
+      }
+    }
+    EXPECT_EQ(gates, expected["gate_gradient_norms"].size()) << name;
+  }
 }
 
 }  // namespace

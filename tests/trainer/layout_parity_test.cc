@@ -101,6 +101,24 @@ TEST(LayoutParity, RecomputeChangesNoBit) {
   EXPECT_EQ(recomputed.masters, kept.masters);
 }
 
+// Gradients are summed over microbatches, whatever their size: the same step, since losses are
+// means over the tokens of the global batch and not means of means.
+TEST(LayoutParity, MicrobatchesOfAnySizeGiveTheSameStep) {
+  for (const char* precision : {"FP32", "BF16"}) {
+    RunConfig config = SmallConfig(precision);
+    config.mutable_train()->set_microbatch(1);
+    const RunRecord one = RunLayout(config, {}, 1);
+    for (const int size : {2, 8, 32}) {
+      config.mutable_train()->set_microbatch(size);
+      EXPECT_THAT(CompareFirstStep(one, RunLayout(config, {}, 1)), IsEmpty())
+          << precision << " " << size;
+    }
+    config.mutable_train()->set_microbatch(4);
+    EXPECT_THAT(CompareFirstStep(one, RunLayout(config, {.pipe = 2, .data = 2}, 1)), IsEmpty())
+        << precision << " on four ranks";
+  }
+}
+
 // transformers' load-balancing loss needs the load of all ranks, layers and microbatches before the
 // first backward.
 TEST(LayoutParity, LoadBalancingLossOverTheGlobalBatch) {
