@@ -63,8 +63,14 @@ absl::StatusOr<std::string> ReadWholeFile(const std::string& path) {
   return std::string(file->bytes());
 }
 
+std::string PartialPath(const std::string& path) {
+  char host[256] = {};
+  gethostname(host, sizeof(host) - 1);
+  return absl::StrCat(path, ".partial.", host, ".", getpid());
+}
+
 absl::Status WriteWholeFile(const std::string& path, absl::string_view content) {
-  const std::string partial = absl::StrCat(path, ".partial.", getpid());
+  const std::string partial = PartialPath(path);
   std::FILE* file = std::fopen(partial.c_str(), "wb");
   if (file == nullptr) return ErrnoStatus("cannot create", partial, errno);
   errno = 0;
@@ -76,6 +82,18 @@ absl::Status WriteWholeFile(const std::string& path, absl::string_view content) 
   if (good && std::rename(partial.c_str(), path.c_str()) != 0) good = false, error = errno;
   if (good) return absl::OkStatus();
   std::remove(partial.c_str());
+  return ErrnoStatus("cannot write", path, error);
+}
+
+absl::Status PublishUnlessThere(const std::string& from, const std::string& path) {
+  if (link(from.c_str(), path.c_str()) == 0 || errno == EEXIST) {
+    std::remove(from.c_str());
+    return absl::OkStatus();
+  }
+  // A file system without links.
+  if (std::rename(from.c_str(), path.c_str()) == 0) return absl::OkStatus();
+  const int error = errno;
+  std::remove(from.c_str());
   return ErrnoStatus("cannot write", path, error);
 }
 

@@ -38,7 +38,13 @@ class MappedFile {  // read-only; any thread
 };
 
 absl::StatusOr<std::string> ReadWholeFile(const std::string& path);
-// Writes next to `path` and renames: a reader never sees half a file.
+// Where this process writes what is to become `path`: beside it, under a name that no other process
+// uses, on this host or another that shares the folder.
+std::string PartialPath(const std::string& path);
+// Writes to PartialPath and renames: a reader never sees half a file.
 absl::Status WriteWholeFile(const std::string& path, absl::string_view content);
+// Makes `from` the file `path`, unless that is there already: then it stays, and `from` goes. Of
+// processes that do this at once, all end with the file of the first.
+absl::Status PublishUnlessThere(const std::string& from, const std::string& path);
 
 }  // namespace sluice::data

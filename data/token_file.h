@@ -21,7 +21,8 @@ struct TokenFileInfo {
 };
 
 // Writes one token file. One thread. The file appears under its name when Finish succeeds; until
-// then, and if the writer is dropped, there is at most PATH.partial.
+// then there is PartialPath(PATH), which goes with a writer that is dropped. Processes may write
+// the same path at once: the last to finish has it.
 class TokenFileWriter {
  public:
   // INVALID_ARGUMENT: info out of range. Else what the file system says.

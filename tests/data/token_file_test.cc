@@ -1,5 +1,10 @@
 #include "data/token_file.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <iterator>
+
 #include "data_test_util.h"
 
 namespace sluice::data {
@@ -202,10 +207,54 @@ TEST(TokenFileWriter, LeavesNothingBehindUnlessFinished) {
   EXPECT_TRUE(std::filesystem::is_empty(dir.path()));
 }
 
+// Two runs that begin at once make the same file of the same text.
+TEST(TokenFileWriter, TwoProcessesMayWriteOnePath) {
+  const TempDir dir;
+  const std::string path = dir.File("t");
+  const std::vector<int32_t> tokens(300000, 7);
+  int begun[2], ended[2];
+  ASSERT_EQ(pipe(begun) + pipe(ended), 0);
+  auto writer = TokenFileWriter::Create(path, {.vocab_size = 10});
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  ASSERT_TRUE((*writer)->AddDocument(tokens, 5).ok());
+  const pid_t other = fork();
+  if (other == 0) {
+    // Begins after the first and ends after it.
+    auto second = TokenFileWriter::Create(path, {.vocab_size = 10});
+    if (!second.ok() || !(*second)->AddDocument(tokens, 5).ok()) _exit(1);
+    char byte = 0;
+    if (write(begun[1], &byte, 1) != 1 || read(ended[0], &byte, 1) != 1) _exit(2);
+    _exit((*second)->Finish().ok() ? 0 : 3);
+  }
+  char byte = 0;
+  ASSERT_EQ(read(begun[0], &byte, 1), 1);
+  EXPECT_TRUE((*writer)->Finish().ok());
+  ASSERT_EQ(write(ended[1], &byte, 1), 1);
+  int status = -1;
+  waitpid(other, &status, 0);
+  EXPECT_EQ(status, 0);
+  const auto file = TokenFile::Open(path);
+  ASSERT_TRUE(file.ok()) << file.status();
+  std::vector<int32_t> read_back(tokens.size());
+  ASSERT_TRUE((*file)->Read(0, read_back).ok());
+  EXPECT_EQ(read_back, tokens);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir.path()), {}), 1);
+}
+
+TEST(PublishUnlessThere, TheFirstStays) {
+  const TempDir dir;
+  ASSERT_TRUE(PublishUnlessThere(dir.Write("a", "first"), dir.File("t")).ok());
+  ASSERT_TRUE(PublishUnlessThere(dir.Write("b", "second"), dir.File("t")).ok());
+  EXPECT_EQ(Slurp(dir.File("t")), "first");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir.path()), {}), 1);
+  ExpectStatus(PublishUnlessThere(dir.Write("c", "third"), dir.File("none/t")), Code::kNotFound,
+               {dir.File("none/t")});
+}
+
 TEST(TokenFileWriter, AFullDiskIsSaid) {
   if (!std::filesystem::exists("/dev/full")) GTEST_SKIP() << "no /dev/full";
   const TempDir dir;
-  std::filesystem::create_symlink("/dev/full", dir.File("t.partial"));
+  std::filesystem::create_symlink("/dev/full", PartialPath(dir.File("t")));
   auto writer = TokenFileWriter::Create(dir.File("t"), {.vocab_size = 10});
   ASSERT_TRUE(writer.ok());
   absl::Status status = (*writer)->AddDocument(std::vector<int32_t>(500000, 1), 0);

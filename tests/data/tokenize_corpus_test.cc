@@ -57,7 +57,7 @@ struct Corpus {
   absl::Status Fail(CorpusOptions options) {
     const absl::Status status = TokenizeCorpus(options, *tokenizer, dir.File("out")).status();
     EXPECT_FALSE(std::filesystem::exists(dir.File("out")));
-    EXPECT_FALSE(std::filesystem::exists(dir.File("out.partial")));
+    EXPECT_FALSE(std::filesystem::exists(PartialPath(dir.File("out"))));
     return status;
   }
 };

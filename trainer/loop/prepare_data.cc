@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "data/bpe_train.h"
+#include "data/mapped_file.h"
 #include "data/sft_corpus.h"
 #include "data/token_file.h"
 #include "data/token_file_format.h"
@@ -125,7 +126,10 @@ class Preparer {
     train.vocab_size = config_.train_vocab_size();
     if (train.vocab_size == 256)
       train.special_tokens.clear();  // the bytes alone: documents end without a token
-    ASSIGN_OR_RETURN(const data::CorpusResult result, data::TrainVocabulary(corpus, train, path));
+    // Another run may be making one here, too; both go on with the one that was there first.
+    const std::string own = data::PartialPath(path + ".new");
+    ASSIGN_OR_RETURN(const data::CorpusResult result, data::TrainVocabulary(corpus, train, own));
+    RETURN_IF_ERROR(data::PublishUnlessThere(own, path));
     Print(absl::StrFormat("vocabulary of %d tokens from %.1f MB of text in %.1f s: %s",
                           train.vocab_size, result.text_bytes / 1e6, result.seconds, path));
     return path;
@@ -163,7 +167,7 @@ class Preparer {
     const std::string made_with = absl::StrCat(tokenizer_->hash(), "|", config_.chat_template(),
                                                "|", chat.learn_prompts, chat.control_tokens);
     const std::string output = config_.cache_dir() + "/" + CacheName(path, made_with);
-    // The mask is written last.
+    // (The mask is written first.)
     if (data::TokenFile::Open(output).ok() &&
         data::TokenFile::Open(data::TargetMaskPath(output)).ok()) {
       return output;
