@@ -67,6 +67,9 @@ TEST(CommandLine, DoctorSpeaksJson) {
   ASSERT_TRUE(json.is_object()) << outcome.out;
   EXPECT_GE(json["cores"].get<int>(), 1);
   EXPECT_GT(json["memory"]["total_bytes"].get<int64_t>(), 0);
+  EXPECT_GT(json["disk"]["free_bytes"].get<int64_t>(), 0);
+  EXPECT_FALSE(json["simd"].get<std::string>().empty());
+  for (const char* what : {"mpi", "cuda_toolkit", "version"}) EXPECT_TRUE(json.contains(what));
   EXPECT_EQ(json["ok"].get<bool>(), outcome.exit_code == 0) << outcome.err;
 }
 
@@ -107,7 +110,10 @@ TEST(CommandLine, DryRunDescribesAMeshThisMachineHasNot) {
       "train --preset deepseek_v3 --dry-run --set mesh.pipe=16 --set mesh.data=128 "
       "--set mesh.expert=64");
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
-  EXPECT_THAT(outcome.out, HasSubstr("671026419200"));
+  EXPECT_THAT(outcome.out, HasSubstr("parameters 671026419200 (active per token "));
+  EXPECT_THAT(outcome.out,
+              HasSubstr("mesh pipe 16 x data 128 (expert_data 2 x expert 64), schedule 1f1b"));
+  EXPECT_THAT(outcome.out, HasSubstr("state of a rank, MiB"));
 }
 
 // Dense layers first, embedding and head apart from layers, both ends on ranks 0 and 3.
@@ -139,6 +145,24 @@ TEST(CommandLine, ACheckpointThatIsNotThereIsNamed) {
   EXPECT_THAT(RunSluice("generate --top-p 0" + where).err, HasSubstr("--top-p"));
 }
 
+// Idle ranks give their core away, more ranks than cores are allowed, and none is bound to a core.
+TEST(LaunchRun, SuitsMachinesWithFewCores) {
+  const Outcome outcome =
+      RunShell(testing::SourcePath("launch/run -np 2 sh -c 'env; grep Cpus_allowed_list "
+                                   "/proc/self/status'"));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  for (const char* setting :
+       {"OMPI_MCA_mpi_yield_when_idle=1", "OMPI_MCA_rmaps_base_oversubscribe=1",
+        "OMPI_MCA_hwloc_base_binding_policy=none", "OMPI_COMM_WORLD_SIZE=2"}) {
+    EXPECT_THAT(outcome.out, HasSubstr(setting));
+  }
+  const Outcome here = RunShell("grep Cpus_allowed_list /proc/self/status");
+  EXPECT_THAT(outcome.out, HasSubstr(here.out));
+  const Outcome mine =
+      RunShell("OMPI_MCA_mpi_yield_when_idle=0 " + testing::SourcePath("launch/run -np 1 env"));
+  EXPECT_THAT(mine.out, HasSubstr("OMPI_MCA_mpi_yield_when_idle=0"));
+}
+
 // A vocabulary trained on a small text, in a folder of its own.
 class TokenizeCommand : public ::testing::Test {
  protected:
@@ -165,6 +189,11 @@ TEST_F(TokenizeCommand, ReportsWhatItWrote) {
   EXPECT_EQ(summary_["tokens"]["documents"], 1);
   EXPECT_LT(summary_["tokens"]["tokens"], 50 * 53);
   EXPECT_TRUE(std::filesystem::exists(dir_ + "/a.tokens"));
+  const Outcome text = RunSluice("tokenize --tokenizer " + Tokenizer() + " --output " + dir_ +
+                                 "/b.tokens " + dir_ + "/a.txt");
+  ASSERT_EQ(text.exit_code, 0) << text.err;
+  EXPECT_THAT(text.out, HasSubstr("tokens: " + dir_ + "/b.tokens: 1 documents, "));
+  EXPECT_THAT(text.out, HasSubstr(" MB/s"));
 }
 
 TEST_F(TokenizeCommand, IdsAndBackGiveTheText) {
@@ -190,6 +219,17 @@ TEST_F(TokenizeCommand, IdsAndBackGiveTheText) {
         .out;
   };
   EXPECT_EQ(end_id(""), "{\"ids\": [0]}\n");
+  // BOS and EOS only where asked for.
+  nlohmann::json json = nlohmann::json::parse(ReadAll(Tokenizer()));
+  json["post_processor"] = nlohmann::json::parse(R"({
+    "type": "TemplateProcessing", "pair": [],
+    "single": [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
+               {"Sequence": {"id": "A", "type_id": 0}}],
+    "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}}
+  })");
+  std::ofstream(Tokenizer()) << json.dump();
+  EXPECT_EQ(end_id(""), "{\"ids\": [0]}\n");
+  EXPECT_EQ(end_id(" --add-special-tokens"), "{\"ids\": [0, 0]}\n");
   EXPECT_THAT(end_id(" --plain"), Not(HasSubstr("[0]")));
 }
 

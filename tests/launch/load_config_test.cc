@@ -4,6 +4,7 @@
 #include <fstream>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -59,6 +60,35 @@ TEST(LoadConfig, LaptopHasWhatItPromises) {
   EXPECT_EQ(config->model().num_nextn_predict_layers(), 1);
   EXPECT_GE(config->train().global_batch(), 16);
   EXPECT_TRUE(config->data().bundled_sample());
+}
+
+struct Shape {  // of a preset that tests and benchmarks are compared by
+  const char* preset;
+  std::vector<int64_t> numbers;
+};
+
+TEST(LoadConfig, TinyAndBenchCpuHaveTheirShapes) {
+  const Shape shapes[] = {
+      {"tiny", {256, 128, 2, 0, 8, 0, 2, 128, 4, 0, 64, 32, 16, 32, 0, 0}},
+      {"bench_cpu", {8192, 256, 4, 1, 16, 1, 4, 256, 8, 96, 64, 32, 16, 32, 0, 0}},
+  };
+  for (const Shape& shape : shapes) {
+    const auto config = LoadConfig({.preset = shape.preset});
+    ASSERT_TRUE(config.ok()) << config.status();
+    const trainer::ModelConfig& m = config->model();
+    EXPECT_EQ((std::vector<int64_t>{
+                  m.vocab_size(), m.hidden_size(), m.num_hidden_layers(), m.first_k_dense_replace(),
+                  m.n_routed_experts(), m.n_shared_experts(), m.num_experts_per_tok(),
+                  m.moe_intermediate_size(), m.num_attention_heads(), m.q_lora_rank(),
+                  m.kv_lora_rank(), m.qk_nope_head_dim(), m.qk_rope_head_dim(), m.v_head_dim(),
+                  m.num_nextn_predict_layers(), m.tie_word_embeddings() ? 1 : 0}),
+              shape.numbers)
+        << shape.preset;
+  }
+  const auto bench = LoadConfig({.preset = "bench_cpu"});
+  EXPECT_EQ(bench->model().intermediate_size(), 1024);
+  EXPECT_EQ(bench->train().sequence_length(), 256);
+  EXPECT_EQ(bench->train().global_batch(), 8);
 }
 
 TEST(LoadConfig, DeepSeekV3StepsOfEachPhaseAddUp) {

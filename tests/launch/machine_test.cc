@@ -16,7 +16,7 @@ TEST(Machine, RanksTimesThreadsNeverExceedsTheCores) {
   EXPECT_EQ(ThreadsPerRank(1), UsableCores());
   EXPECT_EQ(ThreadsPerRank(1'000'000), 1) << "but a rank needs one";
   for (int ranks = 1; ranks <= UsableCores(); ++ranks) {
-    EXPECT_LE(ranks * ThreadsPerRank(ranks), UsableCores());
+    EXPECT_EQ(ThreadsPerRank(ranks), UsableCores() / ranks);
   }
 }
 
