@@ -10,6 +10,9 @@
 #include <vector>
 
 #include "kernels/core/device.h"
+#include "parallel/comm/communicator.h"
+#include "tests/trainer/small_run.h"
+#include "trainer/loop/rank_model.h"
 
 namespace sluice::trainer {
 namespace {
@@ -94,6 +97,39 @@ TEST_F(ParameterStoreTest, RunsCoverEveryElementOnceForAnyCut) {
     }
   }
   EXPECT_EQ(store_.Find("z"), nullptr);
+}
+
+// A matrix and an embedding decay and begin as normal numbers; a norm does not decay and begins
+// at 1. (The gates' bias is no parameter: the optimizer never sees it.)
+TEST(ParametersOfAModel, DecayUnlessTheyAreNorms) {
+  RunConfig config = SmallConfig("FP32");
+  config.mutable_model()->set_initializer_range(0.03);
+  const auto resolved = Resolve(config, 1);
+  ASSERT_TRUE(resolved.ok()) << resolved.status();
+  const auto world = parallel::CreateSelfCommunicator();
+  const auto device = *kernels::DeviceContext::Create({});
+  const auto model = RankModel::Create(*resolved, {.world = world.get(), .device = device.get()});
+  ASSERT_TRUE(model.ok()) << model.status();
+  ASSERT_TRUE((*model)->InitializeWeights().ok());
+  int norms = 0, matrices = 0;
+  for (const auto& parameter : (*model)->store().parameters()) {
+    for (const NamedPiece& piece : parameter->pieces) {
+      EXPECT_EQ(piece.name.find("e_score_correction_bias"), std::string::npos);
+      const bool is_norm = piece.shape.size() == 1;
+      (is_norm ? norms : matrices) += 1;
+      EXPECT_EQ(parameter->decay, !is_norm) << piece.name;
+      double squares = 0;
+      const float* values = parameter->value.data<float>() + piece.offset;
+      for (int64_t i = 0; i < piece.count; ++i) {
+        squares += std::pow(is_norm ? values[i] - 1 : values[i] / 0.03, 2);
+      }
+      // n normal numbers: the variance within 5 sqrt(2 / n).
+      const double n = static_cast<double>(piece.count);
+      EXPECT_NEAR(squares / n, is_norm ? 0 : 1, is_norm ? 0 : 5 * std::sqrt(2 / n)) << piece.name;
+    }
+  }
+  EXPECT_GT(norms, 20);
+  EXPECT_GT(matrices, 100);
 }
 
 TEST(InitialValues, DoNotDependOnTheRange) {

@@ -78,6 +78,17 @@ TEST(Resolve, DefaultsFollowTheOtherFields) {
   EXPECT_EQ(Resolve(config, 1)->train().lr().warmup_steps(), 2000);
 }
 
+TEST(Resolve, TheOptimizersDefaultsAreTheRecipes) {
+  const auto resolved = Resolve(TinyConfig(), 1);
+  ASSERT_TRUE(resolved.ok()) << resolved.status();
+  EXPECT_EQ(resolved->train().adam_beta1(), 0.9);
+  EXPECT_EQ(resolved->train().adam_beta2(), 0.95);
+  EXPECT_EQ(resolved->train().adam_eps(), 1e-8);
+  EXPECT_EQ(resolved->train().weight_decay(), 0.1);
+  EXPECT_EQ(resolved->train().moment_dtype(), "FP32");
+  EXPECT_EQ(resolved->checkpoint().keep(), 3);
+}
+
 TEST(Resolve, NamesAreReadWithoutRegardToCaseAndStoredAsTheyAreWritten) {
   RunConfig config = TinyConfig();
   config.set_schedule("ZB_H1");

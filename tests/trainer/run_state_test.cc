@@ -1,16 +1,22 @@
 // What a run saves on one mesh, another mesh reads: the same state, whoever held it.
 #include "trainer/loop/run_state.h"
 
+#include <malloc.h>
+
+#include <algorithm>
+#include <filesystem>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
 
 #include "checkpoints/digest.h"
+#include "checkpoints/faulty_file_system.h"
 #include "checkpoints/memory_file_system.h"
 #include "gtest/gtest.h"
 #include "kernels/core/philox.h"
 #include "tests/support/thread_ranks.h"
+#include "tests/trainer/one_rank.h"
 #include "tests/trainer/small_run.h"
 #include "trainer/loop/rank_model.h"
 
@@ -159,6 +165,64 @@ INSTANTIATE_TEST_SUITE_P(All, SaveAndLoad,
                          ::testing::Values(Small("FP32", "FP32", false),
                                            Small("BF16", "BF16", true)),
                          [](const auto& info) { return info.index == 0 ? "Fp32" : "Bf16Tied"; });
+
+// Notes how many bytes of the heap are taken at each write.
+class HeapWatch : public checkpoints::FaultyFileSystem {
+ public:
+  using FaultyFileSystem::FaultyFileSystem;
+  absl::StatusOr<std::unique_ptr<checkpoints::WritableFile>> CreateFile(
+      const std::string& path) override {
+    auto file = FaultyFileSystem::CreateFile(path);
+    if (!file.ok()) return file;
+    return std::make_unique<Watched>(*std::move(file), *this);
+  }
+  static int64_t HeapBytes() {
+    const struct mallinfo2 info = mallinfo2();
+    return static_cast<int64_t>(info.uordblks + info.hblkhd);
+  }
+  int64_t most() const { return most_; }
+  int64_t written() const { return written_; }
+
+ private:
+  class Watched : public checkpoints::WritableFile {
+   public:
+    Watched(std::unique_ptr<checkpoints::WritableFile> file, HeapWatch& watch)
+        : file_(std::move(file)), watch_(watch) {}
+    absl::StatusOr<int64_t> Write(absl::string_view bytes) override {
+      watch_.most_ = std::max(watch_.most_, HeapBytes());
+      watch_.written_ += static_cast<int64_t>(bytes.size());
+      return file_->Write(bytes);
+    }
+    absl::Status Sync() override { return file_->Sync(); }
+    absl::Status Close() override { return file_->Close(); }
+
+   private:
+    std::unique_ptr<checkpoints::WritableFile> file_;
+    HeapWatch& watch_;
+  };
+  int64_t most_ = 0, written_ = 0;
+};
+
+// (A sanitizer's heap tells nothing: there the test only saves.)
+TEST(SaveState, NeedsNoSecondCopyOfTheState) {
+  RunConfig config = SmallConfig("BF16");
+  config.mutable_model()->set_vocab_size(20'000);
+  OneRank rank(config);
+  const std::string dir = ::testing::TempDir() + "/save_without_a_copy";
+  std::filesystem::remove_all(dir);
+  std::filesystem::create_directories(dir);
+  const auto posix = checkpoints::CreatePosixFileSystem();
+  HeapWatch files(*posix);
+  const RunState state = StateOfStepNine(config, rank.model->num_gates());
+  const int64_t before = HeapWatch::HeapBytes();
+  const SaveOptions options = {.dir = dir, .log = [](absl::string_view) {}};
+  const auto saved = SaveState(*rank.model, state, options, files);
+  ASSERT_TRUE(saved.ok()) << saved.status();
+  EXPECT_GT(files.written(), 24 << 20);
+  // A chunk of 1 MiB, and the records of some hundred tensors.
+  EXPECT_LE(files.most() - before, 2 << 20);
+  std::filesystem::remove_all(dir);
+}
 
 TEST(LoadState, WeightsOnlyLeavesTheMomentsAlone) {
   checkpoints::MemoryFileSystem files;

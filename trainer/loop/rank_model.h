@@ -19,6 +19,12 @@
 
 namespace sluice::trainer {
 
+// What a step needs on the host and keeps for the next, so that it allocates nothing.
+struct StepMemory {
+  SequenceSums sums;
+  std::vector<float> bias;  // [E] of one gate
+};
+
 class RankModel {
  public:
   // Builds the mesh, allocates everything; weights are zero until InitializeWeights or a
@@ -55,6 +61,7 @@ class RankModel {
   Stream& stream() { return device_.stream(kernels::StreamRole::kCompute); }
   ParameterStore& store() { return store_; }
   ActivationPool& pool() { return *pool_; }
+  StepMemory& step_memory() { return step_memory_; }
   // Null for a group without parameters.
   parallel::ShardedAdamW* optimizer(ParameterGroup group) {
     return optimizers_[static_cast<int>(group)].get();
@@ -110,6 +117,7 @@ class RankModel {
   std::unique_ptr<parallel::ShardedAdamW> optimizers_[kNumParameterGroups];
   std::vector<parallel::Schedule> schedules_;  // one a number of microbatches seen
   const std::optional<Fp8Options> fp8_;
+  StepMemory step_memory_;
   int num_gates_ = 0;
 };
 

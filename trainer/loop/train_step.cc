@@ -1,27 +1,29 @@
 #include "trainer/loop/train_step.h"
 
+#include <array>
 #include <cmath>
 #include <functional>
 #include <optional>
+#include <span>
 
 #include "kernels/core/philox.h"
 #include "kernels/core/status_macros.h"
 #include "kernels/ops/cast.h"
+#include "trainer/optim/gate_bias.h"
 
 namespace sluice::trainer {
 namespace {
 
 using parallel::ReduceOp;
 
-absl::Status AllReduce(parallel::Communicator& ranks, std::vector<double>& values, Stream& stream) {
+absl::Status AllReduce(parallel::Communicator& ranks, std::span<double> values, Stream& stream) {
   if (values.empty()) return absl::OkStatus();
   return ranks.AllReduce(
       TensorView(values.data(), DType::kF64, {static_cast<int64_t>(values.size())}), ReduceOp::kSum,
       stream);
 }
 
-absl::Status AllReduce(parallel::Communicator& ranks, std::vector<int64_t>& values,
-                       Stream& stream) {
+absl::Status AllReduce(parallel::Communicator& ranks, std::span<int64_t> values, Stream& stream) {
   if (values.empty()) return absl::OkStatus();
   return ranks.AllReduce(
       TensorView(values.data(), DType::kI64, {static_cast<int64_t>(values.size())}), ReduceOp::kSum,
@@ -40,7 +42,7 @@ struct TargetCounts {
 
 // Integer counts over the global batch, known before any gradient is computed.
 absl::StatusOr<TargetCounts> CountTargets(RankModel& model, const DeviceBatch& batch) {
-  std::vector<int64_t> counts = {batch.num_targets(), batch.num_mtp_targets()};
+  std::array<int64_t, 2> counts = {batch.num_targets(), batch.num_mtp_targets()};
   RETURN_IF_ERROR(AllReduce(model.data_group(), counts, model.stream()));
   return TargetCounts{counts[0], counts[1]};
 }
@@ -125,17 +127,17 @@ void ClearGradients(RankModel& model) {
 // Sum of squares of the whole gradient, each parameter once.
 absl::StatusOr<double> ReduceGradients(RankModel& model) {
   RETURN_IF_ERROR(model.SumTiedGradients());
-  std::vector<double> total = {0};
+  double total = 0;
   for (int group = 0; group < kNumParameterGroups; ++group) {
     parallel::ShardedAdamW* optimizer = model.optimizer(static_cast<ParameterGroup>(group));
     if (optimizer == nullptr) continue;
     RETURN_IF_ERROR(optimizer->ReduceGradients(model.stream()));
     double squares = 0;
     RETURN_IF_ERROR(optimizer->SumSquares(model.stream(), &squares));
-    total[0] += squares;
+    total += squares;
   }
-  RETURN_IF_ERROR(AllReduce(model.world(), total, model.stream()));
-  return total[0];
+  RETURN_IF_ERROR(AllReduce(model.world(), std::span(&total, 1), model.stream()));
+  return total;
 }
 
 absl::Status ReduceLoads(RankModel& model, std::vector<int64_t>& load) {
@@ -153,26 +155,20 @@ absl::Status ReduceLoads(RankModel& model, std::vector<int64_t>& load) {
   return AllReduce(model.world(), load, model.stream());
 }
 
-// bias_i += speed * sign(mean load - load_i), in exact integers (DeepSeek-V3 report section 2.1.2).
 absl::Status UpdateBias(RankModel& model, const std::vector<int64_t>& load) {
   const int64_t experts = model.config().model().n_routed_experts();
   const auto speed = model.config().finetune().update_gate_bias()
                          ? static_cast<float>(model.config().train().bias_update_speed())
                          : 0.0f;
-  std::vector<float> bias(experts);
+  std::vector<float>& bias = model.step_memory().bias;
+  bias.resize(experts);
   for (const auto& stage : model.stages()) {
     for (const auto& gate : stage->gates()) {
       if (!gate.layer->has_bias() || speed == 0) continue;
-      const int64_t* counts = load.data() + gate.index * experts;
-      int64_t total = 0;
-      for (int64_t e = 0; e < experts; ++e) total += counts[e];
       const TensorView host(bias.data(), DType::kF32, {experts});
       model.device().Copy(gate.layer->bias(), host, model.stream());
       RETURN_IF_ERROR(model.stream().Synchronize());
-      for (int64_t e = 0; e < experts; ++e) {
-        const int64_t missing = total - counts[e] * experts;
-        bias[e] += missing > 0 ? speed : missing < 0 ? -speed : 0.0f;
-      }
+      MoveGateBias(std::span(load).subspan(gate.index * experts, experts), speed, bias);
       model.device().Copy(host, gate.layer->bias(), model.stream());
       RETURN_IF_ERROR(model.stream().Synchronize());
     }
@@ -206,7 +202,7 @@ absl::Status Update(RankModel& model, const StepOptions& options, const StepResu
 absl::StatusOr<StepResult> TrainStep(RankModel& model, const DeviceBatch& batch,
                                      const StepOptions& options) {
   StepResult result;
-  SequenceSums sums;
+  SequenceSums& sums = model.step_memory().sums;
   const ModelConfig& config = model.config().model();
   const bool balances_globally = config.router_aux_loss_coef() != 0;
   const int64_t tokens = options.global_sequences * model.config().train().sequence_length();
@@ -253,8 +249,7 @@ absl::StatusOr<StepResult> TrainStep(RankModel& model, const DeviceBatch& batch,
 absl::StatusOr<StepResult> EvaluateStep(RankModel& model, const DeviceBatch& batch,
                                         int64_t global_sequences, SequenceSums* by_sequence) {
   StepResult result;
-  SequenceSums own;
-  SequenceSums& sums = by_sequence == nullptr ? own : *by_sequence;
+  SequenceSums& sums = by_sequence == nullptr ? model.step_memory().sums : *by_sequence;
   sums.Reset(global_sequences, model.num_gates());
   ASSIGN_OR_RETURN(const TargetCounts targets, CountTargets(model, batch));
   RETURN_IF_ERROR(model.Run(batch.inputs(), LossScales(), false, &sums));
