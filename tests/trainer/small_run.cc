@@ -29,7 +29,8 @@ HostBatch RandomBatch(const RunConfig& config, int64_t first, int64_t count, int
       batch.tokens.push_back(static_cast<int32_t>(token));
     }
     batch.document_starts.push_back({0, static_cast<int32_t>(3 + s % 5)});
-    batch.num_targets.push_back(row - 1);
+    // Not the same number everywhere: a mean of means is another loss.
+    batch.num_targets.push_back(row - 1 - s % 3);
   }
   return batch;
 }
@@ -37,12 +38,16 @@ HostBatch RandomBatch(const RunConfig& config, int64_t first, int64_t count, int
 // Records rows while a step runs. Ranks share the record.
 class Recorder {
  public:
-  Recorder(RunRecord& record, std::mutex& mutex) : record_(record), mutex_(mutex) {}
+  explicit Recorder(std::mutex& mutex) : mutex_(mutex) {}
 
-  void Attach(RankModel& model) {
+  // Everything, or only one kind of row.
+  void Attach(RankModel& model, Rows& into, const std::string& only = "") {
     for (const auto& stage : model.stages()) {
-      stage->set_row_visitor([this](const char* what, int layer, const MicrobatchInput& input,
-                                    ConstTensorView rows) { Add(what, layer, input, rows); });
+      stage->set_row_visitor([this, &into, only](const char* what, int layer,
+                                                 const MicrobatchInput& input,
+                                                 ConstTensorView rows) {
+        if (only.empty() || only == what) Add(what, layer, input, rows, into);
+      });
     }
   }
   static void Detach(RankModel& model) {
@@ -50,17 +55,17 @@ class Recorder {
   }
 
  private:
-  void Add(const char* what, int layer, const MicrobatchInput& input, ConstTensorView rows) {
-    const size_t bytes = static_cast<size_t>(rows.extent(1)) * kernels::SizeOf(rows.dtype());
+  void Add(const char* what, int layer, const MicrobatchInput& input, ConstTensorView rows,
+           Rows& into) {
+    const int64_t width = rows.num_elements() / input.num_tokens();
+    const size_t bytes = static_cast<size_t>(width) * kernels::SizeOf(rows.dtype());
     std::lock_guard<std::mutex> lock(mutex_);
     for (int64_t t = 0; t < input.num_tokens(); ++t) {
       const char* data = static_cast<const char*>(rows.raw_data()) + t * bytes;
-      record_.rows[absl::StrCat(what, ".", layer, ".",
-                                input.first_sequence + t / input.sequence_length, ".",
-                                t % input.sequence_length)] = std::string(data, bytes);
+      into[absl::StrCat(what, ".", layer, ".", input.first_sequence + t / input.sequence_length,
+                        ".", t % input.sequence_length)] = std::string(data, bytes);
     }
   }
-  RunRecord& record_;
   std::mutex& mutex_;
 };
 
@@ -110,12 +115,16 @@ void RunRank(const RunConfig& config, const Layout& layout, parallel::Communicat
                                .microbatch = config.train().microbatch(),
                                .mtp_depth = config.model().num_nextn_predict_layers(),
                                .document_mask = config.data().document_mask()});
-  Recorder recorder(record, mutex);
+  Recorder recorder(mutex);
   for (int step = 1; step <= steps; ++step) {
     const int64_t per_rank = config.train().global_batch() / layout.data,
                   mine = per_rank * (*model)->data_rank();
     CHECK(batch.Load(RandomBatch(config, mine, per_rank, step), mine).ok());
-    if (step == 1) recorder.Attach(**model);
+    if (step == 1) {
+      recorder.Attach(**model, record.rows);
+    } else if (step == steps) {
+      recorder.Attach(**model, record.last_routes, "routes");
+    }
     StepOptions options;
     options.global_sequences = config.train().global_batch();
     options.learning_rate = 5e-4 * std::min(1.0, step / 20.0);  // warm-up, as in every recipe

@@ -28,7 +28,8 @@ using Rows = std::map<std::string, std::string>;
 
 struct RunRecord {
   std::vector<StepResult> steps;
-  Rows rows;  // of the first step
+  Rows rows;         // of the first step
+  Rows last_routes;  // of the last step of several
   std::map<std::string, std::vector<float>>
       gradients;  // of the first step, summed over the batch, by named tensor
   std::map<std::string, std::vector<float>> masters;  // at the end

@@ -46,6 +46,10 @@ class Block {
   void BackwardWeight(const Context& context, int phase, ConstTensorView x, ConstTensorView dy);
   void ForEachLinear(const LinearVisitor& visit);
   MoeLayer* moe() { return moe_.get(); }  // null for a dense layer
+  // For reports: x + attention(norm(x)) after phase 0 of Forward, and its gradient after phase 0 of
+  // BackwardInput, where it is kept (else null).
+  ConstTensorView middle(const Context& context) const { return context.tape.Find(middle_); }
+  ConstTensorView d_middle(const Context& context) const { return context.tape.Find(d_middle_); }
 
  private:
   enum Phase : int { kAttention, kDispatch, kExperts, kCombine };

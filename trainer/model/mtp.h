@@ -31,6 +31,7 @@ class MtpModule {
                              ConstTensorView d_next, TensorView dh);
   void BackwardWeight(const Context& context, int phase, ConstTensorView h);
   void ForEachLinear(const LinearVisitor& visit);
+  Block& block() { return block_; }
   MoeLayer* moe() { return block_.moe(); }
 
  private:

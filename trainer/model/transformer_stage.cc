@@ -142,7 +142,7 @@ void TransformerStage::BeginStep(const std::vector<MicrobatchInput>* inputs,
   scales_ = scales;
   training_ = training;
   sums_ = sums;
-  pending_.clear();
+  num_pending_ = 0;
   if (active_.size() < inputs->size()) active_.resize(inputs->size());
   weights_done_.assign(active_.size(), false);
   // A step that ended in an error leaves tapes behind.
@@ -187,6 +187,7 @@ absl::Status TransformerStage::Forward(int microbatch, int phase) {
       kernels::Embedding(stream_, {.tokens = context.batch.tokens,
                                    .table = embedding_->value,
                                    .y = context.NewRows(x_[0], hidden_)});
+      RETURN_IF_ERROR(Visit("embedding", 0, context, context.tape.Get(x_[0])));
       break;
     case Part::kBlock:
       RETURN_IF_ERROR(ForwardBlock(context, part.index, part.phase));
@@ -211,21 +212,25 @@ absl::Status TransformerStage::ForwardBlock(const Context& context, int index, i
   const int layer = spec_.first_layer + index;
   if (phase == 0) context.NewRows(x_[index + 1], hidden_);
   RETURN_IF_ERROR(block.Forward(context, phase, tape.Get(x_[index]), tape.Get(x_[index + 1])));
-  if (phase == 0 && block.moe() != nullptr) {
-    RETURN_IF_ERROR(ReadGateLosses(context, *block.moe()));
-    RETURN_IF_ERROR(Visit("routes", layer, context, block.moe()->expert_of(context)));
-    RETURN_IF_ERROR(Visit("weights", layer, context, block.moe()->weights(context)));
-  }
+  if (phase == 0) RETURN_IF_ERROR(VisitAttention(layer, context, block));
   if (phase + 1 < block.NumPhases()) return absl::OkStatus();
   return Visit("activation", layer, context, tape.Get(x_[index + 1]));
 }
 
 absl::Status TransformerStage::Visit(const char* what, int layer, const Context& context,
                                      ConstTensorView rows) const {
-  if (!row_visitor_) return absl::OkStatus();
+  if (!row_visitor_ || rows.is_null()) return absl::OkStatus();
   RETURN_IF_ERROR(context.stream.Synchronize());
   row_visitor_(what, layer, context.batch, rows);
   return absl::OkStatus();
+}
+
+absl::Status TransformerStage::VisitAttention(int layer, const Context& context, Block& block) {
+  RETURN_IF_ERROR(Visit("middle", layer, context, block.middle(context)));
+  if (block.moe() == nullptr) return absl::OkStatus();
+  RETURN_IF_ERROR(ReadGateLosses(context, *block.moe()));
+  RETURN_IF_ERROR(Visit("routes", layer, context, block.moe()->expert_of(context)));
+  return Visit("weights", layer, context, block.moe()->weights(context));
 }
 
 ConstTensorView TransformerStage::MtpInput(const Context& context, int depth) const {
@@ -249,6 +254,9 @@ absl::Status TransformerStage::ForwardHead(const Context& context) {
                         .loss = loss,
                         .dh = training_ ? context.NewRows(d_normed_, hidden_) : TensorView()});
   AddSums(context, loss, sums_->loss);
+  const int last = config_.num_hidden_layers() - 1;
+  RETURN_IF_ERROR(Visit("normed", last, context, normed));
+  RETURN_IF_ERROR(Visit("loss", last, context, loss));
   if (!head_visitor_) return absl::OkStatus();
   RETURN_IF_ERROR(stream_.Synchronize());
   head_visitor_(context, {normed, loss, head_.get()});
@@ -258,15 +266,14 @@ absl::Status TransformerStage::ForwardHead(const Context& context) {
 absl::Status TransformerStage::ForwardMtp(const Context& context, int depth, int phase) {
   MtpModule& mtp = *mtp_[depth];
   RETURN_IF_ERROR(mtp.Forward(context, phase, MtpInput(context, depth), context.tape.Get(loss_)));
-  if (phase == 0 && mtp.moe() != nullptr) {
-    RETURN_IF_ERROR(ReadGateLosses(context, *mtp.moe()));
-    RETURN_IF_ERROR(Visit("routes", config_.num_hidden_layers() + depth, context,
-                          mtp.moe()->expert_of(context)));
-    RETURN_IF_ERROR(Visit("weights", config_.num_hidden_layers() + depth, context,
-                          mtp.moe()->weights(context)));
-  }
-  if (phase + 1 == mtp.NumPhases()) AddSums(context, context.tape.Get(loss_), sums_->mtp_loss);
-  return absl::OkStatus();
+  const int layer = config_.num_hidden_layers() + depth;
+  if (phase == 0) RETURN_IF_ERROR(VisitAttention(layer, context, mtp.block()));
+  if (phase + 1 < mtp.NumPhases()) return absl::OkStatus();
+  const TensorView loss = context.tape.Get(loss_);
+  AddSums(context, loss, sums_->mtp_loss);
+  RETURN_IF_ERROR(Visit("activation", layer, context, mtp.Hidden(context, /*before_norm=*/true)));
+  RETURN_IF_ERROR(Visit("normed", layer, context, mtp.Hidden(context, /*before_norm=*/false)));
+  return Visit("loss", layer, context, loss);
 }
 
 absl::Status TransformerStage::BackwardInput(int microbatch, int phase) {
@@ -279,7 +286,8 @@ absl::Status TransformerStage::BackwardInput(int microbatch, int phase) {
       return BackwardBlock(context, part.index, part.phase);
     case Part::kHead:
       BackwardHead(context);
-      return absl::OkStatus();
+      return Visit("head_gradient", config_.num_hidden_layers() - 1, context,
+                   context.tape.Get(d_.back()));
     case Part::kMtp:
       return BackwardMtp(context, part.index, part.phase);
   }
@@ -292,15 +300,21 @@ absl::Status TransformerStage::BackwardBlock(const Context& context, int index, 
   RETURN_IF_ERROR(blocks_[index]->BackwardInput(context, phase, tape.Get(x_[index]),
                                                 tape.Get(d_[index + 1]), dx));
   if (phase > 0) return absl::OkStatus();
-  return Visit("gradient", spec_.first_layer + index, context, dx);
+  const int layer = spec_.first_layer + index;
+  RETURN_IF_ERROR(Visit("d_middle", layer, context, blocks_[index]->d_middle(context)));
+  return Visit("gradient", layer, context, dx);
 }
 
 absl::Status TransformerStage::BackwardMtp(const Context& context, int depth, int phase) {
   const bool is_deepest = depth + 1 == static_cast<int>(mtp_.size());
-  return mtp_[depth]->BackwardInput(
+  const TensorView dh = phase == 0 ? context.NewRows(d_mtp_[depth], hidden_) : TensorView();
+  RETURN_IF_ERROR(mtp_[depth]->BackwardInput(
       context, phase, MtpInput(context, depth),
-      is_deepest ? ConstTensorView() : ConstTensorView(context.tape.Get(d_mtp_[depth + 1])),
-      phase == 0 ? context.NewRows(d_mtp_[depth], hidden_) : TensorView());
+      is_deepest ? ConstTensorView() : ConstTensorView(context.tape.Get(d_mtp_[depth + 1])), dh));
+  if (phase > 0) return absl::OkStatus();
+  const int layer = config_.num_hidden_layers() + depth;
+  RETURN_IF_ERROR(Visit("d_middle", layer, context, mtp_[depth]->block().d_middle(context)));
+  return Visit("gradient", layer, context, dh);
 }
 
 void TransformerStage::BackwardHead(const Context& context) {
@@ -384,45 +398,50 @@ void TransformerStage::ReleaseInputGradient(int microbatch) {
 }
 
 void TransformerStage::ReadLater(const Context& context, ConstTensorView view,
-                                 std::function<void(const char* bytes)> use) {
-  pending_.push_back({std::vector<char>(view.bytes()), std::move(use)});
-  device_.Copy(view, TensorView(pending_.back().bytes.data(), view.dtype(), view.shape()),
-               context.stream);
+                                 std::vector<double>& sums, int gate) {
+  if (num_pending_ == pending_.size()) pending_.emplace_back();
+  PendingRead& read = pending_[num_pending_++];
+  read.bytes.resize(view.bytes());
+  read.batch = &context.batch;
+  read.sums = &sums;
+  read.gate = gate;
+  device_.Copy(view, TensorView(read.bytes.data(), view.dtype(), view.shape()), context.stream);
+}
+
+void TransformerStage::AddToSums(const PendingRead& read) const {
+  const MicrobatchInput& batch = *read.batch;
+  std::vector<double>& sums = *read.sums;
+  if (read.gate >= 0) {
+    const auto* values = reinterpret_cast<const double*>(read.bytes.data());
+    for (int64_t s = 0; s < batch.num_sequences; ++s) {
+      sums[(batch.first_sequence + s) * sums_->num_gates + read.gate] = values[s];
+    }
+    return;
+  }
+  const auto* losses = reinterpret_cast<const float*>(read.bytes.data());
+  for (int64_t s = 0; s < batch.num_sequences; ++s) {
+    double sum = 0;
+    for (int64_t t = 0; t < batch.sequence_length; ++t)
+      sum += losses[s * batch.sequence_length + t];
+    sums[batch.first_sequence + s] += sum;
+  }
 }
 
 void TransformerStage::FinishStep() {
-  for (const PendingRead& read : pending_) read.use(read.bytes.data());
-  pending_.clear();
+  for (size_t i = 0; i < num_pending_; ++i) AddToSums(pending_[i]);
+  num_pending_ = 0;
 }
 
 void TransformerStage::AddSums(const Context& context, ConstTensorView token_losses,
                                std::vector<double>& sums) {
-  ReadLater(context, token_losses, [&batch = context.batch, &sums](const char* bytes) {
-    const auto* losses = reinterpret_cast<const float*>(bytes);
-    for (int64_t s = 0; s < batch.num_sequences; ++s) {
-      double sum = 0;
-      for (int64_t t = 0; t < batch.sequence_length; ++t) {
-        sum += losses[s * batch.sequence_length + t];
-      }
-      sums[batch.first_sequence + s] += sum;
-    }
-  });
+  ReadLater(context, token_losses, sums, -1);
 }
 
 absl::Status TransformerStage::ReadGateLosses(const Context& context, MoeLayer& layer) {
   const auto gate = std::find_if(gates_.begin(), gates_.end(),
                                  [&](const Gate& one) { return one.layer == &layer; });
-  const auto into = [&](std::vector<double>& sums) {
-    return [&batch = context.batch, &sums, num_gates = sums_->num_gates,
-            index = gate->index](const char* bytes) {
-      const auto* values = reinterpret_cast<const double*>(bytes);
-      for (int64_t s = 0; s < batch.num_sequences; ++s) {
-        sums[(batch.first_sequence + s) * num_gates + index] = values[s];
-      }
-    };
-  };
-  ReadLater(context, layer.balance(context), into(sums_->balance));
-  ReadLater(context, layer.z(context), into(sums_->z));
+  ReadLater(context, layer.balance(context), sums_->balance, gate->index);
+  ReadLater(context, layer.z(context), sums_->z, gate->index);
   return sums_->expert_share.empty() ? absl::OkStatus() : ReadExpertShares(context, *gate);
 }
 

@@ -91,14 +91,16 @@ class TransformerStage : public parallel::Stage {
   const std::vector<Linear*>& linears() const { return linears_; }
   // Hears of the FP8 layers in the first microbatch of each step that trains, until set to null.
   void set_fp8_health(Fp8Health* health) { health_ = health; }
-  // Hears of every microbatch on the stage with the head, after its losses are computed
-  // (generation, scoring).
-  // Hears of every row that crosses a layer: "activation", "routes" and their "weights" of layer i
-  // after its forward, "gradient" of its input after its backward. For parity reports; null costs
-  // nothing.
+  // Hears of the rows of every token between modules, for parity reports; null costs nothing.
+  // Forward: "embedding"; of layer i (MTP's follow the others) its "routes" and their "weights",
+  // "middle" behind attention and "activation" behind the layer; "normed" and the token's "loss" of
+  // the head, as layer num_hidden_layers - 1, and of MTP's. Backward: "d_middle", where it is kept,
+  // and "gradient" of the layer's input; "head_gradient" of the last layer's output.
   using RowVisitor = std::function<void(const char* what, int layer, const MicrobatchInput&,
                                         ConstTensorView rows)>;
   void set_row_visitor(RowVisitor visitor) { row_visitor_ = std::move(visitor); }
+  // Hears of every microbatch on the stage with the head, after its losses are computed
+  // (generation, scoring).
   using HeadVisitor = std::function<void(const Context&, const HeadOutput&)>;
   void set_head_visitor(HeadVisitor visitor) { head_visitor_ = std::move(visitor); }
 
@@ -109,10 +111,12 @@ class TransformerStage : public parallel::Stage {
     int index = 0, phase = 0;  // of the block or MTP module; of its phases
     kernels::StreamRole role = kernels::StreamRole::kCompute;
   };
-  // A tensor on its way to the host, and what to do with it there.
+  // A tensor on its way to the host, where it is added to sums over sequences.
   struct PendingRead {
     std::vector<char> bytes;
-    std::function<void(const char* bytes)> use;
+    const MicrobatchInput* batch = nullptr;
+    std::vector<double>* sums = nullptr;
+    int gate = -1;  // of the values of a gate, f64 by sequence; else losses, f32 by token
   };
 
   void BuildHead(const BuildContext& build, int first_moe);
@@ -123,6 +127,8 @@ class TransformerStage : public parallel::Stage {
   void RecycleTape(int microbatch);
   absl::Status Visit(const char* what, int layer, const Context& context,
                      ConstTensorView rows) const;
+  // What the attention phase of a block left.
+  absl::Status VisitAttention(int layer, const Context& context, Block& block);
   absl::Status ForwardBlock(const Context& context, int index, int phase);
   absl::Status ForwardHead(const Context& context);
   absl::Status ForwardMtp(const Context& context, int depth, int phase);
@@ -130,8 +136,8 @@ class TransformerStage : public parallel::Stage {
   void BackwardHead(const Context& context);
   absl::Status BackwardMtp(const Context& context, int depth, int phase);
   ConstTensorView MtpInput(const Context& context, int depth) const;
-  void ReadLater(const Context& context, ConstTensorView view,
-                 std::function<void(const char* bytes)> use);
+  void ReadLater(const Context& context, ConstTensorView view, std::vector<double>& sums, int gate);
+  void AddToSums(const PendingRead& read) const;
   void AddSums(const Context& context, ConstTensorView token_losses, std::vector<double>& sums);
   absl::Status ReadGateLosses(const Context& context, MoeLayer& layer);
   absl::Status ReadExpertShares(const Context& context, const Gate& gate);
@@ -167,7 +173,9 @@ class TransformerStage : public parallel::Stage {
   RowVisitor row_visitor_;
   std::vector<std::unique_ptr<Tape>> active_, spare_;
   std::vector<bool> weights_done_;
-  std::deque<PendingRead> pending_;  // in the order in which they were enqueued
+  // In the order in which they were enqueued; they keep their memory from step to step.
+  std::deque<PendingRead> pending_;
+  size_t num_pending_ = 0;
 };
 
 }  // namespace sluice::trainer
