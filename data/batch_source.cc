@@ -50,11 +50,15 @@ class PackedSource : public BatchSource {
     CHECK(first_sample >= 0 && count >= 0) << first_sample << ", " << count;
     const size_t width = static_cast<size_t>(length_) + 1;
     CHECK_EQ(tokens.size(), static_cast<size_t>(count) * width);
-    if (starts != nullptr) *starts = {.begin = {0}};
+    if (starts != nullptr) {
+      starts->positions.clear();
+      starts->begin.assign(1, 0);
+    }
+    Scratch scratch;
     for (int i = 0; i < count; ++i) {
       RETURN_IF_ERROR(ReadOne(first_sample + i,
                               tokens.subspan(static_cast<size_t>(i) * width, width),
-                              starts == nullptr ? nullptr : &starts->positions));
+                              starts == nullptr ? nullptr : &starts->positions, scratch));
       if (starts != nullptr)
         starts->begin.push_back(static_cast<int32_t>(starts->positions.size()));
     }
@@ -68,17 +72,23 @@ class PackedSource : public BatchSource {
   const int64_t length_;
 
  private:
-  absl::Status ReadOne(int64_t sample, std::span<int32_t> tokens,
-                       std::vector<int32_t>* positions) const {
+  // Lists of a sample's documents, which the next sample uses again.
+  struct Scratch {
+    std::vector<int64_t> found;
+    std::vector<int32_t> starts;
+  };
+  absl::Status ReadOne(int64_t sample, std::span<int32_t> tokens, std::vector<int32_t>* positions,
+                       Scratch& scratch) const {
     const auto [stream, begin] = WindowOf(sample);
     const int64_t end = std::min(begin + length_ + 1, stream->num_tokens());
     const int64_t count = std::max<int64_t>(0, end - begin);
     if (count > 0) RETURN_IF_ERROR(stream->Read(begin, tokens.first(static_cast<size_t>(count))));
     std::fill(tokens.begin() + count, tokens.end(), 0);
     if (positions == nullptr && fim() == nullptr) return absl::OkStatus();
-    std::vector<int64_t> found;
+    auto& [found, starts] = scratch;
+    found.clear();
     if (count > 0) RETURN_IF_ERROR(stream->DocumentStarts(begin, end, &found));
-    std::vector<int32_t> starts = {0};
+    starts.assign(1, 0);
     for (const int64_t start : found)
       if (start > begin) starts.push_back(static_cast<int32_t>(start - begin));
     if (fim() != nullptr) ApplyFim(*fim(), sample, tokens, &starts);

@@ -35,6 +35,7 @@ class Chain {
 
 std::vector<StreamRole> RolesOf(const Stage& stage) {
   std::vector<StreamRole> roles;
+  roles.reserve(stage.NumPhases());
   for (int phase = 0; phase < stage.NumPhases(); ++phase) roles.push_back(stage.RoleOf(phase));
   return roles;
 }
@@ -131,11 +132,8 @@ class Runner {
 
   // A backward, with a forward beside it or none.
   absl::Status Pair(const Action* front, const Action& back) {
-    const std::vector<StreamRole> none;
-    const std::vector<PhaseStep> order =
-        OverlapOrder(front != nullptr ? RolesOf(At(front->stage)) : none, RolesOf(At(back.stage)));
     int inputs_left = At(back.stage).NumPhases();
-    for (const PhaseStep& step : order) {
+    for (const PhaseStep& step : OrderOf(front, back)) {
       switch (step.kind) {
         case PhaseKind::kForward:
           RETURN_IF_ERROR(ForwardPhase(front->stage, front->microbatch, step.phase));
@@ -156,6 +154,19 @@ class Runner {
       RETURN_IF_ERROR(HandOverActivation(front->stage, front->microbatch));
     }
     return HandOverGradient(back.stage, back.microbatch);
+  }
+
+  // The same for every microbatch.
+  const std::vector<PhaseStep>& OrderOf(const Action* front, const Action& back) {
+    const int front_stage = front != nullptr ? front->stage : -1;
+    for (const PairOrder& known : orders_) {
+      if (known.front_stage == front_stage && known.back_stage == back.stage) return known.steps;
+    }
+    const std::vector<StreamRole> none;
+    orders_.push_back({front_stage, back.stage,
+                       OverlapOrder(front != nullptr ? RolesOf(At(front_stage)) : none,
+                                    RolesOf(At(back.stage)))});
+    return orders_.back().steps;
   }
 
   // To the next stage on the same rank.
@@ -205,6 +216,11 @@ class Runner {
   kernels::DeviceContext& device_;
   Stream& stream_;
   Chain forward_, backward_;
+  struct PairOrder {
+    int front_stage, back_stage;
+    std::vector<PhaseStep> steps;
+  };
+  std::vector<PairOrder> orders_;  // of the pairs seen
 };
 
 // Of what a rank runs in evaluation: kOverlap as its forward.

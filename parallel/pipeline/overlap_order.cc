@@ -11,6 +11,7 @@ class Writer {
       : front_(front), back_(back), backward_(static_cast<int>(back.size()) - 1) {}
 
   std::vector<PhaseStep> Run() {
+    steps_.reserve(front_.size() + 2 * back_.size());
     while (has_forward() && has_backward()) {
       const bool forward_computes = front_[forward_] == StreamRole::kCompute,
                  backward_computes = back_[backward_] == StreamRole::kCompute;

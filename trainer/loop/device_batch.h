@@ -47,14 +47,20 @@ class DeviceBatch {
   struct Part {
     int64_t begin = 0, count = 0;
   };
-  Part Append(std::span<const int32_t> values);
+  // `count` numbers at the end of host_; valid until the next call.
+  std::span<int32_t> Append(int64_t count);
   ConstTensorView View(const Part& part) const;
   void AppendMicrobatch(const HostBatch& batch, int64_t first, int64_t sequences);
+  void AppendTargets(const HostBatch& batch, int64_t first, int64_t sequences, int depth);
+  void FindDocuments(const HostBatch& batch, int64_t first, int64_t sequences);
 
   kernels::DeviceContext& device_;
   const BatchOptions options_;
+  // All of these keep their memory from step to step.
   std::vector<int32_t> host_;
-  std::vector<std::vector<Part>> parts_;  // [microbatch], in the order of AppendMicrobatch
+  std::vector<int32_t> document_;  // [sequences, L + 1] of a microbatch: which document of its row
+  std::vector<int32_t> starts_;    // of attention, of a microbatch
+  std::vector<Part> parts_;        // [microbatch, part], in the order of AppendMicrobatch
   kernels::Buffer storage_;
   std::vector<MicrobatchInput> inputs_;
   int64_t num_targets_ = 0, num_mtp_targets_ = 0;

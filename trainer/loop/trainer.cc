@@ -1,17 +1,22 @@
 #include "trainer/loop/trainer.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <optional>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "checkpoints/retention.h"
 #include "google/protobuf/text_format.h"
+#include "kernels/core/check.h"
 #include "kernels/core/status_macros.h"
 #include "kernels/ops/peak_rate.h"
 #include "trainer/loop/device_batch.h"
@@ -42,8 +47,11 @@ constexpr double kPeakSeconds = 0.2;
 
 class TrainingRun {
  public:
-  TrainingRun(const RunConfig& config, const RankContext& rank, std::unique_ptr<RunData> data)
-      : config_(config),
+  // resident_at_start: ResidentBytes() before anything was made.
+  TrainingRun(const RunConfig& config, const RankContext& rank, std::unique_ptr<RunData> data,
+              int64_t resident_at_start)
+      : resident_at_start_(resident_at_start),
+        config_(config),
         rank_(rank),
         files_(checkpoints::CreatePosixFileSystem()),
         lr_(MakeLrSchedule(config.train())),
@@ -73,11 +81,14 @@ class TrainingRun {
   absl::Status Save();
   absl::Status Evaluate();
   absl::Status Sample();
-  void PrintMemory() const;
+  absl::Status PrintMemory() const;
+  using MemoryByTag = std::array<int64_t, kernels::kNumMemoryTags>;
+  MemoryByTag HeldMemory() const;
+  void PrintGrowth(int64_t step, const MemoryByTag& before) const;
   absl::StatusOr<bool> AnyStopRequest();
   absl::Status CheckSkips(const StepResult& result);
 
-  const int64_t resident_at_start_ = ResidentBytes();
+  const int64_t resident_at_start_;
   const RunConfig config_;
   const RankContext rank_;
   std::unique_ptr<checkpoints::FileSystem> files_;
@@ -86,6 +97,7 @@ class TrainingRun {
   std::unique_ptr<RunData> data_;
   std::unique_ptr<RankModel> model_;
   std::unique_ptr<DeviceBatch> batch_;
+  HostBatch host_batch_;  // keeps its memory from step to step
   std::unique_ptr<MetricsFile> metrics_, evaluations_, routes_;
   std::optional<RunPlanner> planner_;
   RunState state_;
@@ -195,9 +207,8 @@ absl::Status TrainingRun::OpenMetrics() {
 absl::Status TrainingRun::LoadBatch(int64_t step) {
   const int64_t sequences = BatchSize(ramp_, step), per_rank = sequences / config_.mesh().data();
   const int64_t mine = per_rank * model_->data_rank();
-  HostBatch host;
-  RETURN_IF_ERROR(data_->ReadTrain(FirstSample(ramp_, step) + mine, per_rank, &host));
-  return batch_->Load(host, mine);
+  RETURN_IF_ERROR(data_->ReadTrain(FirstSample(ramp_, step) + mine, per_rank, &host_batch_));
+  return batch_->Load(host_batch_, mine);
 }
 
 // The table of all ranks, and the end of FP8 for layers that it does not suit.
@@ -262,6 +273,25 @@ absl::Status TrainingRun::CheckSkips(const StepResult& result) {
       CheckpointDir(config_)));
 }
 
+TrainingRun::MemoryByTag TrainingRun::HeldMemory() const {
+  MemoryByTag held = {};
+  for (int tag = 0; tag < kernels::kNumMemoryTags; ++tag) {
+    held[tag] = rank_.device->memory().bytes(static_cast<kernels::MemoryTag>(tag));
+  }
+  return held;
+}
+
+// Buffers only grow. Once a run has seen its largest, there is no such line.
+void TrainingRun::PrintGrowth(int64_t step, const MemoryByTag& before) const {
+  const MemoryByTag now = HeldMemory();
+  for (int tag = 0; tag < kernels::kNumMemoryTags; ++tag) {
+    if (now[tag] == before[tag]) continue;
+    Print(absl::StrFormat("step %d: %s of rank 0 grew from %.2f to %.2f MiB", step,
+                          kernels::NameOf(static_cast<kernels::MemoryTag>(tag)),
+                          before[tag] / 1048576.0, now[tag] / 1048576.0));
+  }
+}
+
 absl::Status TrainingRun::Step(int64_t step) {
   const double start = Now();
   RETURN_IF_ERROR(AgreeOnStatus(*rank_.world, LoadBatch(step)));
@@ -273,12 +303,9 @@ absl::Status TrainingRun::Step(int64_t step) {
   const int64_t every = config_.fp8().report_every();
   if (config_.compute().precision() == "FP8" && every > 0 && step % every == 0) health.emplace();
   options.fp8_health = health.has_value() ? &*health : nullptr;
-  const int64_t held_before = model_->pool().held_bytes();
+  const MemoryByTag held_before = HeldMemory();
   ASSIGN_OR_RETURN(const StepResult result, TrainStep(*model_, *batch_, options));
-  if (const int64_t held = model_->pool().held_bytes(); held != held_before) {
-    Print(absl::StrFormat("step %d: activations of rank 0 grew from %.1f to %.1f MiB", step,
-                          held_before / 1048576.0, held / 1048576.0));
-  }
+  PrintGrowth(step, held_before);
   state_.step = step;
   state_.updates += result.skipped ? 0 : 1;
   state_.next_sample = FirstSample(ramp_, step + 1);
@@ -338,13 +365,31 @@ absl::Status TrainingRun::AfterStep(int64_t step) {
   return absl::OkStatus();
 }
 
-// The table beside what the system says, so that memory nobody counted shows.
-void TrainingRun::PrintMemory() const {
-  const double mib = 1048576.0, table = rank_.device->memory().total_bytes() / mib;
-  const double resident = (ResidentBytes() - resident_at_start_) / mib;
+// The table beside what the system says, so that memory nobody counted shows; of the rank where the
+// two differ most.
+absl::Status TrainingRun::PrintMemory() const {
   Print(absl::StrCat("memory of rank 0 at the end:\n", rank_.device->memory().ToString()));
-  Print(absl::StrFormat("resident memory since the start: %.1f MiB, %+.1f MiB beside the table",
-                        resident, resident - table));
+  const int64_t table = rank_.device->memory().total_bytes(),
+                resident = ResidentBytes() - resident_at_start_;
+  ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                   rank_.world->GatherBytes(absl::StrCat(table, " ", resident)));
+  int worst_rank = 0;
+  int64_t worst_table = table, worst_resident = resident;
+  for (int rank = 1; rank < static_cast<int>(all.size()); ++rank) {
+    const std::vector<std::string> numbers = absl::StrSplit(all[rank], ' ');
+    int64_t its_table = 0, its_resident = 0;
+    CHECK(numbers.size() == 2 && absl::SimpleAtoi(numbers[0], &its_table) &&
+          absl::SimpleAtoi(numbers[1], &its_resident));
+    if (std::abs(its_resident - its_table) <= std::abs(worst_resident - worst_table)) continue;
+    worst_rank = rank;
+    worst_table = its_table;
+    worst_resident = its_resident;
+  }
+  const double mib = 1048576.0;
+  Print(absl::StrFormat(
+      "resident memory since the start: %.1f MiB, %+.1f MiB beside the table (rank %d of %d)",
+      worst_resident / mib, (worst_resident - worst_table) / mib, worst_rank, all.size()));
+  return absl::OkStatus();
 }
 
 absl::Status TrainingRun::Loop() {
@@ -364,8 +409,7 @@ absl::Status TrainingRun::Loop() {
   }
   RETURN_IF_ERROR(Save());
   RETURN_IF_ERROR(Evaluate());
-  PrintMemory();
-  return absl::OkStatus();
+  return PrintMemory();
 }
 
 absl::Status MakeFolders(const RunConfig& config, const RankContext& rank) {
@@ -410,10 +454,11 @@ absl::Status Train(const RunConfig& config, const RankContext& rank) {
         "data.train: found nothing, wanted text or token files (or data.bundled_sample, or "
         "conversations in data.sft)");
   }
+  const int64_t resident_at_start = ResidentBytes();
   RETURN_IF_ERROR(AgreeOnStatus(*rank.world, MakeFolders(config, rank)));
   ASSIGN_OR_RETURN(auto data, RunData::Open(config, rank));
   ASSIGN_OR_RETURN(const RunConfig whole, CompleteConfig(config, *data, rank));
-  TrainingRun run(whole, rank, std::move(data));
+  TrainingRun run(whole, rank, std::move(data), resident_at_start);
   RETURN_IF_ERROR(run.Prepare());
   return run.Loop();
 }
