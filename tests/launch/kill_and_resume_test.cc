@@ -1,8 +1,10 @@
 // A rank dies without a word, at any moment: the run that is started again ends as if it had not.
+// Half of the trials in FP32, half in BF16.
 #include <array>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -19,12 +21,15 @@ constexpr int kSteps = 40, kTrials = 20;
 
 class SlowKillAndResume : public TinyRunTest {
  protected:
-  static std::vector<std::string> Edits() { return {"train.steps=" + std::to_string(kSteps)}; }
+  static std::vector<std::string> Edits(const std::string& precision) {
+    return {"train.steps=" + std::to_string(kSteps), "compute.precision=" + precision};
+  }
 
   // Starts the run, kills one of its ranks at a moment that `draw` decides, and waits for the end.
   // False: the run ended before.
-  bool StartAndKill(const std::string& name, const std::array<uint32_t, 4>& draw) {
-    RunningProgram run(TrainCommand(name, 4, Edits()));
+  bool StartAndKill(const std::string& name, const std::vector<std::string>& edits,
+                    const std::array<uint32_t, 4>& draw) {
+    RunningProgram run(TrainCommand(name, 4, edits));
     // After a line that says where it is: before the first step (one time in eight), or behind any.
     const uint32_t step = draw[3] % 8 == 0 ? 0 : draw[0] % kSteps;
     char line[32] = "mesh pipe";
@@ -40,23 +45,29 @@ class SlowKillAndResume : public TinyRunTest {
 };
 
 TEST_F(SlowKillAndResume, TwentyTimesTheSameStepsAndTheSameState) {
-  const Outcome whole = RunShell(TrainCommand("whole", 4, Edits()));
-  ASSERT_EQ(whole.exit_code, 0) << whole.err;
-  const auto rows = Rows("whole"), digest = Digest(RunDir("whole"));
-  ASSERT_EQ(rows.size(), static_cast<size_t>(kSteps));
+  std::map<std::string, std::vector<std::string>> rows, digest;
+  for (const char* precision : {"FP32", "BF16"}) {
+    const Outcome whole = RunShell(TrainCommand(precision, 4, Edits(precision)));
+    ASSERT_EQ(whole.exit_code, 0) << whole.err;
+    rows[precision] = Rows(precision);
+    digest[precision] = Digest(RunDir(precision));
+    ASSERT_EQ(rows[precision].size(), static_cast<size_t>(kSteps));
+  }
+  EXPECT_NE(rows["FP32"], rows["BF16"]);
   int killed = 0;
   for (int trial = 0; trial < kTrials; ++trial) {
     const std::string name = "killed" + std::to_string(trial);
+    const std::string precision = trial % 2 == 0 ? "FP32" : "BF16";
     const std::array<uint32_t, 4> draw = Philox(PhiloxKey(2, RandomPurpose::kTest), trial);
-    const bool was_killed = StartAndKill(name, draw);
+    const bool was_killed = StartAndKill(name, Edits(precision), draw);
     killed += was_killed ? 1 : 0;
     const size_t rows_left = was_killed ? Rows(name).size() : 0;
-    const Outcome again = RunShell(TrainCommand(name, 4, Edits()));
+    const Outcome again = RunShell(TrainCommand(name, 4, Edits(precision)));
     ASSERT_EQ(again.exit_code, 0) << again.err;
-    EXPECT_EQ(Rows(name), rows) << name;
-    EXPECT_EQ(Digest(RunDir(name)), digest) << name;
-    std::printf("trial %2d: %s after %zu steps, equal\n", trial, was_killed ? "killed" : "ended",
-                rows_left);
+    EXPECT_EQ(Rows(name), rows[precision]) << name;
+    EXPECT_EQ(Digest(RunDir(name)), digest[precision]) << name;
+    std::printf("trial %2d, %s: %s after %zu steps, equal\n", trial, precision.c_str(),
+                was_killed ? "killed" : "ended", rows_left);
     std::filesystem::remove_all(RunDir(name));
   }
   EXPECT_GE(killed, kTrials * 3 / 4) << "most runs must have been killed before their end";

@@ -2,12 +2,16 @@
 // text samples, fill-in-the-middle, steps that are not finite, and the memory it says it holds.
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/launch/running_program.h"
 #include "tests/launch/tiny_run.h"
 
 namespace sluice::launch {
@@ -19,8 +23,9 @@ using Json = nlohmann::json;
 
 class Training : public TinyRunTest {
  protected:
-  std::vector<Json> Metrics(const std::string& name) const {
-    std::ifstream file(RunDir(name) + "/metrics.jsonl");
+  std::vector<Json> Metrics(const std::string& name,
+                            const std::string& file_name = "metrics.jsonl") const {
+    std::ifstream file(RunDir(name) + "/" + file_name);
     std::vector<Json> rows;
     for (std::string line; std::getline(file, line);) rows.push_back(Json::parse(line));
     return rows;
@@ -33,6 +38,39 @@ class Training : public TinyRunTest {
     }
     return found;
   }
+
+  // documents.jsonl, and its token file with a vocabulary of 266 tokens. Such a vocabulary lacks
+  // the three tokens of fill-in-the-middle: with them, they are added to its tokenizer.json.
+  void TokenizeDocuments(bool with_fim_tokens) const {
+    std::string lines;
+    for (int i = 0; i < 400; ++i) {
+      lines += Json{{"text", "Document " + std::to_string(i * 7) + " ends with " +
+                                 std::to_string(i * i) + "."}}
+                   .dump() +
+               "\n";
+    }
+    std::ofstream(dir_ + "/documents.jsonl") << lines;
+    const std::string tokenize =
+        "tokenize --output " + dir_ + "/documents.tokens --tokenizer " + Tokenizer() + " ";
+    Outcome made = RunSluice(tokenize + "--vocab-size 266 " + dir_ + "/documents.jsonl");
+    ASSERT_EQ(made.exit_code, 0) << made.err;
+    if (!with_fim_tokens) return;
+    Json json = Json::parse(ReadAll(Tokenizer()));
+    int id = 266;
+    for (const char* token : {"<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"}) {
+      json["added_tokens"].push_back({{"id", id++},
+                                      {"content", token},
+                                      {"single_word", false},
+                                      {"lstrip", false},
+                                      {"rstrip", false},
+                                      {"normalized", false},
+                                      {"special", true}});
+    }
+    std::ofstream(Tokenizer()) << json.dump();
+    made = RunSluice(tokenize + dir_ + "/documents.jsonl");
+    ASSERT_EQ(made.exit_code, 0) << made.err;
+  }
+  std::string Tokenizer() const { return dir_ + "/tokenizer.json"; }
 };
 
 // A rate that throws the weights out of FP32's range in the first step.
@@ -75,13 +113,14 @@ TEST_F(Training, ThreeStepsInARowThatAreNotFiniteSaveAndEndTheRun) {
   EXPECT_EQ(state_of(Digest(RunDir("run"))), state_of(saved));
 }
 
-TEST_F(Training, SamplesComeWhenDueAndChangeNoStep) {
+TEST_F(Training, SamplesAndEvaluationsComeWhenDueAndChangeNoStep) {
   const std::vector<std::string> wsd = {"train.steps=12",         "train.lr.schedule=wsd",
                                         "train.lr.peak=0.001",    "train.lr.warmup_steps=4",
                                         "train.lr.decay_steps=4", "train.lr.final_ratio=0.5"};
   std::vector<std::string> sampled = wsd;
   sampled.insert(sampled.end(),
-                 {"eval.sample_every=5", "eval.sample_prompt=The", "eval.sample_tokens=12"});
+                 {"eval.sample_every=5", "eval.sample_prompt=The", "eval.sample_tokens=12",
+                  "eval.every=4", "data.validation=" + dir_ + "/validation.txt"});
   const Outcome one = Train("one", 1, sampled), four = Train("four", 4, sampled),
                 plain = Train("plain", 4, wsd);
   for (const Outcome* outcome : {&one, &four, &plain})
@@ -90,7 +129,16 @@ TEST_F(Training, SamplesComeWhenDueAndChangeNoStep) {
     EXPECT_EQ(LinesWith("sample after step ", outcome->out).size(), 2u) << outcome->out;
     EXPECT_THAT(outcome->out, HasSubstr("sample after step 5: The"));
     EXPECT_THAT(outcome->out, HasSubstr("sample after step 10: The"));
+    EXPECT_EQ(LinesWith("eval after step ", outcome->out).size(), 3u) << outcome->out;
   }
+  const std::vector<Json> evaluations = Metrics("four", "eval.jsonl");
+  ASSERT_EQ(evaluations.size(), 3u);
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(evaluations[i]["step"], 4 * (i + 1));
+    EXPECT_EQ(evaluations[i]["tokens"], evaluations[0]["tokens"]);
+    EXPECT_GT(evaluations[i]["bits_per_byte"], 0);
+  }
+  EXPECT_LT(evaluations[2]["loss"], evaluations[0]["loss"]);
   EXPECT_THAT(plain.out, Not(HasSubstr("sample after")));
   EXPECT_EQ(Rows("four"), Rows("plain"));
   EXPECT_EQ(Digest(RunDir("four")), Digest(RunDir("plain")));
@@ -102,44 +150,18 @@ TEST_F(Training, SamplesComeWhenDueAndChangeNoStep) {
     EXPECT_NEAR(rows[i]["learning_rate"], rates[i], 1e-12) << "step " << i + 1;
 }
 
-// Documents of the training text in fill-in-the-middle form: other batches than without, the same
-// on every layout, and resumed in the middle. A vocabulary of our own lacks the three tokens, so
-// the test adds them to its tokenizer.json.
+// Documents of the training text in fill-in-the-middle form: other batches than without, and the
+// same on every layout.
 TEST_F(Training, FillInTheMiddleNeedsItsTokensAndIsAFunctionOfTheSample) {
-  std::string lines;
-  for (int i = 0; i < 400; ++i) {
-    lines += Json{{"text", "Document " + std::to_string(i * 7) + " ends with " +
-                               std::to_string(i * i) + "."}}
-                 .dump() +
-             "\n";
-  }
-  std::ofstream(dir_ + "/documents.jsonl") << lines;
-  const std::string tokenizer = dir_ + "/tokenizer.json";
-  const std::string tokenize =
-      "tokenize --output " + dir_ + "/train.tokens --tokenizer " + tokenizer + " ";
-  Outcome made = RunSluice(tokenize + "--vocab-size 266 " + dir_ + "/documents.jsonl");
-  ASSERT_EQ(made.exit_code, 0) << made.err;
-  std::vector<std::string> edits = {"data.train=" + dir_ + "/train.tokens",
-                                    "data.tokenizer=" + tokenizer, "data.fim_rate=0.5",
+  TokenizeDocuments(/*with_fim_tokens=*/false);
+  std::vector<std::string> edits = {"data.train=" + dir_ + "/documents.tokens",
+                                    "data.tokenizer=" + Tokenizer(), "data.fim_rate=0.5",
                                     "data.document_mask=true", "train.steps=6"};
   const Outcome without = Train("without", 1, edits);
   EXPECT_EQ(without.exit_code, 1);
   EXPECT_THAT(without.err, HasSubstr("<|fim_prefix|>"));
 
-  Json json = Json::parse(ReadAll(tokenizer));
-  int id = 266;
-  for (const char* token : {"<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"}) {
-    json["added_tokens"].push_back({{"id", id++},
-                                    {"content", token},
-                                    {"single_word", false},
-                                    {"lstrip", false},
-                                    {"rstrip", false},
-                                    {"normalized", false},
-                                    {"special", true}});
-  }
-  std::ofstream(tokenizer) << json.dump();
-  made = RunSluice(tokenize + dir_ + "/documents.jsonl");
-  ASSERT_EQ(made.exit_code, 0) << made.err;
+  TokenizeDocuments(/*with_fim_tokens=*/true);
   const Outcome one = Train("one", 1, edits), four = Train("four", 4, edits);
   ASSERT_EQ(one.exit_code, 0) << one.err;
   ASSERT_EQ(four.exit_code, 0) << four.err;
@@ -151,14 +173,87 @@ TEST_F(Training, FillInTheMiddleNeedsItsTokensAndIsAFunctionOfTheSample) {
   ASSERT_EQ(Train("plain", 1, edits).exit_code, 0);
   EXPECT_NE(Metrics("plain")[0]["loss_hex"], by_one[0]["loss_hex"]);
 
-  edits[2] = "data.fim_rate=0.5";
-  edits[4] = "train.steps=3";
-  ASSERT_EQ(Train("resumed", 4, edits).exit_code, 0);
   edits[2] = "data.fim_rate=0.25";
-  EXPECT_THAT(Train("resumed", 4, edits).err, HasSubstr("data.fim_rate: found 0.25, wanted 0.5"));
-  edits[2] = "data.fim_rate=0.5";
-  edits[4] = "train.steps=6";
-  ASSERT_EQ(Train("resumed", 4, edits).exit_code, 0);
+  EXPECT_THAT(Train("one", 1, edits).err, HasSubstr("data.fim_rate: found 0.25, wanted 0.5"));
+}
+
+// Two weighted sources, fill-in-the-middle, the document mask and a batch that grows, in BF16:
+// stopped in the middle and resumed, the same bits; resumed on another mesh, the same batches.
+TEST_F(Training, AMixtureWithEverythingResumesToTheBitAndReadsTheSameOnAnotherMesh) {
+  TokenizeDocuments(/*with_fim_tokens=*/true);
+  const Outcome numbers = RunSluice("tokenize --output " + dir_ + "/numbers.tokens --tokenizer " +
+                                    Tokenizer() + " " + dir_ + "/train.txt");
+  ASSERT_EQ(numbers.exit_code, 0) << numbers.err;
+  // Weights are set in a file only.
+  std::string config = ReadAll(testing::SourcePath("launch/presets/tiny.textproto"));
+  const std::string place = "bundled_sample: true";
+  ASSERT_NE(config.find(place), std::string::npos);
+  config.replace(config.find(place), place.size(),
+                 "train { path: \"" + dir_ + "/documents.tokens\" weight: 3 } train { path: \"" +
+                     dir_ + "/numbers.tokens\" weight: 1 }");
+  std::ofstream(dir_ + "/mixture.textproto") << config;
+  const std::vector<std::string> edits = {
+      "data.tokenizer=" + Tokenizer(), "data.fim_rate=0.5",       "data.document_mask=true",
+      "compute.precision=BF16",        "train.moment_dtype=BF16", "train.batch_ramp_start=2",
+      "train.batch_ramp_steps=30",     "train.steps=40",          "checkpoint.keep=9"};
+  const auto command = [&](const std::string& name, int ranks) {
+    std::string line = TrainCommand(name, ranks, edits);
+    for (const std::string& part :
+         {std::string("--preset tiny"), "--set data.train=" + dir_ + "/train.txt"}) {
+      const size_t at = line.find(part);
+      EXPECT_NE(at, std::string::npos) << part;
+      line.replace(at, part.size(),
+                   part[2] == 'p' ? "--config " + dir_ + "/mixture.textproto" : "");
+    }
+    return line;
+  };
+  const Outcome whole = RunShell(command("whole", 4));
+  ASSERT_EQ(whole.exit_code, 0) << whole.err;
+  {
+    RunningProgram first(command("stopped", 4));
+    ASSERT_TRUE(first.WaitFor("step  7/")) << first.output();
+    kill(first.pid(), SIGUSR1);
+    ASSERT_EQ(first.Wait(), 0) << first.output();
+    ASSERT_THAT(first.output(), HasSubstr("asked to stop"));
+  }
+  const size_t done = Rows("stopped").size();
+  ASSERT_LT(done, 40u);
+  std::filesystem::copy(RunDir("stopped"), RunDir("moved"),
+                        std::filesystem::copy_options::recursive);
+  const Outcome again = RunShell(command("stopped", 4));
+  ASSERT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_EQ(Rows("stopped"), Rows("whole"));
+  EXPECT_EQ(Digest(RunDir("stopped")), Digest(RunDir("whole")));
+
+  const Outcome moved = RunShell(command("moved", 2));
+  ASSERT_EQ(moved.exit_code, 0) << moved.err;
+  EXPECT_THAT(moved.out, HasSubstr("mesh.pipe: 2 -> 1"));
+  const std::vector<Json> rows = Metrics("moved"), wanted = Metrics("whole");
+  ASSERT_EQ(rows.size(), wanted.size());
+  // The first step after the move starts from the same weights: its loss is equal to the bit if and
+  // only if its batch is. Later weights differ in the last bits.
+  EXPECT_EQ(rows[done]["loss_hex"], wanted[done]["loss_hex"]);
+  for (size_t i = done; i < rows.size(); ++i) {
+    const double loss = wanted[i]["loss"];
+    EXPECT_NEAR(rows[i]["loss"], loss, 1e-2 * loss) << i;
+    EXPECT_EQ(rows[i]["tokens"], wanted[i]["tokens"]) << i;
+  }
+}
+
+// Runs that begin at once make vocabulary and token files of one folder together.
+TEST_F(Training, RunsThatBeginAtOnceShareAnEmptyCache) {
+  WriteText(dir_ + "/train.txt", 3, 400'000);  // takes a while to tokenize
+  constexpr int kRuns = 3;
+  std::vector<std::unique_ptr<RunningProgram>> runs;
+  for (int i = 0; i < kRuns; ++i) {
+    runs.push_back(std::make_unique<RunningProgram>(
+        TrainCommand("run" + std::to_string(i), 1, {"train.steps=1"})));
+  }
+  for (auto& run : runs) EXPECT_EQ(run->Wait(), 0) << run->output();
+  for (int i = 1; i < kRuns; ++i) EXPECT_EQ(Rows("run" + std::to_string(i)), Rows("run0"));
+  for (const auto& entry : std::filesystem::directory_iterator(dir_ + "/cache")) {
+    EXPECT_EQ(entry.path().string().find("partial"), std::string::npos) << entry.path();
+  }
 }
 
 // The table of memory against what the system says, on the preset that fills a laptop's cache:
@@ -181,6 +276,16 @@ TEST_F(Training, ResidentMemoryIsWhatTheTableSays) {
                           &resident, &beside),
               2)
         << lines[0];
+    // Every buffer that grew was said to: the last line of a kind is what the run ends with.
+    const size_t end = outcome.out.find("memory of rank 0 at the end:");
+    ASSERT_NE(end, std::string::npos) << outcome.out;
+    for (const std::string kind : {"activations", "communication"}) {
+      const auto growths = LinesWith(": " + kind + " of rank 0 grew from ", outcome.out);
+      ASSERT_FALSE(growths.empty()) << kind << "\n" << outcome.out;
+      const double last = std::stod(growths.back().substr(growths.back().find(" to ") + 4));
+      const std::string row = LinesWith("  " + kind, outcome.out.substr(end)).at(0);
+      EXPECT_NEAR(std::stod(row.substr(2 + kind.size())), last, 0.06) << row;
+    }
     const double table = resident - beside;
     EXPECT_GT(table, 200) << "15.7 million parameters with optimizer and activations";
     EXPECT_LE(std::abs(beside), std::max(0.1 * table, 16.0)) << lines[0];
