@@ -50,6 +50,7 @@ class Training : public TinyRunTest {
                "\n";
     }
     std::ofstream(dir_ + "/documents.jsonl") << lines;
+    std::filesystem::remove(Tokenizer());  // of an earlier call
     const std::string tokenize =
         "tokenize --output " + dir_ + "/documents.tokens --tokenizer " + Tokenizer() + " ";
     Outcome made = RunSluice(tokenize + "--vocab-size 266 " + dir_ + "/documents.jsonl");
