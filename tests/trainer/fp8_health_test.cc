@@ -59,6 +59,7 @@ TEST(Fp8HealthReport, SeesEveryLayerAndChangesNothing) {
   EXPECT_EQ(health.layers().size(), 2u * 4 + 2 + 4);
   for (const auto& layer : health.layers()) {
     EXPECT_GT(layer->x.amax, 0) << layer->name;
+    EXPECT_GT(layer->w.amax, 0) << layer->name;
     EXPECT_GT(layer->dy.amax, 0) << layer->name;
     EXPECT_GT(layer->x.count, 0) << layer->name;
     EXPECT_EQ(layer->x.clipped, 0) << layer->name;  // the scale is that of the values themselves
@@ -118,6 +119,33 @@ TEST(Fp8Checkpoint, IsEvaluatedAsItWasTrained) {
   EXPECT_EQ(run.Evaluate().loss, demoted);
 }
 
+// Every weight is counted once, and small ones beside a large one of their block fall below its
+// smallest code: half of 2^-9 of amax / 448.
+TEST(Fp8HealthReport, SeesTheWeightsAndWhatTheirBlocksLose) {
+  OneRank run(TinyFp8());
+  constexpr int64_t kOut = 32, kIn = 48;
+  run.ForEachPiece([&](const NamedPiece& piece, float* master, const float* /*gradient*/) {
+    if (piece.name != "model.layers.0.self_attn.q_a_proj.weight") return;
+    ASSERT_EQ(piece.count, kOut * kIn);
+    for (int64_t i = 0; i < piece.count; ++i) master[i] = i < 7 ? 1e-6f : i < 9 ? 0.0f : 0.25f;
+    master[9] = 2.0f;
+  });
+  run.Publish();
+  run.LoadRandomBatch(1);
+  Fp8Health health;
+  TrainWith(run, &health);
+  int seen = 0;
+  for (const auto& layer : health.layers()) {
+    if (layer->name != "model.layers.0.self_attn.q_a_proj.weight") continue;
+    ++seen;
+    EXPECT_EQ(layer->w.amax, 2);
+    EXPECT_EQ(layer->w.count, (kOut + 16 + 16) * kIn);  // kv_a_proj_with_mqa is in it
+    EXPECT_EQ(layer->w.underflows, 7);
+    EXPECT_EQ(layer->w.clipped, 0);
+  }
+  EXPECT_EQ(seen, 1);
+}
+
 TEST(Fp8HealthReport, RanksAddUp) {
   Parameter weight;
   weight.pieces = {{"model.layers.2.mlp.experts.17.gate_proj.weight", {1, 1}, 0, 0, 1}};
@@ -126,6 +154,7 @@ TEST(Fp8HealthReport, RanksAddUp) {
   EXPECT_EQ(of_a.name, "model.layers.2.mlp.experts.gate_proj.weight");
   of_a.x = {2.5, 10, 1, 0};
   of_b.x = {1.5, 30, 2, 4};
+  of_b.w = {0.5, 20, 3, 1};
   of_a.y_error = of_b.y_error = 2;
   of_a.y_norm = of_b.y_norm = 200;
   of_b.dx_error = std::numeric_limits<double>::quiet_NaN();
@@ -137,6 +166,8 @@ TEST(Fp8HealthReport, RanksAddUp) {
   EXPECT_EQ(of_a.x.count, 40);
   EXPECT_EQ(of_a.x.underflows, 3);
   EXPECT_EQ(of_a.x.clipped, 4);
+  EXPECT_EQ(of_a.w.amax, 0.5);
+  EXPECT_EQ(of_a.w.underflows, 3);
   EXPECT_EQ(of_a.y_norm, 400);
   EXPECT_TRUE(std::isinf(of_a.RelativeError()));  // what is no number is never good enough
 }

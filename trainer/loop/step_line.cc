@@ -133,7 +133,7 @@ std::string StepJson(const StepReport& r) {
     for (const auto& layer : r.fp8_health->layers()) {
       nlohmann::ordered_json& of = row["fp8"][layer->name];
       const std::pair<const char*, const kernels::QuantizationStats&> operands[] = {
-          {"x", layer->x}, {"dy", layer->dy}};
+          {"x", layer->x}, {"w", layer->w}, {"dy", layer->dy}};
       for (const auto& [name, stats] : operands) {
         of[name] = {{"amax", stats.amax},
                     {"count", stats.count},

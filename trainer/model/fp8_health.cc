@@ -66,6 +66,7 @@ void Fp8Health::Merge(const Fp8Health& other) {
   for (const auto& from : other.layers_) {
     Fp8LayerHealth& to = Named(from->name);
     Add(from->x, to.x);
+    Add(from->w, to.w);
     Add(from->dy, to.dy);
     to.y_error += from->y_error;
     to.y_norm += from->y_norm;
@@ -79,7 +80,7 @@ void Fp8Health::Merge(const Fp8Health& other) {
 std::string Fp8Health::Serialize() const {
   std::string text;
   for (const auto& l : layers_) {
-    absl::StrAppend(&text, l->name, TextOf(l->x), TextOf(l->dy),
+    absl::StrAppend(&text, l->name, TextOf(l->x), TextOf(l->w), TextOf(l->dy),
                     absl::StrFormat(" %.17g %.17g %.17g %.17g\n", l->y_error, l->y_norm,
                                     l->dx_error, l->dx_norm));
   }
@@ -99,7 +100,7 @@ absl::StatusOr<Fp8Health> Fp8Health::Parse(const std::string& text) {
       in >> word;  // strtod knows "nan" and "inf", streams do not
       *value = std::strtod(word.c_str(), nullptr);
     };
-    for (kernels::QuantizationStats* s : {&l.x, &l.dy}) {
+    for (kernels::QuantizationStats* s : {&l.x, &l.w, &l.dy}) {
       number(&s->amax);
       in >> s->count >> s->underflows >> s->clipped;
     }
@@ -110,15 +111,19 @@ absl::StatusOr<Fp8Health> Fp8Health::Parse(const std::string& text) {
 }
 
 std::string Fp8Health::Table() const {
-  std::string text =
-      absl::StrFormat("  %-52s %10s %7s %7s %10s %7s %7s %9s %9s\n", "layer", "amax x", "under%",
-                      "clip%", "amax dy", "under%", "clip%", "error y", "error dx");
+  std::string text = absl::StrFormat("  %-52s", "layer");
+  for (const char* operand : {"x", "w", "dy"}) {
+    absl::StrAppendFormat(&text, " %8s %6s %5s", absl::StrCat("amax ", operand), "under%", "clip%");
+  }
+  absl::StrAppendFormat(&text, " %8s %8s\n", "error y", "error dx");
   for (const auto& l : layers_) {
-    absl::StrAppendFormat(
-        &text, "  %-52s %10.3g %7.3f %7.3f %10.3g %7.3f %7.3f %9.2e %9.2e\n", l->name, l->x.amax,
-        Percent(l->x.underflows, l->x.count), Percent(l->x.clipped, l->x.count), l->dy.amax,
-        Percent(l->dy.underflows, l->dy.count), Percent(l->dy.clipped, l->dy.count),
-        Relative(l->y_error, l->y_norm), Relative(l->dx_error, l->dx_norm));
+    absl::StrAppendFormat(&text, "  %-52s", l->name);
+    for (const kernels::QuantizationStats& s : {l->x, l->w, l->dy}) {
+      absl::StrAppendFormat(&text, " %8.2g %6.2f %5.2f", s.amax, Percent(s.underflows, s.count),
+                            Percent(s.clipped, s.count));
+    }
+    absl::StrAppendFormat(&text, " %8.1e %8.1e\n", Relative(l->y_error, l->y_norm),
+                          Relative(l->dx_error, l->dx_norm));
   }
   return text;
 }

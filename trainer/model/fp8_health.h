@@ -14,7 +14,7 @@ namespace sluice::trainer {
 
 struct Fp8LayerHealth {
   std::string name;  // of the weight; all experts of a layer are one
-  kernels::QuantizationStats x, dy;
+  kernels::QuantizationStats x, w, dy;  // w: each rank's own part, once for each replica
   // Sums of squares: of the difference to the BF16 product, and of that product.
   double y_error = 0, y_norm = 0, dx_error = 0, dx_norm = 0;
 

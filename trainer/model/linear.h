@@ -95,6 +95,7 @@ class Linear {
     ConstTensorView result;
   };
   void Observe(const Context& context, const Observation& seen) const;
+  void ObserveWeight(const Context& context, kernels::QuantizationStats* stats) const;
   absl::Status AllocatePacked(kernels::DeviceContext& device);
   absl::Status ReadKept(kernels::DeviceContext& device);
   // c = a W^T or a W in the dtype of the values. `offsets` null: one expert.
