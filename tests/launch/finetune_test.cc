@@ -1,9 +1,12 @@
 // Fine-tuning as a user runs it: pretrain, then conversations by LoRA, adapters out, experts chosen
 // and trained.
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -170,6 +173,37 @@ TEST_F(Finetune, ExpertsAreChosenByTheTasksDataAndTrainedAlone) {
   for (const std::string& line : digest) masters += line.find("master/") != std::string::npos;
   for (const auto& layer : report["layers"]) expected += 3 * layer["experts"].size();
   EXPECT_EQ(masters, expected);
+}
+
+// What the example learns from: every line is read, no held-out prompt is trained on, and the
+// questions with choices are the held-out ones.
+TEST(Instructions, AreMadeFromTheBundledNovels) {
+  const std::string dir = TestFolder();
+  const Outcome made = RunShell(testing::SourcePath("launch/examples/make_instructions ") + dir);
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  const auto lines = [&](const std::string& name) {
+    std::ifstream file(dir + "/" + name);
+    std::vector<nlohmann::json> rows;
+    for (std::string line; std::getline(file, line);) rows.push_back(nlohmann::json::parse(line));
+    return rows;
+  };
+  const auto train = lines("train.jsonl"), held_out = lines("held_out.jsonl"),
+             choices = lines("choices.jsonl");
+  EXPECT_GT(held_out.size(), 50u);
+  EXPECT_EQ(train.size(), 3 * held_out.size());
+  ASSERT_EQ(choices.size(), held_out.size());
+  std::set<std::string> trained;
+  for (const auto& row : train) trained.insert(row.at("prompt").get<std::string>());
+  EXPECT_EQ(trained.size(), train.size());
+  for (size_t i = 0; i < choices.size(); ++i) {
+    EXPECT_EQ(trained.count(held_out[i].at("prompt").get<std::string>()), 0u);
+    EXPECT_EQ(choices[i].at("question"), held_out[i].at("prompt"));
+    EXPECT_EQ(" " + choices[i].at("answer").get<std::string>(), held_out[i].at("completion"));
+    const auto list = choices[i].at("choices").get<std::vector<std::string>>();
+    EXPECT_EQ(list.size(), 5u);
+    EXPECT_EQ(std::count(list.begin(), list.end(), choices[i].at("answer").get<std::string>()), 1);
+  }
+  std::filesystem::remove_all(dir);
 }
 
 }  // namespace
