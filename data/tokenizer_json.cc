@@ -13,6 +13,8 @@ namespace {
 using Json = nlohmann::json;
 using OrderedJson = nlohmann::ordered_json;
 
+constexpr int kMostDepth = 64;  // sequences of steps are read by recursion
+
 // Radford et al. 2019, encoder.py of GPT-2; what ByteLevel splits by when use_regex is true.
 constexpr absl::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
@@ -303,8 +305,15 @@ template <typename Parse>
 auto Guarded(absl::string_view json, const std::string& name, const Parse& parse)
     -> decltype(parse(Json())) {
   absl::Status status;
+  bool is_too_deep = false;
+  const Json::parser_callback_t watch = [&](int depth, Json::parse_event_t, Json&) {
+    is_too_deep = is_too_deep || depth > kMostDepth;
+    return true;
+  };
   try {
-    auto result = parse(Json::parse(json.begin(), json.end()));
+    const Json parsed = Json::parse(json.begin(), json.end(), watch);
+    if (is_too_deep) return absl::InvalidArgumentError(absl::StrCat(name, ": it nests too deeply"));
+    auto result = parse(parsed);
     if (result.ok()) return result;
     status = result.status();
   } catch (const nlohmann::json::exception& e) {

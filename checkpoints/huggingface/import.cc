@@ -157,7 +157,7 @@ class Importer {
           RETURN_IF_ERROR(CompareWithOriginal(entry, *plan.mapped));
         }
         std::vector<float> scales;
-        if (entry.dtype == DType::kE4M3) {
+        if (entry.dtype == DType::kE4M3 && plan.mapped != nullptr) {
           scales.resize(NumBlocks(entry.shape[0]) * NumBlocks(entry.shape[1]));
           RETURN_IF_ERROR(
               source_->Read(ScaleName(entry.name), 0,

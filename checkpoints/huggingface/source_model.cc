@@ -16,6 +16,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int64_t kMostIndexBytes = 200'000'000;
+constexpr int kMostDepth = 8;  // the library's writer recurses
 
 // Tensor -> file, as the index says.
 absl::StatusOr<std::map<std::string, std::string>> ParseIndex(const std::string& path,
@@ -26,7 +27,9 @@ absl::StatusOr<std::map<std::string, std::string>> ParseIndex(const std::string&
   // The library keeps the last of two equal keys without a word.
   std::set<std::string> keys;
   std::string repeated;
+  bool is_too_deep = false;
   const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
+    is_too_deep = is_too_deep || depth > kMostDepth;
     if (event == Json::parse_event_t::key && depth == 2 &&
         !keys.insert(parsed.get<std::string>()).second) {
       repeated = parsed.get<std::string>();
@@ -39,6 +42,7 @@ absl::StatusOr<std::map<std::string, std::string>> ParseIndex(const std::string&
       !parsed["weight_map"].is_object()) {
     return error("found no JSON object with a weight_map");
   }
+  if (is_too_deep) return error("it nests too deeply");
   if (!repeated.empty()) return error(absl::StrCat("tensor ", repeated, " is there twice"));
   std::map<std::string, std::string> file_of;
   for (const auto& [tensor, file] : parsed["weight_map"].items()) {

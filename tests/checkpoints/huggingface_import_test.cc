@@ -88,6 +88,28 @@ TEST(HuggingFaceImport, KeepsEveryTensorInItsTypeAndAccountsForIt) {
   EXPECT_EQ(b[777], kernels::ToFloat(kernels::ToBFloat16(ValueAt(4 * 100003 + 777))));
 }
 
+// --no-mtp: what is left out need not make sense.
+TEST(HuggingFaceImport, WhatIsLeftOutMayBeFp8WithoutScales) {
+  MemoryFileSystem files;
+  Tensors source = Source();
+  source["model.layers.61.a.weight"] = MakeTensor(DType::kE4M3, kMatrix, 8);
+  source["model.layers.61.b.weight"] = MakeTensor(DType::kE4M3, kVector, 9);
+  WriteSource(files, source);
+  MakeRun(files);
+  ImportOptions options = Options();
+  options.leave_out = {"model.layers.61."};
+  const auto imported = Import(files, options);
+  ASSERT_TRUE(imported.ok()) << imported.status();
+  int left_out = 0;
+  for (const CertifiedTensor& tensor : imported->certificate.tensors) {
+    if (tensor.fate != "left out") continue;
+    ++left_out;
+    EXPECT_EQ(tensor.checkpoint, "");
+    EXPECT_TRUE(absl::StartsWith(tensor.disk, "model.layers.61.")) << tensor.disk;
+  }
+  EXPECT_EQ(left_out, 2);
+}
+
 struct Bad {
   const char* what;
   std::function<void(Tensors&)> change;
@@ -197,6 +219,9 @@ TEST(HuggingFaceImport, RefusesFilesThatLie) {
   EXPECT_THAT(
       message([&](MemoryFileSystem& files, const std::string&) { files.Overwrite(kIndex, "[1]"); }),
       HasSubstr("weight_map"));
+  EXPECT_THAT(with_index("\"model-00002-of-00002.safetensors\"",
+                         std::string(200000, '[') + std::string(200000, ']')),
+              HasSubstr("nests too deeply"));
   EXPECT_THAT(message([&](MemoryFileSystem& files, const std::string&) {
                 Tensors both = {{"embed.weight", Source()["embed.weight"]}};
                 for (const auto& [name, tensor] : Source())

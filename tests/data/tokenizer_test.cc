@@ -370,6 +370,11 @@ TEST(Tokenizer, DamagedFilesAreOneClearSentence) {
   for (const char* text : {"", "{", "[]", "{}", "{\"model\": 3}"})
     ExpectStatus(LoadTokenizer(dir.Write("t", text)).status(), Code::kInvalidArgument,
                  {dir.File("t")});
+  std::string deep = "{\"normalizer\": ";
+  for (int i = 0; i < 50000; ++i) deep += "{\"type\": \"Sequence\", \"normalizers\": [";
+  for (int i = 0; i < 50000; ++i) deep += "]}";
+  ExpectStatus(LoadTokenizer(dir.Write("t", deep + "}")).status(), Code::kInvalidArgument,
+               {dir.File("t"), "nests too deeply"});
   const auto refused = [&dir](const Json& json, const std::vector<std::string>& parts) {
     ExpectStatus(Load(json, dir).status(), Code::kInvalidArgument, parts);
   };

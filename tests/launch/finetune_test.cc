@@ -104,6 +104,13 @@ TEST_F(Finetune, LoraOnFourRanksLearnsResumesAndIsExported) {
   // Merged weights, exactly: the run's own log-probabilities come back.
   const std::string hf = dir_ + "/hf";
   ASSERT_EQ(RunSluice("export --dtype fp32 --from " + RunDir("lora") + " --to " + hf).exit_code, 0);
+  // Programs that serve it stop at this run's own token.
+  const auto served = nlohmann::json::parse(ReadAll(hf + "/config.json"));
+  const auto words = nlohmann::json::parse(ReadAll(hf + "/tokenizer_config.json"));
+  const Outcome end = RunSluice("tokenize --ids --tokenizer " + hf + "/tokenizer.json",
+                                nlohmann::json{{"text", words.at("eos_token")}}.dump() + "\n");
+  EXPECT_EQ(nlohmann::json::parse(end.out).at("ids"),
+            nlohmann::json::array({served.at("eos_token_id")}));
   const Outcome import =
       RunSluice("import --set compute.precision=FP32 --set train.sequence_length=32 --from " + hf +
                 " --to " + RunDir("merged"));

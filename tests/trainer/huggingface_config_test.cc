@@ -119,6 +119,11 @@ TEST(HuggingFaceConfig, RefusesByKeyWhatItCannotDo) {
   EXPECT_THAT(ParseHuggingFaceConfig("{\"a\": 1, \"a\": 2}").status().message(),
               HasSubstr("a is there twice"));
   EXPECT_THAT(ParseHuggingFaceConfig("[]").status().message(), HasSubstr("no JSON object"));
+  EXPECT_THAT(ParseHuggingFaceConfig("{\"hidden_act\": " + std::string(200000, '[') +
+                                     std::string(200000, ']') + "}")
+                  .status()
+                  .message(),
+              HasSubstr("nests too deeply"));
   Json json = Json::parse(Vector(v3));
   json["index_topk"] = 1;
   EXPECT_TRUE(ParseHuggingFaceConfig(json.dump(), {"index_topk"}).ok());
@@ -152,6 +157,29 @@ TEST(HuggingFaceConfig, AModelThatItsFamilyCannotSayIsRefusedByField) {
   EXPECT_THAT(MakeHuggingFaceConfig(config, {}).status().message(), HasSubstr("model.qk_norm"));
   EXPECT_TRUE(MakeHuggingFaceConfig(Preset("laptop"), {}).ok());
   EXPECT_TRUE(MakeHuggingFaceConfig(Preset("tiny"), {}).ok());
+}
+
+// Other programs take every linear layer for FP8 that is not named here, and a family's own ids
+// where config.json has none.
+TEST(HuggingFaceConfig, NamesWhatIsNotFp8AndTheTokenizersIds) {
+  const auto made = [](const ModelConfig& model) {
+    const auto text = MakeHuggingFaceConfig(model, {.is_fp8 = true, .bos_id = -1, .eos_id = 7});
+    EXPECT_TRUE(text.ok()) << text.status();
+    return Json::parse(*text);
+  };
+  ModelConfig qwen = Preset("qwen3_30b_a3b"), mixtral = Preset("mixtral_8x7b");
+  for (ModelConfig* model : {&qwen, &mixtral}) model->set_num_hidden_layers(3);
+  qwen.set_first_k_dense_replace(1);
+  qwen.set_intermediate_size(768);
+  EXPECT_EQ(made(qwen)["quantization_config"]["modules_to_not_convert"],
+            Json({"lm_head", "model.layers.1.mlp.gate", "model.layers.2.mlp.gate"}));
+  EXPECT_EQ(made(mixtral)["quantization_config"]["modules_to_not_convert"],
+            Json({"lm_head", "model.layers.0.block_sparse_moe.gate",
+                  "model.layers.1.block_sparse_moe.gate", "model.layers.2.block_sparse_moe.gate"}));
+  const Json laptop = made(Preset("laptop"));
+  EXPECT_FALSE(laptop["quantization_config"].contains("modules_to_not_convert"));
+  EXPECT_TRUE(laptop.at("bos_token_id").is_null());
+  EXPECT_EQ(laptop.at("eos_token_id"), 7);
 }
 
 TEST(NamedTensors, AddUpToThePublishedCounts) {

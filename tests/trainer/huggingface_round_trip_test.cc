@@ -77,6 +77,43 @@ TEST(HuggingFaceTokenizer, ATiktokenModelIsTheRunsTokenizer) {
   EXPECT_EQ(released.at("tokenizer_config.json"), all.at("tokenizer_config.json"));
 }
 
+TEST(HuggingFaceTokenizer, AnUnreadableOneIsWarnedOfAndKeptForTheExport) {
+  HuggingFaceCase golden("mixtral");
+  const std::string odd = "{\"model\": {\"type\": \"Unigram\"}}";
+  golden.dir.Write("source/tokenizer.json", odd);
+  ImportRequest request;
+  request.from = golden.source();
+  request.to = golden.run();
+  std::vector<std::string> lines;
+  request.print = [&](const std::string& line) { lines.push_back(line); };
+  const auto imported = ImportHuggingFace(request);
+  ASSERT_TRUE(imported.ok()) << imported.status();
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_EQ(lines[0].rfind("warning: no tokenizer that this program reads", 0), 0u) << lines[0];
+  EXPECT_NE(lines[0].find("model 'Unigram'"), std::string::npos) << lines[0];
+  EXPECT_FALSE(std::filesystem::exists(golden.run() + "/tokenizer.json"));
+  EXPECT_EQ(data::Slurp(golden.run() + "/huggingface/tokenizer.json"), odd);
+}
+
+// Without a tokenizer_config.json transformers takes the family's tokenizer class, which adds
+// tokens of its own.
+TEST(HuggingFaceTokenizer, OneOfARunsOwnGetsItsConfiguration) {
+  const data::TempDir dir;
+  const std::string json = R"({"added_tokens": [{"id": 2, "content": "<|endoftext|>",
+      "special": true}], "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}})";
+  dir.Write("run/tokenizer.json", json);
+  std::filesystem::create_directory(dir.File("out"));
+  ASSERT_TRUE(ReleaseTokenizer(dir.File("run"), dir.File("out")).ok());
+  auto released = FilesOf(dir.File("out"));
+  EXPECT_EQ(released.size(), 2u);
+  EXPECT_EQ(released["tokenizer.json"], json);
+  const auto config = nlohmann::json::parse(released["tokenizer_config.json"]);
+  EXPECT_EQ(config["tokenizer_class"], "PreTrainedTokenizerFast");
+  EXPECT_EQ(config["eos_token"], "<|endoftext|>");
+  EXPECT_TRUE(config.at("bos_token").is_null());
+  EXPECT_EQ(config["clean_up_tokenization_spaces"], false);
+}
+
 INSTANTIATE_TEST_SUITE_P(Families, HuggingFaceRoundTrip,
                          ::testing::Values("deepseek_v3", "deepseek_v3_mtp", "deepseek_v2_lite",
                                            "qwen3_moe_yarn", "mixtral", "olmoe"));

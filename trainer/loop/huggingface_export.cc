@@ -8,6 +8,7 @@
 #include "checkpoints/huggingface/export.h"
 #include "checkpoints/inspect.h"
 #include "checkpoints/reader.h"
+#include "data/tokenizer.h"
 #include "google/protobuf/text_format.h"
 #include "kernels/core/status_macros.h"
 #include "trainer/loop/huggingface.h"
@@ -111,6 +112,10 @@ absl::Status WriteConfig(const Stored& from, const fs::path& side, const std::st
   }
   if (request.print && !side.empty()) {
     request.print("the model's configuration is not the source's any more: config.json is new");
+  }
+  if (const auto tokenizer = data::LoadTokenizer(TokenizerIn(to.string())); tokenizer.ok()) {
+    options.bos_id = (*tokenizer)->bos_id();
+    options.eos_id = (*tokenizer)->eos_id();
   }
   ASSIGN_OR_RETURN(const std::string text, MakeHuggingFaceConfig(from.config.model(), options));
   return WriteText(to / "config.json", text);

@@ -16,8 +16,8 @@ std::string TokenizerIn(const std::string& dir);
 // when that cannot be written.
 absl::Status KeepTokenizer(const std::string& tokenizer, const std::string& dir);
 
-// The reverse: DIR's tokenizer to a Hugging Face directory, under the name of its form; OK when
-// there is none.
+// The reverse: DIR's tokenizer to a Hugging Face directory, under the name of its form, with the
+// tokenizer_config.json that other programs need; OK when there is none.
 absl::Status ReleaseTokenizer(const std::string& dir, const std::string& to);
 
 }  // namespace sluice::trainer

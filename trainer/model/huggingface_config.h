@@ -31,6 +31,7 @@ absl::StatusOr<HuggingFaceConfig> ParseHuggingFaceConfig(absl::string_view json,
 struct HuggingFaceExport {
   std::string dtype = "bfloat16";  // or float32: what most tensors are stored in
   bool is_fp8 = false;             // adds quantization_config
+  int bos_id = -1, eos_id = -1;    // of the tokenizer, -1: none
 };
 // The config.json of a model of any shape that its family can express; INVALID_ARGUMENT names the
 // first field that it cannot. `config` is resolved.

@@ -3,6 +3,8 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "checkpoints/huggingface/name_map.h"
 #include "google/protobuf/text_format.h"
 #include "kernels/core/status_macros.h"
 #include "trainer/model/huggingface_config.h"
@@ -21,12 +23,24 @@ const char* ArchitectureOf(const std::string& type) {
   return type == "mixtral" ? "MixtralForCausalLM" : "OlmoeForCausalLM";
 }
 
-Json Quantization() {
-  return {{"activation_scheme", "dynamic"},
-          {"fmt", "e4m3"},
-          {"quant_method", "fp8"},
-          {"weight_block_size", {128, 128}}};
+// Programs that read it take every linear layer for FP8 that is not named. DeepSeek's gate is none
+// to them; the other families' is, and stays BF16 as in Qwen's own FP8 releases.
+Json Quantization(const ModelConfig& m) {
+  Json json = {{"activation_scheme", "dynamic"},
+               {"fmt", "e4m3"},
+               {"quant_method", "fp8"},
+               {"weight_block_size", {128, 128}}};
+  if (m.kv_lora_rank() > 0) return json;
+  Json& plain = json["modules_to_not_convert"] = {"lm_head"};
+  for (int layer = 0; layer < m.num_hidden_layers(); ++layer) {
+    if (!IsMoe(m, layer)) continue;
+    const std::string gate = absl::StrCat("model.layers.", layer, ".mlp.gate.weight");
+    plain.push_back(absl::StripSuffix(checkpoints::DiskName(m.model_type(), gate), ".weight"));
+  }
+  return json;
 }
+
+Json IdOrNull(int id) { return id < 0 ? Json(nullptr) : Json(id); }
 
 void AddRope(const ModelConfig& m, Json& json) {
   json["rope_theta"] = m.rope_theta();
@@ -151,8 +165,11 @@ absl::StatusOr<std::string> MakeHuggingFaceConfig(const ModelConfig& m,
   json["attention_dropout"] = 0.0;
   json["tie_word_embeddings"] = m.tie_word_embeddings();
   json["use_cache"] = true;
+  // Where they are missing, a family's own ids are taken.
+  json["bos_token_id"] = IdOrNull(options.bos_id);
+  json["eos_token_id"] = IdOrNull(options.eos_id);
   json["torch_dtype"] = options.dtype;
-  if (options.is_fp8) json["quantization_config"] = Quantization();
+  if (options.is_fp8) json["quantization_config"] = Quantization(m);
   const std::string text = json.dump(2) + "\n";
   ASSIGN_OR_RETURN(const HuggingFaceConfig back, ParseHuggingFaceConfig(text));
   // Whatever the family cannot say comes back as something else.
@@ -179,7 +196,7 @@ absl::StatusOr<std::string> EditHuggingFaceConfig(absl::string_view text, const 
   const bool is_fp8 =
       json.contains("quantization_config") && !json["quantization_config"].is_null();
   if (is_fp8 && !options.is_fp8) json.erase("quantization_config");
-  if (!is_fp8 && options.is_fp8) json["quantization_config"] = Quantization();
+  if (!is_fp8 && options.is_fp8) json["quantization_config"] = Quantization(config);
   if (json.contains("num_nextn_predict_layers")) {
     json["num_nextn_predict_layers"] = config.num_nextn_predict_layers();
   }

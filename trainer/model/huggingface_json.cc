@@ -15,6 +15,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr size_t kMostShown = 60;
+constexpr int kMostDepth = 16;  // the library's writer recurses
 
 std::string Shown(const Json& value) {
   std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
@@ -59,7 +60,9 @@ KeyReader::~KeyReader() = default;
 absl::StatusOr<KeyReader> KeyReader::Parse(absl::string_view json) {
   std::vector<std::set<std::string>> keys;
   std::string repeated;
-  const auto watch = [&](int, Json::parse_event_t event, Json& parsed) {
+  bool is_too_deep = false;
+  const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
+    is_too_deep = is_too_deep || depth > kMostDepth;
     if (event == Json::parse_event_t::object_start) keys.emplace_back();
     if (event == Json::parse_event_t::object_end) keys.pop_back();
     if (event == Json::parse_event_t::key &&
@@ -72,10 +75,10 @@ absl::StatusOr<KeyReader> KeyReader::Parse(absl::string_view json) {
   if (parsed.is_discarded() || !parsed.is_object()) {
     return absl::InvalidArgumentError("config.json: found no JSON object");
   }
+  if (is_too_deep) return absl::InvalidArgumentError("config.json: it nests too deeply");
   if (!repeated.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat("config.json: the key ", repeated,
-                                                   " is there "
-                                                   "twice"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("config.json: the key ", repeated, " is there twice"));
   }
   auto state = std::make_unique<State>();
   state->object = std::move(parsed);
