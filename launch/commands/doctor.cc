@@ -135,7 +135,7 @@ Finding Cuda() {
     }
     return {.what = "cuda_toolkit",
             .value = version,
-            .text = version + "; this version of Sluice computes on the CPU"};
+            .text = version + "; what the CUDA backend is built with"};
   }
   return {.what = "cuda_toolkit", .value = nullptr, .text = "none; not needed on the CPU"};
 }
