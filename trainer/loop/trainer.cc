@@ -72,6 +72,8 @@ class TrainingRun {
   absl::Status OpenMetrics();
   absl::Status MeasurePeak();
   absl::Status PreparePlan();
+  std::optional<PlannedStep> PlanOf(int64_t sequences);
+  void PrintNoPlan(const absl::Status& why) const;
   absl::Status LoadBatch(int64_t step);
   absl::Status Step(int64_t step);
   absl::Status Report(int64_t step, const StepResult& result, double seconds,
@@ -160,11 +162,30 @@ absl::Status TrainingRun::PreparePlan() {
   if (!guessed) {
     ASSIGN_OR_RETURN(cluster, ReadClusterFile(config_.run().cluster()));
   }
-  ASSIGN_OR_RETURN(planner_, RunPlanner::Create(config_, cluster, rank_.ranks_on_host));
-  ASSIGN_OR_RETURN(const PlannedStep planned,
-                   planner_->Plan(BatchSize(ramp_, state_.step + 1), /*pipe_rank=*/0));
-  Print(absl::StrFormat("planned on %s: %.1f ms a step", cluster.name, planned.seconds * 1e3));
+  auto planner = RunPlanner::Create(config_, cluster, rank_.ranks_on_host);
+  if (planner.ok()) {
+    planner_ = *std::move(planner);
+  } else {
+    PrintNoPlan(planner.status());
+  }
+  if (const auto planned = PlanOf(BatchSize(ramp_, state_.step + 1))) {
+    Print(absl::StrFormat("planned on %s: %.1f ms a step", cluster.name, planned->seconds * 1e3));
+  }
   return absl::OkStatus();
+}
+
+void TrainingRun::PrintNoPlan(const absl::Status& why) const {
+  Print(absl::StrCat("no plan beside the steps: ", why.message()));
+}
+
+// Null where there is no plan. A plan is shown, not needed: without one the run goes on.
+std::optional<PlannedStep> TrainingRun::PlanOf(int64_t sequences) {
+  if (!planner_.has_value()) return std::nullopt;
+  auto planned = planner_->Plan(sequences, /*pipe_rank=*/0);
+  if (planned.ok()) return *planned;
+  PrintNoPlan(planned.status());
+  planner_.reset();
+  return std::nullopt;
 }
 
 absl::Status TrainingRun::Prepare() {
@@ -245,10 +266,9 @@ absl::Status TrainingRun::Report(int64_t step, const StepResult& result, double 
   report.peak_flops = peak_flops_;
   report.num_experts = config_.model().n_routed_experts();
   report.eta_seconds = smoothed_seconds_ * static_cast<double>(report.steps - step);
-  PlannedStep planned;
-  if (planner_.has_value()) {
-    ASSIGN_OR_RETURN(planned, planner_->Plan(BatchSize(ramp_, step), /*pipe_rank=*/0));
-    report.planned = &planned;
+  const std::optional<PlannedStep> planned = PlanOf(BatchSize(ramp_, step));
+  if (planned.has_value()) {
+    report.planned = &*planned;
     report.memory = &rank_.device->memory();
   }
   Print(StepLine(report));
@@ -286,9 +306,12 @@ void TrainingRun::PrintGrowth(int64_t step, const MemoryByTag& before) const {
   const MemoryByTag now = HeldMemory();
   for (int tag = 0; tag < kernels::kNumMemoryTags; ++tag) {
     if (now[tag] == before[tag]) continue;
-    Print(absl::StrFormat("step %d: %s of rank 0 grew from %.2f to %.2f MiB", step,
+    const bool small = now[tag] < 1048576;
+    const double unit = small ? 1024 : 1048576;
+    Print(absl::StrFormat("step %d: %s of rank 0 grew from %.1f to %.1f %s", step,
                           kernels::NameOf(static_cast<kernels::MemoryTag>(tag)),
-                          before[tag] / 1048576.0, now[tag] / 1048576.0));
+                          static_cast<double>(before[tag]) / unit,
+                          static_cast<double>(now[tag]) / unit, small ? "KiB" : "MiB"));
   }
 }
 
