@@ -10,6 +10,7 @@
 #include "kernels/ops/router.h"
 #include "kernels/ops/swiglu.h"
 #include "launch/calibrate_ops.h"
+#include "trainer/model/lm_head.h"
 
 namespace sluice::launch {
 namespace {
@@ -124,7 +125,8 @@ absl::Status OpTimer::AddExperts(std::vector<Elements>& list) {
 }
 
 absl::Status OpTimer::AddHead(std::vector<Elements>& list) {
-  const int64_t chunk = std::min<int64_t>(shapes_.tokens, 256), v = shapes_.model.vocab_size();
+  const int64_t chunk = std::min(shapes_.tokens, trainer::LmHead::kChunkRows),
+                v = shapes_.model.vocab_size();
   ASSIGN_OR_RETURN(const TensorView logits, Take(DType::kF32, {chunk, v}));
   ASSIGN_OR_RETURN(const TensorView rounded, Take(DType::kBF16, {chunk, v}));
   ASSIGN_OR_RETURN(const TensorView targets, Take(DType::kI32, {chunk}));

@@ -9,6 +9,7 @@
 #include "kernels/ops/attention.h"
 #include "kernels/ops/matmul.h"
 #include "kernels/ops/rms_norm.h"
+#include "trainer/model/lm_head.h"
 
 namespace sluice::launch {
 namespace {
@@ -22,7 +23,6 @@ using kernels::TensorView;
 constexpr int64_t kMostExperts = 16, kMostColumns = 32768, kMostTokens = 4096;
 constexpr int kSamples = 7;
 constexpr double kSecondsPerSample = 0.003;
-constexpr int64_t kHeadChunk = 256;  // rows of logits at a time
 
 OpShapes Cut(OpShapes shapes) {
   shapes.tokens = std::clamp<int64_t>(shapes.tokens, 1, kMostTokens);
@@ -116,7 +116,7 @@ std::vector<OpTimer::Product> OpTimer::ListProducts() const {
   mlp(dense_layers, tokens, m.intermediate_size(), 0);
   mlp(layers - dense_layers, tokens, width * m.n_shared_experts(), 0);
   mlp(layers - dense_layers, tokens * m.num_experts_per_tok(), width, m.n_routed_experts());
-  const int64_t chunk = std::min(tokens, kHeadChunk);
+  const int64_t chunk = std::min(tokens, trainer::LmHead::kChunkRows);
   list.push_back(
       {static_cast<double>(tokens) / static_cast<double>(chunk), chunk, hidden, m.vocab_size()});
   return list;

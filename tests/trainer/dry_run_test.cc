@@ -56,21 +56,15 @@ TEST_P(DryRunMemory, IsWhatARankHolds) {
   m.set_q_lora_rank(32);
   m.set_kv_lora_rank(32);
   config.mutable_train()->set_moment_dtype(precision);
-  config.mutable_mesh()->set_pipe(layout.pipe);
-  config.mutable_mesh()->set_data(layout.data);
-  config.mutable_mesh()->set_expert(layout.expert);
-  config.set_schedule(layout.schedule);
-  config.set_schedule_chunks(layout.chunks);
-  const auto resolved = Resolve(config, layout.world());
-  ASSERT_TRUE(resolved.ok()) << resolved.status();
-  const auto text = DryRun(*resolved, layout.world());
+  const RunConfig resolved = ConfigOn(config, layout);
+  const auto text = DryRun(resolved, layout.world());
   ASSERT_TRUE(text.ok()) << text.status();
   const std::vector<State> rows = RowsOf(*text, layout.pipe);
   ASSERT_EQ(rows.size(), static_cast<size_t>(layout.pipe));
   testing::RunThreadRanks(
       layout.world(), kernels::CpuStreamMode::kInline,
       [&](parallel::Communicator& group, kernels::DeviceContext& device) {
-        const auto model = RankModel::Create(*resolved, {.world = &group, .device = &device});
+        const auto model = RankModel::Create(resolved, {.world = &group, .device = &device});
         ASSERT_TRUE(model.ok()) << model.status();
         const State& row = rows[(*model)->pipe_group().rank()];
         const auto expect = [&](kernels::MemoryTag tag, double wanted) {

@@ -142,6 +142,17 @@ INSTANTIATE_TEST_SUITE_P(Families, HuggingFaceGolden,
                                            "deepseek_v3_mtp"),
                          [](const auto& info) { return std::string(info.param); });
 
+HostBatch BothLines(const HuggingFaceCase& golden) {
+  HostBatch host;
+  for (int line = 0; line < 2; ++line) {
+    const std::vector<int32_t> tokens = golden.Line(line);
+    host.tokens.insert(host.tokens.end(), tokens.begin(), tokens.end());
+    host.document_starts.emplace_back();
+    host.num_targets.push_back(golden.length());
+  }
+  return host;
+}
+
 // Loss and gradients of main loss + 0.3 MTP loss.
 TEST(HuggingFaceGoldenMtp, LossAndGradients) {
   HuggingFaceCase golden("deepseek_v3_mtp");
@@ -150,13 +161,7 @@ TEST(HuggingFaceGoldenMtp, LossAndGradients) {
   auto loaded = LoadModel(golden.run(), rank.get(), LoadFor::kGradients);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   RankModel& model = *loaded->model;
-  HostBatch host;
-  for (int line = 0; line < 2; ++line) {
-    const std::vector<int32_t> tokens = golden.Line(line);
-    host.tokens.insert(host.tokens.end(), tokens.begin(), tokens.end());
-    host.document_starts.emplace_back();
-    host.num_targets.push_back(golden.length());
-  }
+  const HostBatch host = BothLines(golden);
   DeviceBatch batch(model.device(), {.sequence_length = golden.length(), .mtp_depth = 1});
   ASSERT_TRUE(batch.Load(host, 0).ok());
   ASSERT_EQ(batch.num_mtp_targets(), 2 * (golden.length() - 1));
@@ -209,13 +214,7 @@ TEST(HuggingFaceGoldenLoadBalancing, LossAndGradientsOfTheGates) {
     auto loaded = LoadModel(golden.run(), rank.get(), LoadFor::kGradients);
     ASSERT_TRUE(loaded.ok()) << loaded.status();
     RankModel& model = *loaded->model;
-    HostBatch host;
-    for (int line = 0; line < 2; ++line) {
-      const std::vector<int32_t> tokens = golden.Line(line);
-      host.tokens.insert(host.tokens.end(), tokens.begin(), tokens.end());
-      host.document_starts.emplace_back();
-      host.num_targets.push_back(golden.length());
-    }
+    const HostBatch host = BothLines(golden);
     DeviceBatch batch(model.device(), {.sequence_length = golden.length()});
     ASSERT_TRUE(batch.Load(host, 0).ok());
     StepOptions options;

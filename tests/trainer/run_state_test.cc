@@ -23,17 +23,6 @@
 namespace sluice::trainer {
 namespace {
 
-RunConfig ConfigOn(RunConfig config, const Layout& layout) {
-  config.mutable_mesh()->set_pipe(layout.pipe);
-  config.mutable_mesh()->set_data(layout.data);
-  config.mutable_mesh()->set_expert(layout.expert);
-  config.set_schedule(layout.schedule);
-  config.set_schedule_chunks(layout.chunks);
-  const auto resolved = Resolve(config, layout.world());
-  CHECK(resolved.ok()) << resolved.status().ToString();
-  return *resolved;
-}
-
 RunState StateOfStepNine(const RunConfig& config, int num_gates) {
   RunState state;
   state.step = 9;

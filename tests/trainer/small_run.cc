@@ -191,7 +191,7 @@ RunConfig SmallConfig(const std::string& precision) {
   return config;
 }
 
-RunRecord RunLayout(RunConfig config, const Layout& layout, int steps, const WrapWorld& wrap) {
+RunConfig ConfigOn(RunConfig config, const Layout& layout) {
   config.mutable_mesh()->set_pipe(layout.pipe);
   config.mutable_mesh()->set_data(layout.data);
   config.mutable_mesh()->set_expert(layout.expert);
@@ -200,6 +200,12 @@ RunRecord RunLayout(RunConfig config, const Layout& layout, int steps, const Wra
   if (!layout.stage_layers.empty()) config.set_stage_layers(layout.stage_layers);
   const auto resolved = Resolve(config, layout.world());
   CHECK(resolved.ok()) << resolved.status().ToString();
+  return *resolved;
+}
+
+RunRecord RunLayout(const RunConfig& config, const Layout& layout, int steps,
+                    const WrapWorld& wrap) {
+  const RunConfig resolved = ConfigOn(config, layout);
   std::vector<std::unique_ptr<parallel::Communicator>> worlds;
   if (layout.world() == 1) {
     worlds.push_back(parallel::CreateSelfCommunicator());
@@ -212,7 +218,7 @@ RunRecord RunLayout(RunConfig config, const Layout& layout, int steps, const Wra
   for (auto& world : worlds) {
     if (wrap) world = wrap(std::move(world));
     ranks.emplace_back([&, ranks_world = world.get()] {
-      RunRank(*resolved, layout, *ranks_world, steps, record, mutex);
+      RunRank(resolved, layout, *ranks_world, steps, record, mutex);
     });
   }
   for (std::thread& rank : ranks) rank.join();

@@ -43,9 +43,12 @@ using WrapWorld =
 // MTP depth 1, all losses on.
 RunConfig SmallConfig(const std::string& precision);
 
+// config on `layout`, resolved. CHECKs that it can be.
+RunConfig ConfigOn(RunConfig config, const Layout& layout);
+
 // Trains `steps` steps of config on `layout` with random tokens that depend on the seed only.
 // CHECKs success.
-RunRecord RunLayout(RunConfig config, const Layout& layout, int steps,
+RunRecord RunLayout(const RunConfig& config, const Layout& layout, int steps,
                     const WrapWorld& wrap = nullptr);
 
 // What differs between a run and the run of one rank, in the words a user would read; empty if
