@@ -167,27 +167,16 @@ inline void PackTransposed(const PackSource& s, const PackPart& part, uint32_t* 
   }
 }
 
-// 32 columns of one whole unit.
-template <PackKind kKind>
-SLUICE_INLINE void PackWholeUnit(const PackSource& s, int64_t unit, int64_t column, uint32_t* out) {
-  if constexpr (kKind == PackKind::kF32) {
-    const float* p = static_cast<const float*>(s.data) + unit * s.stride + column;
-    _mm512_storeu_ps(out, _mm512_loadu_ps(p));
-    _mm512_storeu_ps(out + 16, _mm512_loadu_ps(p + 16));
-  } else if constexpr (kKind == PackKind::kBF16) {
-    const BFloat16* p = static_cast<const BFloat16*>(s.data) + 2 * unit * s.stride + column;
-    const __m512i even = _mm512_loadu_si512(p), odd = _mm512_loadu_si512(p + s.stride);
-    const __m512i words = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    // Halves: column j of `even`, then column j of `odd`, which is the second table.
-    const __m512i first = _mm512_or_si512(
-        words, _mm512_slli_epi32(_mm512_or_si512(words, _mm512_set1_epi32(32)), 16));
-    _mm512_storeu_si512(out, _mm512_permutex2var_epi16(even, first, odd));
-    const __m512i second = _mm512_or_si512(first, _mm512_set1_epi16(16));
-    _mm512_storeu_si512(out + 16, _mm512_permutex2var_epi16(even, second, odd));
-  } else {
-    _mm512_storeu_si512(out, LoadColumns<kKind>(s, unit, column));
-    _mm512_storeu_si512(out + 16, LoadColumns<kKind>(s, unit, column + 16));
-  }
+// 32 columns of one unit.
+SLUICE_INLINE void InterleavePairs(const BFloat16* even, const BFloat16* odd, uint32_t* out) {
+  const __m512i low = _mm512_loadu_si512(even), high = _mm512_loadu_si512(odd);
+  const __m512i words = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  // Halves: column j of `even`, then column j of `odd`, which is the second table.
+  const __m512i first =
+      _mm512_or_si512(words, _mm512_slli_epi32(_mm512_or_si512(words, _mm512_set1_epi32(32)), 16));
+  _mm512_storeu_si512(out, _mm512_permutex2var_epi16(low, first, high));
+  const __m512i second = _mm512_or_si512(first, _mm512_set1_epi16(16));
+  _mm512_storeu_si512(out + 16, _mm512_permutex2var_epi16(low, second, high));
 }
 
 template <PackKind kKind>
@@ -195,12 +184,13 @@ inline void PackDirect(const PackSource& s, const PackPart& part, uint32_t* pack
   const int64_t units = NumUnits(s.k, s.packed_dtype);
   const int64_t whole_panels = s.n / kPanelColumns;
   for (int64_t unit = part.unit_begin; unit < part.unit_end; ++unit) {
-    const bool whole_unit = kKind == PackKind::kF32 || 2 * unit + 1 < s.k;
+    const bool has_pairs = kKind == PackKind::kBF16 && 2 * unit + 1 < s.k;
     for (int64_t panel = part.panel_begin; panel < part.panel_end; ++panel) {
       const int64_t column = panel * kPanelColumns;
       uint32_t* out = packed + (panel * units + unit) * kPanelColumns;
-      if (whole_unit && panel < whole_panels) {
-        PackWholeUnit<kKind>(s, unit, column, out);
+      if (has_pairs && panel < whole_panels) {
+        const BFloat16* even = static_cast<const BFloat16*>(s.data) + 2 * unit * s.stride + column;
+        InterleavePairs(even, even + s.stride, out);
       } else {
         _mm512_storeu_si512(out, LoadColumns<kKind>(s, unit, column));
         _mm512_storeu_si512(out + 16, LoadColumns<kKind>(s, unit, column + 16));

@@ -133,7 +133,6 @@ parallel::Cluster TypicalMachine(const MachineAtHand& machine) {
 absl::StatusOr<RunPlanner> RunPlanner::Create(const RunConfig& config,
                                               const parallel::Cluster& cluster, int ranks_on_host) {
   RunPlanner planner;
-  planner.config_ = config;
   parallel::PlanRequest& request = planner.request_;
   request.model = DescribeWork(config.model(), config.train().sequence_length());
   request.cluster = cluster;

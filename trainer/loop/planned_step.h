@@ -51,7 +51,6 @@ class RunPlanner {
   absl::StatusOr<PlannedStep> Plan(int64_t sequences, int pipe_rank);
 
  private:
-  RunConfig config_;
   parallel::PlanRequest request_;
   parallel::Layout layout_;
   std::vector<parallel::StageShare> stages_;
