@@ -44,6 +44,8 @@ std::vector<Mutant> Mutants() {
        "ToFloat(FromFloat<bfloat16>(ToFloat(from[h]) * scale)) * ToFloat(p.w[h])", "RmsNormTest"},
       {"NormOfUnrounded", "rms_norm.cu", "value = ToFloat(rounded);", "", "RmsNormTest"},
       {"NanPayload", "element.cuh", "bits >> 16 | 0x40u", "0x7fff", "CastTest"},
+      {"ReduceSkipsRow", "reduce_rows.cu", "int64_t p = 1; p < num_rows",
+       "int64_t p = 2; p < num_rows", "ReduceRowsTest"},
       {"CombineSkipsBase", "permute.cu", "p.base.is_null() ? 0.0f", "true ? 0.0f", "PermuteTest"},
       {"CombineRowsOfNextToken", "permute.cu", "blockIdx.x % p.top;", "blockIdx.x % (p.top + 1);",
        "PermuteTest"},
