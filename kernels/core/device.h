@@ -49,6 +49,7 @@ struct DeviceOptions {
   int num_threads = 1;                                 // CPU: threads of this rank's pool
   CpuStreamMode stream_mode = CpuStreamMode::kInline;  // CPU
   size_t memory_limit_bytes = 0;                       // 0: none of our own
+  int rank_on_host = 0, ranks_on_host = 1;  // CUDA: which of the GPUs that the process can see
 };
 
 class DeviceContext {

@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/core/check.h"
 #include "kernels/core/status_macros.h"
-#include "kernels/cuda/cuda_stream.h"
+#include "kernels/cuda/watched_stream.h"
 
 namespace sluice::kernels::cuda {
 namespace {
@@ -17,12 +17,13 @@ constexpr int kWantedMajor = 9, kWantedMinor = 0;
 class CudaDevice : public DeviceContext {
  public:
   CudaDevice(const DeviceOptions& options, DeviceId id)
-      : id_(id), num_host_threads_(options.num_threads) {
+      : id_(id), num_host_threads_(options.num_threads), memory_stream_(id) {
     memory_limit_bytes_ = options.memory_limit_bytes;
-    for (auto& stream : streams_) stream = std::make_unique<CudaStream>(id);
+    for (auto& stream : streams_) stream = std::make_unique<WatchedStream>(id);
   }
   ~CudaDevice() override {
     for (auto& stream : streams_) stream->Synchronize().IgnoreError();
+    memory_stream_.Synchronize().IgnoreError();
   }
   DeviceId id() const override { return id_; }
   int num_threads() const override { return num_host_threads_; }
@@ -50,24 +51,34 @@ class CudaDevice : public DeviceContext {
   }
 
  protected:
+  // On a stream of its own. cudaFree would wait for all work of the device, and two ranks whose
+  // messages to each other are under way would wait for each other.
   void* AllocateBytes(size_t bytes) override {
     void* data = nullptr;
-    if (cudaMalloc(&data, bytes) != cudaSuccess) {
+    if (cudaMallocAsync(&data, bytes, memory_stream_.handle()) != cudaSuccess) {
       cudaGetLastError();  // out of memory is reported by the caller
       return nullptr;
     }
-    const cudaError_t code = cudaMemset(data, 0, bytes);
+    cudaError_t code = cudaMemsetAsync(data, 0, bytes, memory_stream_.handle());
+    if (code == cudaSuccess) code = cudaStreamSynchronize(memory_stream_.handle());
     CHECK(code == cudaSuccess) << cudaGetErrorString(code);
-    // cudaMemset may return before it is done, and our streams do not wait for the default one.
-    CHECK(cudaStreamSynchronize(nullptr) == cudaSuccess);
     return data;
   }
-  void FreeBytes(void* data, size_t) override { cudaFree(data); }
+  // Freed once what the streams hold now is done.
+  void FreeBytes(void* data, size_t) override {
+    for (auto& stream : streams_) {
+      stream->Record(before_free_);
+      memory_stream_.Wait(before_free_);
+    }
+    cudaFreeAsync(data, memory_stream_.handle());
+  }
 
  private:
   const DeviceId id_;
   const int num_host_threads_;
-  std::unique_ptr<CudaStream> streams_[kNumStreamRoles];
+  std::unique_ptr<WatchedStream> streams_[kNumStreamRoles];
+  CudaStream memory_stream_;
+  CudaEvent before_free_;
 };
 
 absl::Status CheckCapability(int device) {
@@ -80,6 +91,15 @@ absl::Status CheckCapability(int device) {
   return absl::FailedPreconditionError(
       absl::StrCat("device cuda: compute capability of device ", device, ": found ", major, ".",
                    minor, ", wanted ", kWantedMajor, ".", kWantedMinor, " (Hopper)"));
+}
+
+// A rank that sees one GPU takes it: the launcher has shown each its own by CUDA_VISIBLE_DEVICES.
+absl::StatusOr<int> DeviceOfRank(const DeviceOptions& options, int count) {
+  if (count == 1) return 0;
+  if (options.rank_on_host < count) return options.rank_on_host;
+  return absl::FailedPreconditionError(absl::StrCat("device cuda: ", options.ranks_on_host,
+                                                    " ranks on this host, found ", count,
+                                                    " GPUs, wanted one for each rank"));
 }
 
 }  // namespace
@@ -97,11 +117,11 @@ absl::StatusOr<std::unique_ptr<DeviceContext>> CreateCudaDevice(const DeviceOpti
                      code == cudaSuccess ? "the driver lists none" : cudaGetErrorString(code),
                      "), wanted one of compute capability 9.0 and its driver"));
   }
-  constexpr int kDevice = 0;  // the launcher shows each rank its own by CUDA_VISIBLE_DEVICES
-  RETURN_IF_ERROR(CheckCapability(kDevice));
-  RETURN_IF_ERROR(StatusOf(cudaSetDevice(kDevice), "choosing the device"));
+  ASSIGN_OR_RETURN(const int device, DeviceOfRank(options, count));
+  RETURN_IF_ERROR(CheckCapability(device));
+  RETURN_IF_ERROR(StatusOf(cudaSetDevice(device), "choosing the device"));
   return std::make_unique<CudaDevice>(options,
-                                      DeviceId{.type = DeviceType::kCuda, .index = kDevice});
+                                      DeviceId{.type = DeviceType::kCuda, .index = device});
 }
 
 void* AllocateManaged(size_t bytes) {

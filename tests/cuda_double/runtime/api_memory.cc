@@ -135,6 +135,23 @@ extern "C" {
 cudaError_t cudaMalloc(void** data, size_t bytes) {
   return Allocate(data, bytes, MemoryKind::kDevice);
 }
+// Ready at once; the order of the stream holds for freeing.
+cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t) {
+  return Allocate(data, bytes, MemoryKind::kDevice);
+}
+cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
+  Runtime& runtime = Runtime::Get();
+  const Lock lock(runtime.mutex());
+  if (const cudaError_t refused = runtime.RefuseInCapture("cudaFreeAsync");
+      refused != cudaSuccess) {
+    return refused;
+  }
+  return runtime.Enqueue(*runtime.Stream(stream), "freeing", [data](OpId) {
+    return std::string(Runtime::Get().memory().Free(data)
+                           ? ""
+                           : "cudaFreeAsync of what is no allocation, or freed");
+  });
+}
 cudaError_t cudaMallocManaged(void** data, size_t bytes, unsigned) {
   return Allocate(data, bytes, MemoryKind::kManaged);
 }

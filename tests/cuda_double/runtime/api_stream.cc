@@ -27,6 +27,7 @@ constexpr NamedError kErrors[] = {
     {cudaErrorInvalidDeviceFunction, "cudaErrorInvalidDeviceFunction", "invalid device function"},
     {cudaErrorInvalidPtx, "cudaErrorInvalidPtx", "PTX that the double cannot run; see its report"},
     {cudaErrorNotSupported, "cudaErrorNotSupported", "not modelled by the double; see its report"},
+    {cudaErrorIllegalState, "cudaErrorIllegalState", "not allowed now; see the double's report"},
     {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "a kernel failed; see the double's report"},
 };
 
@@ -78,6 +79,17 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   }
   return runtime.Synchronize(*runtime.Stream(stream));
 }
+cudaError_t cudaStreamQuery(cudaStream_t handle) {
+  Runtime& runtime = Runtime::Get();
+  const Lock lock(runtime.mutex());
+  if (const cudaError_t refused = runtime.RefuseInCapture("cudaStreamQuery");
+      refused != cudaSuccess) {
+    return refused;
+  }
+  StreamState& stream = *runtime.Stream(handle);
+  if (!runtime.TryRunTo({&stream, stream.num_enqueued})) return cudaErrorNotReady;
+  return runtime.Synchronize(stream);
+}
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   Runtime& runtime = Runtime::Get();
   const Lock lock(runtime.mutex());
@@ -126,6 +138,20 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   const EventState& state = EventOf(event);
   if (state.place.stream == nullptr) return runtime.Finish(cudaSuccess);
   runtime.RunTo(state.place);
+  runtime.clocks().Join(kHostTimeline, state.snapshot);
+  return runtime.Finish(cudaSuccess);
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  Runtime& runtime = Runtime::Get();
+  const Lock lock(runtime.mutex());
+  if (const cudaError_t refused = runtime.RefuseInCapture("cudaEventQuery");
+      refused != cudaSuccess) {
+    return refused;
+  }
+  const EventState& state = EventOf(event);
+  if (state.place.stream == nullptr) return runtime.Finish(cudaSuccess);
+  if (!runtime.TryRunTo(state.place)) return cudaErrorNotReady;
   runtime.clocks().Join(kHostTimeline, state.snapshot);
   return runtime.Finish(cudaSuccess);
 }

@@ -152,9 +152,9 @@ cudaError_t Runtime::Enqueue(StreamState& stream, const std::string& name,
     return Finish(cudaSuccess);
   }
   const OpId op = clocks_.Add(stream.timeline, name);
-  stream.queue.push_back({.run = [work = std::move(work), op] { return work(op); }, .after = {}});
+  stream.queue.push_back({.run = [work = std::move(work), op] { return work(op); }});
   ++stream.num_enqueued;
-  if (configuration_.timing == Timing::kEarly) RunTo({&stream, stream.num_enqueued});
+  if (configuration_.timing == Timing::kEarly) TryRunTo({&stream, stream.num_enqueued});
   if (configuration_.timing == Timing::kRandom) RunSomeAtRandom();
   return Finish(cudaSuccess);
 }
@@ -206,29 +206,36 @@ void Runtime::Wait(StreamState& stream, const EventState& event) {
   ++stream.num_enqueued;
 }
 
-void Runtime::RunNext(StreamState& stream) {
+bool Runtime::TryNext(StreamState& stream) {
+  const Operation& next = stream.queue.front();
+  if (next.after.stream != nullptr && !TryRunTo(next.after)) return false;
+  if (broken_ == cudaSuccess && next.is_ready != nullptr && !next.is_ready()) return false;
   const Operation operation = std::move(stream.queue.front());
   stream.queue.pop_front();
-  if (operation.after.stream != nullptr) RunTo(operation.after);
   if (broken_ == cudaSuccess) {
     const std::string error = operation.run();
     if (!error.empty()) Break(cudaErrorLaunchFailure, error);
   }
   ++stream.num_done;
+  return true;
 }
 
-void Runtime::RunTo(const StreamPlace& place) {
-  while (place.stream->num_done < place.count) RunNext(*place.stream);
+bool Runtime::TryRunTo(const StreamPlace& place) {
+  while (place.stream->num_done < place.count) {
+    if (!TryNext(*place.stream)) return false;
+  }
+  return true;
 }
 
 void Runtime::RunSomeAtRandom() {
   for (const auto& stream : streams_) {
     const size_t count = random_() % (stream->queue.size() + 1);
-    if (random_() % 2 == 0) RunTo({stream.get(), stream->num_done + count});
+    if (random_() % 2 == 0) TryRunTo({stream.get(), stream->num_done + count});
   }
 }
 
 cudaError_t Runtime::Synchronize(StreamState& stream) {
+  if (no_waiting_ != nullptr) return Break(cudaErrorIllegalState, no_waiting_);
   RunTo({&stream, stream.num_enqueued});
   clocks_.Join(kHostTimeline, clocks_.Snapshot(stream.timeline));
   return Finish(cudaSuccess);

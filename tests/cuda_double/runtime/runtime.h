@@ -41,12 +41,23 @@ struct StreamPlace {
 struct Operation {
   std::function<std::string()> run;  // "" or what went wrong
   StreamPlace after;                 // of another stream; must be reached first
+  // Of a message: whether the other processes have done their part, asked again and again. Null:
+  // nothing waits for others.
+  std::function<bool()> is_ready;
 };
 
 struct StreamState {
   int timeline = 0;
   std::deque<Operation> queue;
   uint64_t num_enqueued = 0, num_done = 0;
+  uint64_t newest_message = 0;  // its place in the stream; 0: none yet
+};
+
+// What another library enqueues that must wait for other processes.
+struct Message {
+  std::string name;
+  std::function<bool(OpId)> advance;    // true: nothing is left to wait for
+  std::function<std::string()> finish;  // "" or what went wrong
 };
 
 struct EventState {
@@ -96,6 +107,11 @@ class Runtime {
   // Work named for reports; it gets its place in the order of operations.
   cudaError_t Enqueue(StreamState& stream, const std::string& name,
                       std::function<std::string(OpId)> work);
+  // A message goes on whenever its process is not in a call of the runtime, by a thread of the
+  // double's: others wait for it, and this host may wait for others.
+  cudaError_t EnqueueMessage(StreamState& stream, Message message);
+  // Why nothing may wait just now ("" or null: it may): what would wait is an error.
+  void RefuseWaiting(const char* why) { no_waiting_ = why; }
   // Between the two, work for the stream is recorded and does not run.
   cudaError_t BeginCapture(StreamState& stream);
   cudaError_t EndCapture(StreamState& stream, Graph& graph);
@@ -106,6 +122,10 @@ class Runtime {
   void Record(EventState& event, StreamState& stream);
   void Wait(StreamState& stream, const EventState& event);
   void RunTo(const StreamPlace& place);
+  // As far as no message is waited for; whether it came there.
+  bool TryRunTo(const StreamPlace& place);
+  // All streams as far as their newest message; whether some still wait.
+  bool AdvanceMessages();
   // The host has waited for it.
   cudaError_t Synchronize(StreamState& stream);
   cudaError_t SynchronizeAll();
@@ -131,7 +151,8 @@ class Runtime {
   Runtime();
   std::string Load(Function& function);
   void LoadReplacements();
-  void RunNext(StreamState& stream);
+  bool TryNext(StreamState& stream);
+  void StartAdvancing();
   void RunSomeAtRandom();
 
   std::mutex mutex_;
@@ -149,6 +170,8 @@ class Runtime {
   std::string report_;
   Capture capture_;
   uint32_t num_launches_ = 0;
+  const char* no_waiting_ = nullptr;
+  bool is_advancing_ = false;  // the thread for messages runs
 };
 
 }  // namespace sluice::cuda_double
