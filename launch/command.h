@@ -14,7 +14,7 @@ namespace sluice::launch {
 // What a command stands on. `world` is null for a command that does not run under mpirun.
 struct CommandContext {
   parallel::Communicator* world = nullptr;
-  int ranks_on_host = 1;
+  int ranks_on_host = 1, rank_on_host = 0;
 
   bool is_first_rank() const { return world == nullptr || world->rank() == 0; }
 };

@@ -9,12 +9,15 @@
 namespace sluice::launch {
 
 absl::StatusOr<std::unique_ptr<kernels::DeviceContext>> CreateDevice(
-    const trainer::ComputeConfig& compute, int ranks_on_host) {
+    const trainer::ComputeConfig& compute, const CommandContext& context) {
   return kernels::DeviceContext::Create(
       {.type = compute.device() == "cuda" ? kernels::DeviceType::kCuda : kernels::DeviceType::kCpu,
-       .num_threads = compute.threads() > 0 ? compute.threads() : ThreadsPerRank(ranks_on_host),
+       .num_threads =
+           compute.threads() > 0 ? compute.threads() : ThreadsPerRank(context.ranks_on_host),
        .stream_mode = compute.threaded_streams() ? kernels::CpuStreamMode::kThreaded
-                                                 : kernels::CpuStreamMode::kInline});
+                                                 : kernels::CpuStreamMode::kInline,
+       .rank_on_host = context.rank_on_host,
+       .ranks_on_host = context.ranks_on_host});
 }
 
 trainer::RankContext MakeRankContext(const CommandContext& context, kernels::DeviceContext& device,

@@ -15,7 +15,7 @@ namespace sluice::launch {
 // The device that `compute` (resolved) asks for; compute.threads 0 becomes this rank's share of the
 // cores.
 absl::StatusOr<std::unique_ptr<kernels::DeviceContext>> CreateDevice(
-    const trainer::ComputeConfig& compute, int ranks_on_host);
+    const trainer::ComputeConfig& compute, const CommandContext& context);
 
 // The first two arguments must outlive the result. Lines for people go to `lines` from the first
 // rank: stdout, or stderr for a command whose stdout is its result.

@@ -82,7 +82,9 @@ int RunOnRanks(Command& command, const std::vector<std::string>& arguments,
     return kFailed;
   }
   CatchStopSignals();
-  const CommandContext context = {.world = world.get(), .ranks_on_host = session.ranks_on_host()};
+  const CommandContext context = {.world = world.get(),
+                                  .ranks_on_host = session.ranks_on_host(),
+                                  .rank_on_host = session.rank_on_host()};
   // Long enough for ranks that fail a moment later for the same reason, short for a person to wait.
   constexpr std::chrono::seconds kPatience(5);
   return FinishTogether(command.Run(context), **ending, kPatience).ok() ? kOk : kFailed;

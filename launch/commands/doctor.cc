@@ -225,7 +225,7 @@ class Doctor : public Command {
       return absl::UnimplementedError(
           "compute.device: found cuda, wanted cpu: --calibrate measures CPUs only");
     }
-    ASSIGN_OR_RETURN(const auto device, CreateDevice(config.compute(), context.ranks_on_host));
+    ASSIGN_OR_RETURN(const auto device, CreateDevice(config.compute(), context));
     const int64_t length = train.sequence_length();
     ASSIGN_OR_RETURN(
         const Calibration calibration,

@@ -67,8 +67,7 @@ class Eval : public Command {
           "eval: --multiple-choice goes without --text, --sft, --batches and --ema");
     if (choices_.path.empty() && !choices_.chat_template.empty())
       return absl::InvalidArgumentError("eval: --chat goes with --multiple-choice only");
-    ASSIGN_OR_RETURN(const auto device,
-                     CreateDevice(trainer::ComputeConfig(), context.ranks_on_host));
+    ASSIGN_OR_RETURN(const auto device, CreateDevice(trainer::ComputeConfig(), context));
     const trainer::RankContext rank = MakeRankContext(context, *device, stderr);
     if (!choices_.path.empty()) return Ask(context, rank);
     using checkpoints::WeightSet;

@@ -63,8 +63,7 @@ class Experts : public Command {
 
   absl::Status Run(const CommandContext& context) override {
     RETURN_IF_ERROR(CheckFlags());
-    ASSIGN_OR_RETURN(const auto device,
-                     CreateDevice(trainer::ComputeConfig(), context.ranks_on_host));
+    ASSIGN_OR_RETURN(const auto device, CreateDevice(trainer::ComputeConfig(), context));
     const trainer::RankContext rank = MakeRankContext(context, *device, stderr);
     ASSIGN_OR_RETURN(const trainer::LoadedModel loaded, trainer::LoadModel(checkpoint_, rank));
     ASSIGN_OR_RETURN(const auto data, trainer::RunData::Open(DataOf(loaded), rank));

@@ -62,8 +62,7 @@ class Generate : public Command {
           absl::StrCat("generate: --top-p ", sampling.top_p, ": wanted above 0 and at most 1"));
     }
     options_.sampling.seed = static_cast<uint64_t>(seed_);
-    ASSIGN_OR_RETURN(const auto device,
-                     CreateDevice(trainer::ComputeConfig(), context.ranks_on_host));
+    ASSIGN_OR_RETURN(const auto device, CreateDevice(trainer::ComputeConfig(), context));
     ASSIGN_OR_RETURN(const std::string text,
                      trainer::Generate(options_, MakeRankContext(context, *device, stderr)));
     if (context.is_first_rank()) {

@@ -74,8 +74,7 @@ class Score : public Command {
     std::vector<trainer::ScoreInput> inputs;  // mpirun gives stdin to the first rank only
     const absl::Status read = context.is_first_rank() ? ReadInputs(inputs) : absl::OkStatus();
     RETURN_IF_ERROR(trainer::AgreeOnStatus(*context.world, read));
-    ASSIGN_OR_RETURN(const auto device,
-                     CreateDevice(trainer::ComputeConfig(), context.ranks_on_host));
+    ASSIGN_OR_RETURN(const auto device, CreateDevice(trainer::ComputeConfig(), context));
     ASSIGN_OR_RETURN(const auto scores,
                      trainer::Score(options_, inputs, MakeRankContext(context, *device, stderr)));
     for (const std::vector<float>& logprobs : scores) {

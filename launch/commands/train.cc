@@ -52,7 +52,7 @@ class Train : public Command {
     RETURN_IF_ERROR(UseBundledText(written));
     ASSIGN_OR_RETURN(const trainer::RunConfig config,
                      trainer::Resolve(written, context.world->size()));
-    ASSIGN_OR_RETURN(const auto device, CreateDevice(config.compute(), context.ranks_on_host));
+    ASSIGN_OR_RETURN(const auto device, CreateDevice(config.compute(), context));
     return trainer::Train(config, MakeRankContext(context, *device, stdout));
   }
 

@@ -51,10 +51,10 @@ int64_t RowsInAll(std::span<const int64_t> rows) {
 
 }  // namespace
 
-void CheckContiguous(const ConstTensorView& data) {
+void CheckContiguous(const ConstTensorView& data, DeviceId device) {
   CHECK(data.is_contiguous()) << "a message must be contiguous; shape " << data.shape();
-  CHECK(data.device() == kernels::DeviceId{})
-      << "this communicator moves CPU tensors only (device_communicator.h)";
+  CHECK(data.device() == device)
+      << "a message lies on another device than this communicator moves (device_communicator.h)";
 }
 
 void CheckPeer(int peer, int num_ranks) {
@@ -62,32 +62,34 @@ void CheckPeer(int peer, int num_ranks) {
   CHECK_LT(peer, num_ranks) << "peer";
 }
 
-void CheckAllReduce(const ConstTensorView& data) {
-  CheckContiguous(data);
+void CheckAllReduce(const ConstTensorView& data, DeviceId device) {
+  CheckContiguous(data, device);
   CHECK(data.dtype() == DType::kF32 || data.dtype() == DType::kF64 || data.dtype() == DType::kI32 ||
         data.dtype() == DType::kI64)
       << "AllReduce of " << NameOf(data.dtype()).data();
 }
 
-void CheckAllGather(const ConstTensorView& in, const ConstTensorView& out, int num_ranks) {
-  CheckContiguous(in);
-  CheckContiguous(out);
+void CheckAllGather(const ConstTensorView& in, const ConstTensorView& out, int num_ranks,
+                    DeviceId device) {
+  CheckContiguous(in, device);
+  CheckContiguous(out, device);
   CHECK(in.dtype() == out.dtype())
       << "AllGather from " << NameOf(in.dtype()).data() << " to " << NameOf(out.dtype()).data();
   CHECK_EQ(in.num_elements() * num_ranks, out.num_elements());
 }
 
-void CheckReduceScatter(const ConstTensorView& in, const ConstTensorView& out, int num_ranks) {
-  CheckAllGather(out, in, num_ranks);
+void CheckReduceScatter(const ConstTensorView& in, const ConstTensorView& out, int num_ranks,
+                        DeviceId device) {
+  CheckAllGather(out, in, num_ranks, device);
   CHECK(in.dtype() == DType::kF32 || in.dtype() == DType::kF64 || in.dtype() == DType::kI64)
       << "ReduceScatter of " << NameOf(in.dtype()).data();
 }
 
 void CheckAllToAll(const ConstTensorView& in, std::span<const int64_t> send_rows,
-                   const ConstTensorView& out, std::span<const int64_t> receive_rows,
-                   int num_ranks) {
-  CheckContiguous(in);
-  CheckContiguous(out);
+                   const ConstTensorView& out, std::span<const int64_t> receive_rows, int num_ranks,
+                   DeviceId device) {
+  CheckContiguous(in, device);
+  CheckContiguous(out, device);
   CHECK_EQ(in.shape().rank(), 2);
   CHECK_EQ(out.shape().rank(), 2);
   CHECK_EQ(in.extent(1), out.extent(1));

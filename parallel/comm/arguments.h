@@ -1,5 +1,5 @@
-// What every communicator checks of its arguments, and the reduction they share. Not for use
-// outside this folder.
+// What every communicator checks of its arguments, and the reduction they share. For communicators
+// only.
 #pragma once
 
 #include <span>
@@ -8,13 +8,17 @@
 
 namespace sluice::parallel {
 
-void CheckAllReduce(const ConstTensorView& data);
-void CheckAllGather(const ConstTensorView& in, const ConstTensorView& out, int num_ranks);
-void CheckReduceScatter(const ConstTensorView& in, const ConstTensorView& out, int num_ranks);
+// `device`: where all tensors of the call must lie.
+using kernels::DeviceId;
+void CheckAllReduce(const ConstTensorView& data, DeviceId device = {});
+void CheckAllGather(const ConstTensorView& in, const ConstTensorView& out, int num_ranks,
+                    DeviceId device = {});
+void CheckReduceScatter(const ConstTensorView& in, const ConstTensorView& out, int num_ranks,
+                        DeviceId device = {});
 void CheckAllToAll(const ConstTensorView& in, std::span<const int64_t> send_rows,
-                   const ConstTensorView& out, std::span<const int64_t> receive_rows,
-                   int num_ranks);
-void CheckContiguous(const ConstTensorView& data);
+                   const ConstTensorView& out, std::span<const int64_t> receive_rows, int num_ranks,
+                   DeviceId device = {});
+void CheckContiguous(const ConstTensorView& data, DeviceId device = {});
 void CheckPeer(int peer, int num_ranks);
 
 // Waits for the stream's earlier work; CHECKs that it is a stream of the CPU.

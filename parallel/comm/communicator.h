@@ -12,6 +12,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -49,7 +50,13 @@ class Communicator {
                                 Stream& stream) = 0;
   virtual absl::Status Broadcast(TensorView data, int root, Stream& stream) = 0;
 
-  // Point to point, matched in order per (peer, tag). Send copies and returns before the peer has
+  // Point to point: names who sends to whom, before the first such message between tensors of a
+  // GPU; NCCL makes a channel for each pair (from, to), where the other communicators need nothing.
+  // A collective call with the same pairs on all ranks; pairs that are connected stay so.
+  virtual absl::Status Connect(std::span<const std::pair<int, int>> /*pairs*/) {
+    return absl::OkStatus();
+  }
+  // Matched in order per (peer, tag). Send copies and returns before the peer has
   // received, so that schedules cannot deadlock on buffering; Receive returns when the data has
   // arrived. Contiguous.
   virtual absl::Status Send(ConstTensorView data, int peer, int tag, Stream& stream) = 0;

@@ -71,6 +71,9 @@ class DeviceCommunicator : public Communicator {
     return rank() == root ? absl::OkStatus() : ToDevice(host, data, stream);
   }
 
+  absl::Status Connect(std::span<const std::pair<int, int>> pairs) override {
+    return inner_->Connect(pairs);
+  }
   absl::Status Send(ConstTensorView data, int peer, int tag, Stream& stream) override {
     if (!IsOnDevice(data)) return inner_->Send(data, peer, tag, stream);
     return inner_->Send(ToHost(data, in_, stream), peer, tag, stream);

@@ -46,6 +46,10 @@ class FaultyCommunicator : public Communicator {
     RETURN_IF_ERROR(Count());
     return inner_->Broadcast(data, root, stream);
   }
+  absl::Status Connect(std::span<const std::pair<int, int>> pairs) override {
+    RETURN_IF_ERROR(Count());
+    return inner_->Connect(pairs);
+  }
   absl::Status Send(ConstTensorView data, int peer, int tag, Stream& stream) override {
     RETURN_IF_ERROR(Count());
     return inner_->Send(data, peer, tag, stream);

@@ -57,6 +57,9 @@ class TracingCommunicator : public Communicator {
     Log("broadcast ", Describe(data), " from ", root);
     return inner_->Broadcast(data, root, stream);
   }
+  absl::Status Connect(std::span<const std::pair<int, int>> pairs) override {
+    return inner_->Connect(pairs);  // moves nothing
+  }
   absl::Status Send(ConstTensorView data, int peer, int tag, Stream& stream) override {
     Log("send ", Describe(data), " to ", peer, " tag ", tag);
     return inner_->Send(data, peer, tag, stream);

@@ -105,7 +105,7 @@ std::vector<Step> Measure(const std::string& precision, int threads, const std::
   CHECK(launch::UseBundledText(*written).ok());
   const auto config = trainer::Resolve(*written, 1);
   CHECK(config.ok()) << config.status().ToString();
-  auto device = launch::CreateDevice(config->compute(), 1);
+  auto device = launch::CreateDevice(config->compute(), launch::CommandContext());
   CHECK(device.ok()) << device.status().ToString();
   const auto world = parallel::CreateSelfCommunicator();
   std::vector<Step> steps;

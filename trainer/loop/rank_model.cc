@@ -10,6 +10,7 @@
 #include "parallel/pipeline/executor.h"
 #include "trainer/loop/parameter_rules.h"
 #include "trainer/loop/resolve_config.h"
+#include "trainer/loop/run_state.h"
 #include "trainer/loop/stage_map.h"
 #include "trainer/model/finetune.h"
 
@@ -50,12 +51,27 @@ absl::StatusOr<std::unique_ptr<RankModel>> RankModel::Create(const RunConfig& co
   ASSIGN_OR_RETURN(const parallel::ProcessMesh mesh,
                    parallel::ProcessMesh::Create(shape, rank.world->size()));
   std::unique_ptr<RankModel> model(new RankModel(config, rank, mesh));
+  RETURN_IF_ERROR(AgreeOnStatus(*rank.world, model->StartNccl()));
   RETURN_IF_ERROR(model->SplitCommunicators());
   RETURN_IF_ERROR(model->SplitOptimizerGroups());
   RETURN_IF_ERROR(model->BuildStages());
   RETURN_IF_ERROR(model->Allocate());
   RETURN_IF_ERROR(model->CreateOptimizers());
+  RETURN_IF_ERROR(model->ConnectPipe());
   return model;
+}
+
+absl::Status RankModel::StartNccl() {
+  if (config_.compute().collectives() != "nccl") return absl::OkStatus();
+  ASSIGN_OR_RETURN(nccl_, parallel::NcclSession::Create(device_));
+  if (rank_.print) rank_.print("messages between GPUs by " + nccl_->Describe());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<parallel::Communicator>> RankModel::ForDevice(
+    std::unique_ptr<parallel::Communicator> ranks) {
+  if (nccl_ != nullptr) return nccl_->Wrap(std::move(ranks));
+  return parallel::CreateDeviceCommunicator(std::move(ranks), device_);
 }
 
 absl::Status RankModel::SplitCommunicators() {
@@ -63,7 +79,7 @@ absl::Status RankModel::SplitCommunicators() {
   const int me = world_->rank();
   const auto split = [&](Axis axis) -> absl::StatusOr<std::unique_ptr<parallel::Communicator>> {
     ASSIGN_OR_RETURN(auto ranks, world_->Split(mesh_.ColorOf(axis, me), me));
-    return parallel::CreateDeviceCommunicator(std::move(ranks), device_);
+    return ForDevice(std::move(ranks));
   };
   ASSIGN_OR_RETURN(pipe_, split(Axis::kPipe));
   ASSIGN_OR_RETURN(data_, split(Axis::kData));
@@ -90,7 +106,7 @@ absl::Status RankModel::SplitOptimizerGroups() {
                                     std::pair(ParameterGroup::kExpert, Axis::kExpertData)}) {
     auto& ranks = mirrored_[static_cast<int>(group)];
     ASSIGN_OR_RETURN(ranks, world_->Split(mesh_.ColorOf(axis, folded), 2 * data + (pipe > mirror)));
-    ranks = parallel::CreateDeviceCommunicator(std::move(ranks), device_);
+    ASSIGN_OR_RETURN(ranks, ForDevice(std::move(ranks)));
     optimizer_groups_[static_cast<int>(group)] = ranks.get();
   }
   return absl::OkStatus();
@@ -167,6 +183,18 @@ absl::Status RankModel::CreateOptimizers() {
                                                     store_.gradients(group), segments, options));
   }
   return absl::OkStatus();
+}
+
+absl::Status RankModel::ConnectPipe() {
+  const parallel::Schedule& schedule = schedules_.front();
+  std::vector<std::pair<int, int>> pairs;
+  const auto connect = [&](int a, int b) { pairs.insert(pairs.end(), {{a, b}, {b, a}}); };
+  for (const std::vector<int>& ranks : schedule.rank_of_stage) {
+    for (size_t stage = 1; stage < ranks.size(); ++stage) connect(ranks[stage - 1], ranks[stage]);
+  }
+  const std::vector<int>& ranks = schedule.rank_of_stage[0];
+  connect(ranks.front(), ranks.back());  // a tied embedding's gradients
+  return pipe_->Connect(pairs);
 }
 
 absl::Status RankModel::InitializeWeights() {

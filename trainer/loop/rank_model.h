@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "parallel/expert/token_exchange.h"
 #include "parallel/mesh/process_mesh.h"
+#include "parallel/nccl/nccl_session.h"
 #include "parallel/schedule/schedule.h"
 #include "parallel/shard/sharded_adamw.h"
 #include "trainer/loop/trainer.h"
@@ -89,11 +90,17 @@ class RankModel {
 
  private:
   RankModel(const RunConfig& config, const RankContext& rank, const parallel::ProcessMesh& mesh);
+  absl::Status StartNccl();
   absl::Status SplitCommunicators();
+  // `ranks` for tensors of the device as well.
+  absl::StatusOr<std::unique_ptr<parallel::Communicator>> ForDevice(
+      std::unique_ptr<parallel::Communicator> ranks);
   absl::Status SplitOptimizerGroups();
   absl::Status BuildStages();
   absl::Status Allocate();
   absl::Status CreateOptimizers();
+  // Names who sends to whom in the pipe.
+  absl::Status ConnectPipe();
   absl::Status InitializeFrozen();
   absl::StatusOr<const parallel::Schedule*> ScheduleFor(int num_microbatches);
 
@@ -102,6 +109,7 @@ class RankModel {
   const parallel::ProcessMesh mesh_;
   parallel::Communicator* world_;
   kernels::DeviceContext& device_;
+  std::unique_ptr<parallel::NcclSession> nccl_;  // null: messages go through the host
   std::unique_ptr<parallel::Communicator> pipe_, data_, expert_, expert_data_;
   // Of a schedule with two replicas: the ranks of data_ (expert_data_) and of their mirror images.
   std::unique_ptr<parallel::Communicator> mirrored_[kNumParameterGroups];

@@ -99,6 +99,7 @@ void ResolveRest(RunConfig& c, int world_size) {
   SLUICE_DEFAULT(p, recompute, "none");
   SLUICE_DEFAULT(p, threaded_streams, false);
   SLUICE_DEFAULT(p, keep_fp8_weights, false);
+  SLUICE_DEFAULT(p, collectives, p.device() == "cuda" && world_size > 1 ? "nccl" : "host");
   Fp8Config& f = *c.mutable_fp8();
   SLUICE_DEFAULT(f, scales, "F32");
   SLUICE_DEFAULT(f, gradient_tiles, "1x128");
@@ -178,6 +179,8 @@ absl::Status ValidateNames(RunConfig& c) {
                             c.mutable_compute()->mutable_precision()));
   RETURN_IF_ERROR(
       Canonical("compute.device", {"cpu", "cuda"}, c.mutable_compute()->mutable_device()));
+  RETURN_IF_ERROR(Canonical("compute.collectives", {"nccl", "host"},
+                            c.mutable_compute()->mutable_collectives()));
   RETURN_IF_ERROR(Canonical("fp8.scales", {"F32", "UE8M0"}, c.mutable_fp8()->mutable_scales()));
   RETURN_IF_ERROR(Canonical("fp8.gradient_tiles", {"1x128", "128x128"},
                             c.mutable_fp8()->mutable_gradient_tiles()));
@@ -196,7 +199,10 @@ absl::Status ValidateNames(RunConfig& c) {
 
 // What runs on a GPU is training and evaluation; the rest reads memory of the host.
 absl::Status ValidateDevice(const RunConfig& c) {
-  if (c.compute().device() != "cuda") return absl::OkStatus();
+  if (c.compute().device() != "cuda") {
+    if (c.compute().collectives() == "host") return absl::OkStatus();
+    return Wanted("compute.collectives", "nccl", "host with compute.device cpu");
+  }
   if (c.eval().sample_every() != 0) {
     return Wanted("eval.sample_every", absl::StrCat(c.eval().sample_every()),
                   "0 with compute.device cuda; sluice generate samples from a checkpoint");
