@@ -132,6 +132,13 @@ SLUICE_INLINE F32 MultiplyAdd(uint32_t a, F32 b, F32 sum) {
 
 #endif
 
+// The word that is added as number w of a tile: of each pair the odd element
+// comes first, as the BF16 dot instruction has it (kernels/ops/fp8_matmul.h).
+SLUICE_INLINE int64_t InOrderOfSum(int64_t w, int64_t words) {
+  if (kPerWord == 2) return w;
+  return (w ^ 1) < words ? w ^ 1 : w;
+}
+
 // Rows [begin, begin + rows) in k tile `t`, to a + row * kTileWords.
 SLUICE_INLINE void PackFp8Rows(const Fp8Block& block, int64_t begin, int rows, int64_t t,
                                uint32_t* a) {
@@ -234,26 +241,28 @@ inline void Fp8Tile(const Fp8TileArgs& args) {
       for (int v = 0; v < kFp8Vectors; ++v) sums[i][v] = Zero();
     }
     const int64_t words = WordsOf(KTileAt(*args.block, t));
-    for (int64_t w = 0; w < words; ++w, b += kFp8Columns) {
+    for (int64_t w = 0; w < words; ++w) {
+      const int64_t at = InOrderOfSum(w, words);
       F32 column[kFp8Vectors];
 #pragma GCC unroll 8
       for (int v = 0; v < kFp8Vectors; ++v) {
-        column[v] = Load(reinterpret_cast<const float*>(b) + v * kLanes);
+        column[v] = Load(reinterpret_cast<const float*>(b) + at * kFp8Columns + v * kLanes);
       }
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 8
         for (int v = 0; v < kFp8Vectors; ++v) {
-          sums[i][v] = MultiplyAdd(a[i * kTileWords + w], column[v], sums[i][v]);
+          sums[i][v] = MultiplyAdd(a[i * kTileWords + at], column[v], sums[i][v]);
         }
       }
     }
+    b += words * kFp8Columns;
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 8
       for (int v = 0; v < kFp8Vectors; ++v) {
         float* p = total + i * kFp8Columns + v * kLanes;
-        Store(p, Fma(sums[i][v], Mul(Set(sa[i]), Load(sb + v * kLanes)), Load(p)));
+        Store(p, Fused(sums[i][v], Mul(Set(sa[i]), Load(sb + v * kLanes)), Load(p)));
       }
     }
     a += kFp8Rows * kTileWords;

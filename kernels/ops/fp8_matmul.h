@@ -7,6 +7,11 @@
 // ascending:
 //   c[m, n] = sum over tiles t of (scale_a[m, t] * scale_b[t, n]) * (sum over k
 //   in t of a * b)
+// On the CPU to the bit, on every instruction set: products of codes are exact;
+// a tile's sum starts from 0 and takes one product after the other, k ascending
+// in pairs of a tile, of each pair the odd one first (the order of the
+// instruction VDPBF16PS); the product of the scales is rounded once, and enters
+// the total fused. Other backends agree within a bound.
 // Batch-invariant as in matmul.h. Any K works; the trainer asks for multiples
 // of 16.
 #pragma once

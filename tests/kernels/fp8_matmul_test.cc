@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -125,6 +126,90 @@ TEST_P(Fp8MatmulTest, BothDirectionsAgreeWithTheReference) {
   }
 }
 
+// The sum that kernels/ops/fp8_matmul.h defines, of one element: tiles end at
+// `bounds`, element k of the operands is a(k) and b(k), its tile's scales are
+// scale_a(t) and scale_b(t).
+struct Definition {
+  std::vector<int64_t> bounds;  // from 0 to K
+  std::function<float(int64_t)> a, b, scale_a, scale_b;
+
+  float Total() const {
+    float total = 0;
+    for (size_t t = 0; t + 1 < bounds.size(); ++t) {
+      const int64_t begin = bounds[t], size = bounds[t + 1] - begin;
+      float sum = 0;
+      for (int64_t i = 0; i < size; ++i) {
+        const int64_t k = begin + ((i ^ 1) < size ? i ^ 1 : i);
+        sum += a(k) * b(k);  // the product is exact
+      }
+      const auto tile = static_cast<int64_t>(t);
+      const float scale = scale_a(tile) * scale_b(tile);
+      total = std::fmaf(sum, scale, total);
+    }
+    return total;
+  }
+};
+
+float FloatAt(const Tensor& t, int64_t i) { return static_cast<float>(t.At(i)); }
+
+// The same on every instruction set of the CPU.
+TEST_P(Fp8MatmulTest, OnTheCpuProductsHaveTheBitsOfTheirDefinition) {
+  if (GetParam().create != nullptr) GTEST_SKIP() << "tensor units sum in another order";
+  for (const Problem& p : kProblems) {
+    const int64_t rows = p.offsets.back(), experts = static_cast<int64_t>(p.offsets.size()) - 1;
+    const int64_t out = p.row_tiles.back();
+    const Weight weight(experts, p.row_tiles, p.in);
+    const Tensor offsets = Ints(p.offsets);
+    for (Fp8Direction direction : {Fp8Direction::kForward, Fp8Direction::kBackward}) {
+      const bool forward = direction == Fp8Direction::kForward;
+      const int64_t k_extent = forward ? p.in : out, n_extent = forward ? out : p.in;
+      Definition sum;
+      for (int64_t k = 0; k < p.in && forward; k += kQuantTile) sum.bounds.push_back(k);
+      if (forward) sum.bounds.push_back(p.in);
+      if (!forward) sum.bounds.assign(p.row_tiles.begin(), p.row_tiles.end());
+      const auto tiles = static_cast<int64_t>(sum.bounds.size()) - 1;
+      const Tensor codes = RandomCodes({rows, k_extent}, 3),
+                   scales = RandomScales({rows, tiles}, 4);
+      const Tensor c({rows, n_extent}), expected({rows, n_extent});
+      Fp8Matmul(stream(), {{codes, scales}, weight.View(), direction, offsets, c});
+      Wait();
+      int64_t e = 0;
+      for (int64_t r = 0; r < rows; ++r) {
+        while (p.offsets[static_cast<size_t>(e) + 1] <= r) ++e;
+        sum.a = [&](int64_t k) { return FloatAt(codes, r * k_extent + k); };
+        sum.scale_a = [&](int64_t t) { return FloatAt(scales, r * tiles + t); };
+        for (int64_t n = 0, row_tile = 0; n < n_extent; ++n) {
+          while (forward && p.row_tiles[static_cast<size_t>(row_tile) + 1] <= n) ++row_tile;
+          sum.b = [&](int64_t k) {
+            return FloatAt(weight.codes, e * out * p.in + (forward ? n * p.in + k : k * p.in + n));
+          };
+          sum.scale_b = [&](int64_t t) {
+            const int64_t across = NumTiles(p.in);
+            const int64_t row_tiles = weight.scales.shape()[1];
+            return FloatAt(weight.scales, (e * row_tiles + (forward ? row_tile : t)) * across +
+                                              (forward ? t : n / kQuantTile));
+          };
+          expected.SetAt(r * n_extent + n, static_cast<double>(sum.Total()));
+        }
+      }
+      ASSERT_TRUE(Same(c, expected)) << absl::StrCat(rows, " x ", k_extent, " x ", n_extent);
+    }
+  }
+}
+
+TEST_P(Fp8MatmulTest, OnTheCpuTheWorkedExampleOfTheDocs) {
+  if (GetParam().create != nullptr) GTEST_SKIP() << "tensor units sum in another order";
+  const Weight weight(1, {0, 1}, 4);
+  const Tensor codes = Tensor::Of({0, 256, 256, 0x1p-9}, DType::kE4M3, {1, 4});
+  const Tensor scales = Tensor::Of({1}, DType::kF32, {1, 1}), c({1, 1});
+  const std::vector<double> b = {0, 256, -256, 1};
+  for (int64_t k = 0; k < 4; ++k) weight.codes.SetAt(k, b[static_cast<size_t>(k)]);
+  for (int64_t k = 0; k < 4; ++k) weight.transposed_codes.SetAt(k, b[static_cast<size_t>(k)]);
+  Fp8Matmul(stream(), {{codes, scales}, weight.View(), Fp8Direction::kForward, {}, c});
+  Wait();
+  EXPECT_EQ(c.At(0), 0);
+}
+
 struct ColumnOperand {
   ColumnOperand(int64_t rows, int64_t width, int64_t groups, uint64_t seed)
       : codes(RandomCodes({rows, width}, seed)),
@@ -156,6 +241,33 @@ TEST_P(Fp8MatmulTest, TheWeightGradientAgreesWithTheReference) {
         Near(dw, expected, {.magnitude = &magnitude, .magnitude_factor = roundings * kF32Rounding}))
         << rows << " rows, " << experts << " experts";
   }
+}
+
+TEST_P(Fp8MatmulTest, OnTheCpuTheWeightGradientHasTheBitsOfItsDefinition) {
+  if (GetParam().create != nullptr) GTEST_SKIP() << "tensor units sum in another order";
+  const std::vector<int> bounds = {0, 0, 129, 130, 290};
+  const int64_t experts = 4, out = 19, in = 48;
+  const ColumnOperand dy(290, out, experts, 5), x(290, in, experts, 7);
+  const Tensor dw = Tensor::Random({experts, out, in}, DType::kF32, 9), expected = dw.Clone();
+  const Tensor offsets = Ints(bounds);
+  Fp8WeightGradient(stream(), {dy.View(), x.View(), offsets, dw});
+  Wait();
+  for (int64_t i = 0; i < experts * out * in; ++i) {
+    const int64_t e = i / (out * in), o = i / in % out, column = i % in;
+    const int64_t begin = bounds[static_cast<size_t>(e)];
+    const int64_t rows = bounds[static_cast<size_t>(e) + 1] - begin;
+    if (rows == 0) continue;
+    Definition sum;
+    for (int64_t k = 0; k < rows; k += kQuantTile) sum.bounds.push_back(k);
+    sum.bounds.push_back(rows);
+    const int64_t first_tile = begin / kQuantTile + e;
+    sum.a = [&](int64_t k) { return FloatAt(dy.codes, (begin + k) * out + o); };
+    sum.b = [&](int64_t k) { return FloatAt(x.codes, (begin + k) * in + column); };
+    sum.scale_a = [&](int64_t t) { return FloatAt(dy.scales, (first_tile + t) * out + o); };
+    sum.scale_b = [&](int64_t t) { return FloatAt(x.scales, (first_tile + t) * in + column); };
+    expected.SetAt(i, expected.At(i) + static_cast<double>(sum.Total()));
+  }
+  EXPECT_TRUE(Same(dw, expected));
 }
 
 TEST_P(Fp8MatmulTest, ARowDependsOnNothingButItself) {
