@@ -17,7 +17,7 @@ SLUICE_INLINE void CombineLanes(const CombineRowsArgs& args, int64_t t, int64_t 
   } else {
     const float* weights = args.weights.data<float>() + t * args.weights.row_stride();
     for (int64_t k = 0; k < top; ++k) {
-      sum = Fma(Set(weights[k]), Load(rows + row_of[k] * args.rows.row_stride(), n), sum);
+      sum = Fused(Set(weights[k]), Load(rows + row_of[k] * args.rows.row_stride(), n), sum);
     }
   }
   Store(args.y.mutable_data<T>() + t * args.y.row_stride() + h, sum, n);

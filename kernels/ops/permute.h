@@ -15,8 +15,9 @@ struct GatherRowsArgs {
 };
 void GatherRows(Stream& stream, const GatherRowsArgs& args);
 
-// y[t] = (base[t] +) sum over k ascending of weights[t, k] * rows[row_of[t, k]], in FP32, rounded
-// once. weights null: all 1 (the adjoint of a gather that copied token t to K places).
+// y[t] = (base[t] +) sum over k ascending of weights[t, k] * rows[row_of[t, k]], in FP32 (each term
+// by one fused multiply-add, from base or 0), rounded once to the dtype of y: the same bits on
+// every backend. weights null: all 1 (the adjoint of a gather that copied token t to K places).
 struct CombineRowsArgs {
   ConstTensorView rows;          // [R, H] f32 | bf16
   ConstTensorView row_of;        // [T, K] i32, in [0, R)

@@ -87,6 +87,32 @@ TEST_P(PermuteTest, CombineEqualsReference) {
   }
 }
 
+// One fused multiply-add a term, in order, and one rounding at the end: on every backend.
+TEST_P(PermuteTest, CombineHasTheBitsOfItsDefinition) {
+  const int64_t tokens = 7, top = 8, width = 37;
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    const Tensor rows = Tensor::Random({tokens * top, width}, dtype, 1, -1, 1);
+    const Tensor row_of = SomePermutation(tokens, top);
+    const Tensor weights = Tensor::Random({tokens, top}, DType::kF32, 2, 0, 1);
+    const Tensor base = Tensor::Random({tokens, width}, dtype, 3, -1, 1);
+    const Tensor y({tokens, width}, dtype), expected({tokens, width}, dtype);
+    CombineRows(stream(),
+                {.rows = rows, .row_of = row_of, .weights = weights, .base = base, .y = y});
+    Wait();
+    for (int64_t i = 0; i < tokens * width; ++i) {
+      const int64_t t = i / width;
+      auto sum = static_cast<float>(base.At(i));
+      for (int64_t k = t * top; k < (t + 1) * top; ++k) {
+        const auto row = static_cast<int64_t>(row_of.At(k));
+        sum = std::fmaf(static_cast<float>(weights.At(k)),
+                        static_cast<float>(rows.At(row * width + i % width)), sum);
+      }
+      expected.SetAt(i, static_cast<double>(sum));
+    }
+    EXPECT_TRUE(Same(y, expected));
+  }
+}
+
 TEST_P(PermuteTest, CombineBackwardEqualsReference) {
   for (DType dtype : {DType::kF32, DType::kBF16}) {
     for (const auto& [tokens, width] : testing::UglyMatrices()) {
