@@ -192,6 +192,30 @@ TEST_P(RouterTest, NonFiniteLogitsStayLegal) {
   }
 }
 
+// A bias may select experts whose sigmoid is 0 in FP32: weights of 0 by the 1e-20 in the divisor,
+// and a gradient that is a number.
+TEST_P(RouterTest, SelectedScoresOfZeroGiveWeightsOfZero) {
+  const RouterConfig config = {.num_experts = 4, .experts_per_token = 2};
+  const Tensor logits = Tensor::Of({-200, -200, 0, 1}, DType::kF32, {1, 4});
+  const Tensor bias = Tensor::Of({9, 9, 0, 0}, DType::kF32, {4});
+  const Routed routed(config, 1);
+  Route(stream(), routed.Args(config, logits, bias));
+  const Tensor starts = Tensor::Of({0, 1}), load({1, 4}), dlogits({1, 4});
+  const Tensor dweights = Tensor::Of({1, 2}, DType::kF32, {1, 2});
+  RouterBackward(stream(), {.config = config,
+                            .logits = logits,
+                            .scores = routed.scores,
+                            .expert_of = routed.expert_of,
+                            .dweights = dweights,
+                            .starts = starts,
+                            .load = load,
+                            .dlogits = dlogits});
+  Wait();
+  EXPECT_TRUE(Same(routed.expert_of, Tensor::Of({0, 1}, DType::kI32, {1, 2})));
+  EXPECT_TRUE(Same(routed.weights, Tensor({1, 2})));
+  for (int64_t i = 0; i < 4; ++i) EXPECT_EQ(dlogits.At(i), 0) << i;
+}
+
 nlohmann::json Vectors() {
   std::ifstream file(testing::SourcePath("tests/golden/vectors/moe_gate_noaux_tc.json"));
   return nlohmann::json::parse(file);
