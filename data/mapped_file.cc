@@ -1,18 +1,55 @@
 #include "data/mapped_file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/core/status_macros.h"
 
 namespace sluice::data {
+namespace {
+
+// All but the process number of the names that this host's processes write `path` under.
+std::string PartialStem(const std::string& path) {
+  char host[256] = {};
+  gethostname(host, sizeof(host) - 1);
+  return absl::StrCat(path, ".partial.", host, ".");
+}
+
+void RemoveIfUnlocked(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+  if (fd < 0) return;
+  if (flock(fd, LOCK_EX | LOCK_NB) == 0) unlink(path.c_str());
+  close(fd);
+}
+
+void RemoveAbandoned(const std::string& path) {
+  namespace fs = std::filesystem;
+  const std::string stem = fs::path(PartialStem(path)).filename().string();
+  const fs::path folder = fs::path(path).has_parent_path() ? fs::path(path).parent_path() : ".";
+  std::error_code error;
+  for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
+    const std::string name = at->path().filename().string();
+    int process = 0;
+    if (!absl::StartsWith(name, stem) || !absl::SimpleAtoi(name.substr(stem.size()), &process))
+      continue;
+    if (process > 0 && kill(process, 0) != 0 && errno == ESRCH)
+      RemoveIfUnlocked(at->path().string());
+  }
+}
+
+}  // namespace
 
 absl::Status ErrnoStatus(absl::string_view what, const std::string& path, int error) {
   const std::string message = absl::StrCat(what, " '", path, "': ", std::strerror(error));
@@ -64,15 +101,22 @@ absl::StatusOr<std::string> ReadWholeFile(const std::string& path) {
 }
 
 std::string PartialPath(const std::string& path) {
-  char host[256] = {};
-  gethostname(host, sizeof(host) - 1);
-  return absl::StrCat(path, ".partial.", host, ".", getpid());
+  return absl::StrCat(PartialStem(path), getpid());
+}
+
+absl::StatusOr<std::FILE*> CreatePartial(const std::string& path) {
+  RemoveAbandoned(path);
+  const std::string partial = PartialPath(path);
+  std::FILE* file = std::fopen(partial.c_str(), "wbe");
+  if (file == nullptr) return ErrnoStatus("cannot create", partial, errno);
+  // For processes that see this folder but not this process: containers that share a host's name.
+  flock(fileno(file), LOCK_EX | LOCK_NB);
+  return file;
 }
 
 absl::Status WriteWholeFile(const std::string& path, absl::string_view content) {
   const std::string partial = PartialPath(path);
-  std::FILE* file = std::fopen(partial.c_str(), "wb");
-  if (file == nullptr) return ErrnoStatus("cannot create", partial, errno);
+  ASSIGN_OR_RETURN(std::FILE* const file, CreatePartial(path));
   errno = 0;
   bool good = std::fwrite(content.data(), 1, content.size(), file) == content.size();
   good = std::fflush(file) == 0 && good;

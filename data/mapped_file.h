@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <memory>
 #include <string>
 
@@ -41,6 +42,10 @@ absl::StatusOr<std::string> ReadWholeFile(const std::string& path);
 // Where this process writes what is to become `path`: beside it, under a name that no other process
 // uses, on this host or another that shares the folder.
 std::string PartialPath(const std::string& path);
+// An empty file at PartialPath(path), open for writing. Those that processes of this host began for
+// the same path and that died before they ended it are removed; one that another process may still
+// be writing (it runs, or holds the lock that this call takes) stays.
+absl::StatusOr<std::FILE*> CreatePartial(const std::string& path);
 // Writes to PartialPath and renames: a reader never sees half a file.
 absl::Status WriteWholeFile(const std::string& path, absl::string_view content);
 // Makes `from` the file `path`, unless that is there already: then it stays, and `from` goes. Of

@@ -137,8 +137,7 @@ absl::StatusOr<std::unique_ptr<TokenFileWriter>> TokenFileWriter::Create(
         "token file '", path, "': vocab_size ", info.vocab_size, ", eos_id ", info.eos_id,
         " and a tokenizer hash of ", info.tokenizer_hash.size(), " digits do not fit together"));
   const std::string partial = PartialPath(path);
-  std::FILE* file = std::fopen(partial.c_str(), "wb");
-  if (file == nullptr) return ErrnoStatus("cannot create", partial, errno);
+  ASSIGN_OR_RETURN(std::FILE* const file, CreatePartial(path));
   auto writer = std::make_unique<Writer>(path, partial, file, info);
   RETURN_IF_ERROR(writer->ReserveHeader());
   return writer;

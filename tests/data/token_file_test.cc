@@ -1,8 +1,11 @@
 #include "data/token_file.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <iterator>
 
 #include "data_test_util.h"
@@ -249,6 +252,56 @@ TEST(PublishUnlessThere, TheFirstStays) {
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir.path()), {}), 1);
   ExpectStatus(PublishUnlessThere(dir.Write("c", "third"), dir.File("none/t")), Code::kNotFound,
                {dir.File("none/t")});
+}
+
+// Begins a token file in another process, which waits to be killed.
+pid_t BeginElsewhere(const std::string& path) {
+  int begun[2];
+  EXPECT_EQ(pipe(begun), 0);
+  const pid_t child = fork();
+  char byte = 0;
+  if (child == 0) {
+    const auto writer = TokenFileWriter::Create(path, {.vocab_size = 10});
+    if (!writer.ok() || write(begun[1], &byte, 1) != 1) _exit(1);
+    while (true) pause();
+  }
+  EXPECT_EQ(read(begun[0], &byte, 1), 1);
+  close(begun[0]);
+  close(begun[1]);
+  return child;
+}
+
+void Kill(pid_t child) {
+  EXPECT_EQ(kill(child, SIGKILL), 0);
+  EXPECT_EQ(waitpid(child, nullptr, 0), child);
+}
+
+TEST(TokenFileWriter, WhatDeadProcessesBeganIsRemoved) {
+  const TempDir dir;
+  const std::string path = dir.File("t");
+  const auto name_of = [&](pid_t process) {
+    const std::string own = PartialPath(path);
+    return own.substr(0, own.rfind('.') + 1) + std::to_string(process);
+  };
+  dir.Write("t.partial.elsewhere.1", "of another host");
+  dir.Write("u.partial", "another file");
+  const pid_t first = BeginElsewhere(path), second = BeginElsewhere(path);
+  Kill(first);
+  // A process that cannot be seen from here may have the name; then it has the lock.
+  const int lock = open(name_of(first).c_str(), O_RDONLY | O_CLOEXEC);
+  ASSERT_EQ(flock(lock, LOCK_EX), 0);
+  ASSERT_TRUE(TokenFileWriter::Create(path, {.vocab_size = 10}).ok());
+  EXPECT_TRUE(std::filesystem::exists(name_of(first)));
+  EXPECT_TRUE(std::filesystem::exists(name_of(second)));
+  close(lock);
+  ASSERT_TRUE(TokenFileWriter::Create(path, {.vocab_size = 10}).ok());
+  EXPECT_FALSE(std::filesystem::exists(name_of(first)));
+  EXPECT_TRUE(std::filesystem::exists(name_of(second)));
+  Kill(second);
+  ASSERT_TRUE(WriteWholeFile(path, "whole").ok());
+  EXPECT_FALSE(std::filesystem::exists(name_of(second)));
+  EXPECT_TRUE(std::filesystem::exists(dir.File("t.partial.elsewhere.1")));
+  EXPECT_TRUE(std::filesystem::exists(dir.File("u.partial")));
 }
 
 TEST(TokenFileWriter, AFullDiskIsSaid) {
