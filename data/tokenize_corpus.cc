@@ -125,7 +125,7 @@ absl::StatusOr<CorpusResult> TokenizeCorpus(const CorpusOptions& options,
     std::vector<std::vector<int32_t>> ids(texts.size());
     loop->pool().ParallelFor(static_cast<int64_t>(texts.size()), [&](int64_t i) {
       const auto at = static_cast<size_t>(i);
-      ids[at] = tokenizer.Encode(texts[at]);
+      ids[at] = tokenizer.Encode(texts[at], {.added_tokens = options.added_tokens});
       if (tokenizer.eos_id() >= 0) ids[at].push_back(tokenizer.eos_id());
     });
     for (size_t i = 0; i < texts.size(); ++i) {

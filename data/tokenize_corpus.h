@@ -23,6 +23,8 @@ struct CorpusOptions {
   std::vector<std::string> inputs;  // files and folders, see FindTextFiles
   int num_threads = 1;
   bool strict = false;  // refuse bytes that are not UTF-8 instead of reading them as U+FFFD
+  // Of TokenizeCorpus: which tokens spelled out in a text become these.
+  AddedTokens added_tokens = AddedTokens::kAll;
   // Called by the calling thread now and then, and once at the end.
   std::function<void(const CorpusProgress&)> progress;
 };

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "absl/strings/str_cat.h"
+
 namespace sluice::data {
 namespace {
 
@@ -114,6 +116,11 @@ int64_t AppendAsValidUtf8(absl::string_view text, std::string* out) {
     }
   }
   return replaced;
+}
+
+std::string ReplacedText(int64_t num_replaced) {
+  return absl::StrCat(num_replaced, num_replaced == 1 ? " place was" : " places were",
+                      " not UTF-8 and became U+FFFD");
 }
 
 const std::array<uint32_t, 256>& ByteLevelAlphabet() {

@@ -28,6 +28,8 @@ bool IsValidUtf8(absl::string_view text);
 
 // Appends `text` with each maximal subpart that is not UTF-8 replaced by U+FFFD; returns how many.
 int64_t AppendAsValidUtf8(absl::string_view text, std::string* out);
+// "N places were not UTF-8 and became U+FFFD", for warnings.
+std::string ReplacedText(int64_t num_replaced);
 
 // Byte-level BPE writes tokens in an alphabet of 256 printable characters, one for each byte: the
 // printable Latin-1 characters stand for themselves, the others for U+0100 onwards, in order

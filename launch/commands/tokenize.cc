@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -94,7 +95,7 @@ class Tokenize : public Command {
         {.name = "--json", .help = "the summary as one JSON object", .target = &json_},
         {.name = "--ids", .help = "text to ids, JSONL on stdin", .target = &ids_},
         {.name = "--plain",
-         .help = "with --ids: added tokens spelled out in the text are text",
+         .help = "added tokens spelled out in the text are text",
          .target = &plain_},
         {.name = "--chat",
          .value = "TEMPLATE",
@@ -133,8 +134,11 @@ class Tokenize : public Command {
     if (ids_ && decode_) return wrong("--ids and --decode are both given, wanted one");
     if (!chat_.empty() && (decode_ || vocab_size_ > 0))
       return wrong("--chat goes with --ids or --output only");
-    if (plain_ && (!ids_ || !chat_.empty() || add_special_tokens_))
-      return wrong("--plain goes with --ids alone");
+    if (plain_ && (decode_ || !chat_.empty() || add_special_tokens_)) {
+      return wrong(
+          "--plain does not go with --decode, --chat (where control tokens are text anyway) or "
+          "--add-special-tokens");
+    }
     if (ids_ || decode_) {
       return inputs_.empty() && output_.empty()
                  ? absl::OkStatus()
@@ -155,6 +159,7 @@ class Tokenize : public Command {
     return {.inputs = inputs_,
             .num_threads = threads_ > 0 ? static_cast<int>(threads_) : UsableCores(),
             .strict = strict_,
+            .added_tokens = How().added_tokens,
             .progress = ProgressBar(what)};
   }
 
@@ -191,7 +196,7 @@ class Tokenize : public Command {
         absl::StrFormat("conversations: %s: %d conversations, %d tokens, %d of them learned (%s)",
                         output_, result.conversations, result.tokens, result.targets, chat_);
     if (result.num_replaced > 0)
-      absl::StrAppend(&line, "; ", result.num_replaced, " places were not UTF-8");
+      absl::StrAppend(&line, "; ", data::ReplacedText(result.num_replaced));
     std::puts(line.c_str());
     return absl::OkStatus();
   }
@@ -215,7 +220,7 @@ class Tokenize : public Command {
     }
     absl::StrAppendFormat(&line, "; %.1f s, %.1f MB/s", result.seconds, megabytes_per_second);
     if (result.num_replaced > 0) {
-      absl::StrAppend(&line, "; ", result.num_replaced, " places were not UTF-8");
+      absl::StrAppend(&line, "; ", data::ReplacedText(result.num_replaced));
     }
     std::puts(line.c_str());
   }
@@ -224,9 +229,15 @@ class Tokenize : public Command {
     return {.added_tokens = plain_ ? data::AddedTokens::kNone : data::AddedTokens::kAll};
   }
 
-  absl::StatusOr<std::string> Convert(const std::string& line,
-                                      const data::Tokenizer& tokenizer) const {
-    if (!data::IsValidUtf8(line)) return absl::InvalidArgumentError("the line is not UTF-8");
+  // `num_replaced` grows by the places that were not UTF-8.
+  absl::StatusOr<std::string> Convert(std::string line, const data::Tokenizer& tokenizer,
+                                      int64_t* num_replaced) const {
+    if (!data::IsValidUtf8(line)) {
+      if (strict_) return absl::InvalidArgumentError("the line has bytes that are not UTF-8");
+      std::string valid;
+      *num_replaced += data::AppendAsValidUtf8(line, &valid);
+      line = std::move(valid);
+    }
     if (template_ != nullptr) {
       ASSIGN_OR_RETURN(const data::Conversation conversation, data::ParseConversation(line));
       ASSIGN_OR_RETURN(const data::TokenizedChat chat, template_->Tokenize(conversation));
@@ -247,9 +258,10 @@ class Tokenize : public Command {
   absl::Status ConvertLines(const data::Tokenizer& tokenizer) const {
     std::ios::sync_with_stdio(false);
     std::string line;
+    int64_t num_replaced = 0;
     for (int64_t number = 1; std::getline(std::cin, line); ++number) {
       if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-      const absl::StatusOr<std::string> converted = Convert(line, tokenizer);
+      const absl::StatusOr<std::string> converted = Convert(line, tokenizer, &num_replaced);
       if (!converted.ok()) {
         std::cout.flush();
         return absl::InvalidArgumentError(
@@ -260,6 +272,10 @@ class Tokenize : public Command {
       if (std::cin.rdbuf()->in_avail() <= 0) std::cout.flush();
     }
     std::cout.flush();
+    if (num_replaced > 0) {
+      std::fputs(absl::StrCat("sluice: warning: ", data::ReplacedText(num_replaced), "\n").c_str(),
+                 stderr);
+    }
     return std::cout.good() ? absl::OkStatus()
                             : absl::UnavailableError("tokenize: cannot write to stdout");
   }

@@ -231,6 +231,55 @@ TEST_F(TokenizeCommand, IdsAndBackGiveTheText) {
   EXPECT_EQ(end_id(""), "{\"ids\": [0]}\n");
   EXPECT_EQ(end_id(" --add-special-tokens"), "{\"ids\": [0, 0]}\n");
   EXPECT_THAT(end_id(" --plain"), Not(HasSubstr("[0]")));
+  // Files likewise: the text's own end, and that of the document.
+  std::ofstream(dir_ + "/end.txt") << "<|endoftext|>";
+  const auto tokens_of_file = [&](const std::string& flag) {
+    const Outcome outcome = RunSluice("tokenize --json --tokenizer " + Tokenizer() + flag +
+                                      " --output " + dir_ + "/end.tokens " + dir_ + "/end.txt");
+    return nlohmann::json::parse(outcome.out, nullptr, false)["tokens"]["tokens"].get<int>();
+  };
+  EXPECT_EQ(tokens_of_file(""), 2);
+  EXPECT_GT(tokens_of_file(" --plain"), 2);
+}
+
+// E2 28 A1: a lead byte without its tail, a bracket, a tail without its lead; two places.
+TEST_F(TokenizeCommand, WhatIsNotUtf8IsReplacedCountedAndWarnedOfOrRefused) {
+  const std::string bad = "\xe2(\xa1", line = "{\"text\": \"a" + bad + "z\"}\n",
+                    tokenize = "tokenize --tokenizer " + Tokenizer();
+  const std::string good = "{\"text\": \"whole\"}\n";
+  const Outcome ids = RunSluice(tokenize + " --ids", good + line);
+  ASSERT_EQ(ids.exit_code, 0) << ids.err;
+  EXPECT_EQ(ids.err, "sluice: warning: 2 places were not UTF-8 and became U+FFFD\n");
+  EXPECT_EQ(RunSluice(tokenize + " --decode", ids.out).out,
+            good + "{\"text\": \"a\xef\xbf\xbd(\xef\xbf\xbdz\"}\n");
+  EXPECT_EQ(RunSluice(tokenize + " --ids", good).err, "");
+  const Outcome strict = RunSluice(tokenize + " --ids --strict", good + line);
+  EXPECT_EQ(strict.exit_code, 1);
+  EXPECT_EQ(strict.out, RunSluice(tokenize + " --ids", good).out);
+  EXPECT_EQ(strict.err,
+            "sluice: tokenize: line 2 of stdin: the line has bytes that are not UTF-8\n");
+  // The same of conversations, and of files.
+  const std::string chat = "{\"prompt\": \"a\", \"completion\": \"" + bad + "\"}\n";
+  EXPECT_EQ(RunSluice(tokenize + " --ids --chat raw", chat).err, ids.err);
+  EXPECT_EQ(RunSluice(tokenize + " --ids --chat raw --strict", chat).exit_code, 1);
+  std::ofstream(dir_ + "/bad.txt") << "a" << bad;
+  std::ofstream(dir_ + "/bad.jsonl") << chat;
+  const std::string to = " --output " + dir_ + "/bad.tokens ";
+  for (const std::string input : {"bad.txt", "--chat raw bad.jsonl"}) {
+    const size_t name = input.rfind("bad");
+    const std::string from = input.substr(0, name) + dir_ + "/" + input.substr(name);
+    EXPECT_THAT(RunSluice(tokenize + to + from).out,
+                HasSubstr("; 2 places were not UTF-8 and became U+FFFD"));
+    const Outcome refused = RunSluice(tokenize + to + "--strict " + from);
+    EXPECT_EQ(refused.exit_code, 1);
+    EXPECT_THAT(refused.err, HasSubstr("bytes that are not UTF-8"));
+  }
+  // A run that makes its tokens itself says so, too.
+  const Outcome run =
+      RunSluice("train --preset tiny --set train.steps=1 --set run.dir=" + dir_ +
+                "/run --set data.train=" + dir_ + "/bad.txt --set data.validation=" + dir_ +
+                "/a.txt --set data.tokenizer=" + Tokenizer());
+  EXPECT_THAT(run.out + run.err, HasSubstr("warning: " + dir_ + "/bad.txt: 2 places were not"));
 }
 
 TEST_F(TokenizeCommand, ConversationsBecomeTokensAndMasks) {

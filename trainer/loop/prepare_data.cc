@@ -15,6 +15,7 @@
 #include "data/token_file_format.h"
 #include "data/tokenize_corpus.h"
 #include "data/tokenizer.h"
+#include "data/utf8.h"
 #include "kernels/core/status_macros.h"
 
 namespace sluice::trainer {
@@ -100,6 +101,10 @@ class Preparer {
   void Print(const std::string& text) const {
     if (print_) print_(text);
   }
+  void WarnOf(int64_t num_replaced, const std::string& path) const {
+    if (num_replaced > 0)
+      Print(absl::StrCat("warning: ", path, ": ", data::ReplacedText(num_replaced)));
+  }
 
   // The tokenizer.json given, or one trained on the training text.
   absl::StatusOr<std::string> Tokenizer() {
@@ -151,6 +156,7 @@ class Preparer {
     Print(absl::StrFormat("%s: %.2f MB of text to %d tokens (%.1f MB/s)", path,
                           result.text_bytes / 1e6, result.tokens,
                           result.seconds > 0 ? result.text_bytes / 1e6 / result.seconds : 0.0));
+    WarnOf(result.num_replaced, path);
     return output;
   }
 
@@ -181,6 +187,7 @@ class Preparer {
                      data::TokenizeConversations(corpus, *tokenizer_, *chat_template, output));
     Print(absl::StrFormat("%s: %d conversations, %d tokens of which %d are learned", path,
                           result.conversations, result.tokens, result.targets));
+    WarnOf(result.num_replaced, path);
     return output;
   }
 

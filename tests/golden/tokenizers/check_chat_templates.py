@@ -4,8 +4,10 @@
     pip install transformers==5.24.0
     check_chat_templates.py [--sluice build/sluice] deepseek_v3=deepseekv3.jinja qwen3=tokenizer_config.json ...
 
-A file is the template's text, or a tokenizer_config.json that has it. Every conversation goes through both, with a
-vocabulary of bytes and the families' control tokens; ids must be equal. Exit code 1 when some are not."""
+A file is the template's text, or a tokenizer_config.json that has it; `mixtral=mistral-common` asks that package
+(mistral-common[sentencepiece] 1.13.1 was tried) for the text of its first instruction format. Every conversation goes
+through both, with a vocabulary of bytes and the families' control tokens; ids must be equal. Exit code 1 when some are
+not."""
 import argparse
 import json
 import pathlib
@@ -43,6 +45,22 @@ def write_tokenizer(path):
         "model": {"type": "BPE", "vocab": vocab, "merges": []}}))
 
 
+def mistral_text(turns):
+    from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, UserMessage
+    from mistral_common.protocol.instruct.request import ChatCompletionRequest
+    from mistral_common.protocol.instruct.validator import ValidationMode
+    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+
+    kinds = {"system": SystemMessage, "user": UserMessage, "assistant": AssistantMessage}
+    tokenizer = MistralTokenizer.v1()
+    tokenizer._chat_completion_request_validator._mode = ValidationMode.finetuning  # an answer may be the end
+    messages = [kinds[role](content=content) for role, content in turns]
+    text = tokenizer.encode_chat_completion(ChatCompletionRequest(messages=messages)).text
+    for shown, meant in (("\u2581", " "), ("<0x0A>", "\n"), ("</s>", EOS), ("<s>", BOS)):
+        text = text.replace(shown, meant)
+    return text
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--sluice", default="build/sluice")
@@ -54,13 +72,14 @@ def main():
         write_tokenizer(path)
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), bos_token=BOS, eos_token=EOS)
         for name, file in (pair.split("=", 1) for pair in args.templates):
-            template = pathlib.Path(file).read_text()
+            template = "" if file == "mistral-common" else pathlib.Path(file).read_text()
             if file.endswith(".json"):
                 template = json.loads(template)["chat_template"]
             equal = 0
             for turns in CONVERSATIONS:
                 messages = [{"role": role, "content": content} for role, content in turns]
-                text = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
+                text = mistral_text(turns) if file == "mistral-common" else tokenizer.apply_chat_template(
+                    messages, chat_template=template, tokenize=False)
                 wanted = tokenizer(text, add_special_tokens=False)["input_ids"]
                 done = subprocess.run([args.sluice, "tokenize", "--ids", "--chat", name, "--tokenizer", str(path)],
                                       input=json.dumps({"messages": messages}) + "\n", capture_output=True, text=True,
