@@ -10,11 +10,12 @@
 
 #include "absl/strings/match.h"
 #include "checkpoints/digest.h"
-#include "checkpoints/memory_file_system.h"
 #include "checkpoints/huggingface/weight_reader.h"
+#include "checkpoints/memory_file_system.h"
 #include "kernels/ops/cast.h"
 #include "kernels/reference/low_rank.h"
 #include "tests/support/near.h"
+#include "tests/support/sanitized.h"
 #include "tests/support/thread_ranks.h"
 #include "tests/trainer/one_rank.h"
 #include "tests/trainer/small_run.h"
@@ -203,6 +204,7 @@ TEST(Lora, EveryLayoutTakesTheSameStepDropoutIncluded) {
                               {.pipe = 2, .data = 2, .expert = 2},
                               {.pipe = 4, .schedule = "zb_h1"}};
     for (const Layout& layout : layouts) {
+      if (testing::kSanitized && precision == std::string("FP32")) continue;
       const RunRecord other = RunLayout(config, layout, 3);
       EXPECT_THAT(CompareFirstStep(one, other), IsEmpty()) << precision << " " << layout.Name();
       EXPECT_NEAR(other.steps.back().loss, one.steps.back().loss, 1e-3 * one.steps.back().loss);

@@ -15,6 +15,7 @@
 #include "checkpoints/memory_file_system.h"
 #include "gtest/gtest.h"
 #include "kernels/core/philox.h"
+#include "tests/support/sanitized.h"
 #include "tests/support/thread_ranks.h"
 #include "tests/trainer/one_rank.h"
 #include "tests/trainer/small_run.h"
@@ -120,6 +121,7 @@ class SaveAndLoad : public ::testing::TestWithParam<RunConfig> {};
 TEST_P(SaveAndLoad, OnAnyMeshGivesTheSameDigest) {
   checkpoints::MemoryFileSystem files;
   int number = 0;
+  int pair = 0;
   for (const Layout& from : Layouts()) {
     const std::string first =
         SaveOn(GetParam(), from, "/from" + std::to_string(number++), files, [&](RankModel& model) {
@@ -130,6 +132,7 @@ TEST_P(SaveAndLoad, OnAnyMeshGivesTheSameDigest) {
     const std::string digest = DigestOf(first, files);
     EXPECT_NE(digest.find("adam_v/model.layers.3.mlp.experts.7.up_proj.weight"), std::string::npos);
     for (const Layout& to : Layouts()) {
+      if (testing::kSanitized && pair++ % 3 != 0) continue;
       const std::string second =
           SaveOn(GetParam(), to, "/to" + std::to_string(number++), files, [&](RankModel& model) {
             const auto loaded = LoadState(model, first, LoadOptions(), files);
