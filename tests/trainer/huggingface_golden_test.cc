@@ -139,7 +139,7 @@ INSTANTIATE_TEST_SUITE_P(Families, HuggingFaceGolden,
                                            "deepseek_v2_lite", "qwen3_moe", "qwen3_moe_yarn",
                                            "mixtral", "olmoe", "olmoe_normalised",
                                            "deepseek_v2_normalised", "deepseek_v3_group_mask_zero",
-                                           "deepseek_v3_mtp"),
+                                           "deepseek_v3_mtp", "deepseek_v3_fp8"),
                          [](const auto& info) { return std::string(info.param); });
 
 HostBatch BothLines(const HuggingFaceCase& golden) {

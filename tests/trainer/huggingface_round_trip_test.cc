@@ -116,7 +116,8 @@ TEST(HuggingFaceTokenizer, OneOfARunsOwnGetsItsConfiguration) {
 
 INSTANTIATE_TEST_SUITE_P(Families, HuggingFaceRoundTrip,
                          ::testing::Values("deepseek_v3", "deepseek_v3_mtp", "deepseek_v2_lite",
-                                           "qwen3_moe_yarn", "mixtral", "olmoe"));
+                                           "qwen3_moe_yarn", "mixtral", "olmoe",
+                                           "deepseek_v3_fp8"));
 
 // Masters of all ranks of a mesh, put together again.
 std::string DigestOn(const HuggingFaceCase& golden, const RunConfig& stored,
@@ -162,17 +163,19 @@ std::string DigestOn(const HuggingFaceCase& golden, const RunConfig& stored,
 }
 
 TEST(HuggingFaceMesh, AnImportLoadsOnAnyPipeDataAndExpertLayout) {
-  HuggingFaceCase golden("deepseek_v3_mtp");
-  ASSERT_TRUE(golden.Import().ok());
-  RunConfig stored;
-  ASSERT_TRUE(google::protobuf::TextFormat::ParseFromString(
-      data::Slurp(golden.run() + "/config.textproto"), &stored));
-  const std::string one = DigestOn(golden, stored, {1, 1, 1});
-  EXPECT_EQ(one.size(), 32u);
-  for (const parallel::MeshShape& shape :
-       {parallel::MeshShape{2, 1, 1}, {1, 4, 1}, {1, 4, 4}, {2, 2, 2}, {1, 3, 1}}) {
-    EXPECT_EQ(DigestOn(golden, stored, shape), one)
-        << shape.pipe << " " << shape.data << " " << shape.expert;
+  for (const char* name : {"deepseek_v3_mtp", "deepseek_v3_fp8"}) {
+    HuggingFaceCase golden(name);
+    ASSERT_TRUE(golden.Import().ok());
+    RunConfig stored;
+    ASSERT_TRUE(google::protobuf::TextFormat::ParseFromString(
+        data::Slurp(golden.run() + "/config.textproto"), &stored));
+    const std::string one = DigestOn(golden, stored, {1, 1, 1});
+    EXPECT_EQ(one.size(), 32u);
+    for (const parallel::MeshShape& shape :
+         {parallel::MeshShape{2, 1, 1}, {1, 4, 1}, {1, 4, 4}, {2, 2, 2}, {1, 3, 1}}) {
+      EXPECT_EQ(DigestOn(golden, stored, shape), one)
+          << name << " " << shape.pipe << " " << shape.data << " " << shape.expert;
+    }
   }
 }
 

@@ -10,8 +10,10 @@ logit, for the trained run, for the LoRA run merged on export, and for the impor
 PEFT; last, how far the LoRA run moved the logits. Bound: 2e-5. Exit code 1 when one does not hold.
 
 PEFT's column needs transformers 4 (4.57.1 with peft 0.17.1 was tried), whose experts are modules that adapters can be
-put on. transformers 5 has one parameter for all experts; whether PEFT 0.21.2 puts adapters on it is not known. transformers 4 in turn leaves
-out DeepSeek-V2's mscale, and masks dropped groups with 0 (model.group_mask, set here)."""
+put on. transformers 5 has one parameter for all experts; whether PEFT 0.21.2 puts adapters on it is not known.
+transformers 4 in turn leaves out DeepSeek-V2's mscale, so those cases lose their YaRN here, and masks dropped groups
+with 0 (model.group_mask, set here). The base under an adapter is an export of the import in FP32: the same values, and
+of an FP8 source without the kernels that transformers has for GPUs only."""
 import argparse
 import json
 import pathlib
@@ -56,6 +58,9 @@ def unpack(case, to):
         if path.suffix == ".zst":
             content = zstandard.ZstdDecompressor().decompress(content, max_output_size=1 << 28)
         (to / path.name.removesuffix(".zst")).write_bytes(content)
+    config = json.loads((to / "config.json").read_text())
+    if HAS_EXPERT_MODULES and config["model_type"] == "deepseek_v2":
+        (to / "config.json").write_text(json.dumps(config | {"rope_scaling": None}))
 
 
 def train(sluice, work, name, *edits):
@@ -85,7 +90,8 @@ def check(sluice, case, work):
     name = type(model).__name__
     if HAS_EXPERT_MODULES:
         run(sluice, "adapter", "--checkpoint", work / "lora", "--to", work / "adapter")
-        worst, largest, _ = compare(sluice, work / "lora", load(work / "source", work / "adapter"))
+        run(sluice, "export", "--from", work / "import", "--to", work / "base-hf", "--dtype", "fp32")
+        worst, largest, _ = compare(sluice, work / "lora", load(work / "base-hf", work / "adapter"))
         shares.append(worst / largest)
     return name, shares, moved / largest
 

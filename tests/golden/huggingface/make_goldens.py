@@ -8,12 +8,13 @@ computes from them: logits, log-probabilities, loss, and the gradient of every p
 
 Each case becomes a folder: config.json, model.safetensors.zst (or shards with their index), golden.safetensors.zst.
 Gradients are stored with their lowest 8 bits zero (an error of 2^-17; the bound under test is 1e-4), which halves
-the folder."""
+the folder. Of the FP8 case those of more than 5,000 elements are left out."""
 import json
 import os
 import pathlib
 import shutil
 import sys
+import tempfile
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,7 @@ MIN_GAP = 1e-5
 
 YARN = dict(type="yarn", factor=40, beta_fast=32, beta_slow=1, mscale=1.0, mscale_all_dim=1.0,
             original_max_position_embeddings=16)
+FP8 = dict(activation_scheme="dynamic", fmt="e4m3", quant_method="fp8", weight_block_size=[128, 128])
 YARN_V2 = dict(YARN, mscale=0.707, mscale_all_dim=0.707)
 SHAPE = dict(vocab_size=48, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=640,
              rms_norm_eps=1e-6, num_experts_per_tok=2, hidden_act="silu", tie_word_embeddings=False)
@@ -75,6 +77,10 @@ CASES = {
     "deepseek_v3_group_mask_zero": (dict(V3, rope_scaling=None, first_k_dense_replace=0), "reference.py",
                                     dict(group_mask="zero", bias_shift=-0.6)),
     "deepseek_v3_mtp": (dict(V3, num_nextn_predict_layers=1), "reference.py", dict(mtp=True)),
+    # Codes and scales on disk, as released; matrices of 2 x 2 blocks, ragged at both edges. transformers gets the
+    # values that they stand for, computed here, in a directory of FP32.
+    "deepseek_v3_fp8": (dict(V3, hidden_size=136, intermediate_size=130, quantization_config=FP8), "transformers",
+                        dict(most_gradient_elements=5000)),
 }
 
 
@@ -161,8 +167,33 @@ def random_weights(c, seed, bias_shift=0.0):
     return weights
 
 
-def save_model(folder, c, weights, shards):
-    (folder / "config.json").write_text(json.dumps(dict(c, torch_dtype="bfloat16"), indent=2) + "\n")
+def each_element(scales, shape):
+    """A scale a block of 128 x 128 -> a scale an element."""
+    return scales.repeat_interleave(128, 0)[:shape[0]].repeat_interleave(128, 1)[:, :shape[1]]
+
+
+def to_fp8(weights):
+    """Projections as E4M3 codes beside a scale a block: what a checkpoint holds, and the FP32 values that it means."""
+    stored, values = {}, {}
+    for name, weight in weights.items():
+        plain = weight.dim() != 2 or "embed_tokens" in name or "lm_head" in name or name.endswith("gate.weight")
+        if plain:
+            stored[name] = values[name] = weight
+            continue
+        blocks = [-(-n // 128) for n in weight.shape]
+        scales = torch.empty(blocks)
+        for i in range(blocks[0]):
+            for j in range(blocks[1]):
+                scales[i, j] = weight[i * 128:i * 128 + 128, j * 128:j * 128 + 128].float().abs().max() / 448
+        wide = each_element(scales, weight.shape)
+        codes = (weight.float() / wide).to(torch.float8_e4m3fn)
+        stored[name], stored[name + "_scale_inv"] = codes, scales
+        values[name] = codes.float() * wide
+    return stored, values
+
+
+def save_model(folder, c, weights, shards, dtype="bfloat16"):
+    (folder / "config.json").write_text(json.dumps(dict(c, torch_dtype=dtype), indent=2) + "\n")
     names = sorted(weights)
     if shards == 1:
         return save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -240,7 +271,9 @@ def make(name):
     if "reference_defaults" in options:
         c["rope_scaling"] = dict(c["rope_scaling"], **options["reference_defaults"])
     for seed in range(100):
-        weights = random_weights(c, seed, options.get("bias_shift", 0.0))
+        weights = stored = random_weights(c, seed, options.get("bias_shift", 0.0))
+        if "quantization_config" in c:
+            stored, weights = to_fp8(weights)
         tokens = torch.randint(c["vocab_size"], (LINES, LENGTH + 1), generator=torch.Generator().manual_seed(seed + 1))
         own = reference_result(c, weights, tokens, options.get("mtp", False))
         if own[3] > 10 * MIN_GAP:
@@ -251,9 +284,15 @@ def make(name):
     folder = HERE / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    save_model(folder, config, weights, options.get("shards", 1))
+    save_model(folder, config, stored, options.get("shards", 1))
     if maker == "transformers":
-        logits, loss, gradients = transformers_result(folder, config, tokens)
+        with tempfile.TemporaryDirectory() as plain:
+            readable = folder
+            if stored is not weights:
+                readable = pathlib.Path(plain)
+                save_model(readable, {k: v for k, v in config.items() if k != "quantization_config"},
+                           {n: t.float() for n, t in weights.items()}, 1, "float32")
+            logits, loss, gradients = transformers_result(readable, config, tokens)
         worst = max(relative(own[2][n], g) for n, g in gradients.items() if g.norm() > 0)
         off = ((own[0] - logits).abs().max() / logits.abs().max()).item()
         print(f"{name}: reference.py differs from transformers by {off:.2e} (logits), {worst:.2e} (gradients)")
@@ -261,6 +300,8 @@ def make(name):
     golden = {"tokens": tokens.to(torch.int32), "logits": logits, "loss": loss[None],
               "logprobs": logits.log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0], **extra}
     for n, g in gradients.items():
+        if g.numel() > options.get("most_gradient_elements", g.numel()):
+            continue
         golden["gradient." + n] = ((g.contiguous().view(torch.int32) + 128) & ~255).view(torch.float32)
     save_file({n: t.contiguous() for n, t in golden.items()}, folder / "golden.safetensors",
               metadata={"made_by": maker, "smallest_gap": f"{gap:.3g}"})
