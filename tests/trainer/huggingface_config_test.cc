@@ -182,6 +182,44 @@ TEST(HuggingFaceConfig, NamesWhatIsNotFp8AndTheTokenizersIds) {
   EXPECT_EQ(laptop.at("eos_token_id"), 7);
 }
 
+// The source's own file, edited: what an export changes, and nothing else.
+TEST(HuggingFaceConfig, AnEditFollowsTheTypesOfTheExport) {
+  ModelConfig model = Preset("qwen3_30b_a3b");
+  model.set_num_hidden_layers(2);
+  const Json gates = {"lm_head", "model.layers.0.mlp.gate", "model.layers.1.mlp.gate"};
+  const auto edit = [&](const Json& source, const HuggingFaceExport& options, bool keep_dtype) {
+    const auto text = EditHuggingFaceConfig(source.dump(), model, options, keep_dtype);
+    EXPECT_TRUE(text.ok()) << text.status();
+    return Json::parse(*text);
+  };
+  Json plain = Json::parse(*MakeHuggingFaceConfig(model, {}));
+  plain["transformers_version"] = "4.51.0";
+  Json wanted = plain;
+  EXPECT_EQ(edit(plain, {.is_fp8 = false}, true), plain);
+  wanted["quantization_config"] = {{"activation_scheme", "dynamic"},
+                                   {"fmt", "e4m3"},
+                                   {"quant_method", "fp8"},
+                                   {"weight_block_size", {128, 128}},
+                                   {"modules_to_not_convert", gates}};
+  EXPECT_EQ(edit(plain, {.is_fp8 = true}, false), wanted);
+  // A source in FP8 that left more than the gates as it was, and has a key of its own.
+  Json source = wanted;
+  source["quantization_config"]["modules_to_not_convert"] = {"lm_head", "model.layers.0.mlp.gate",
+                                                             "model.layers.0.self_attn.q_proj"};
+  source["quantization_config"]["scale_fmt"] = "float";
+  EXPECT_EQ(edit(source, {.is_fp8 = true}, true), source);  // tensors keep their types
+  wanted["quantization_config"]["scale_fmt"] = "float";
+  EXPECT_EQ(edit(source, {.is_fp8 = true}, false), wanted);  // all projections become FP8
+  EXPECT_EQ(edit(source, {.is_fp8 = false}, false), plain);
+  // DeepSeek's files name nothing.
+  model = Preset("deepseek_v3");
+  const Json deepseek = Json::parse(*MakeHuggingFaceConfig(model, {.is_fp8 = true}));
+  EXPECT_EQ(edit(deepseek, {.is_fp8 = true}, false), deepseek);
+  Json without = deepseek;
+  without.erase("quantization_config");
+  EXPECT_EQ(edit(without, {.is_fp8 = true}, false), deepseek);
+}
+
 TEST(NamedTensors, AddUpToThePublishedCounts) {
   std::ifstream file(testing::SourcePath("tests/golden/vectors/param_counts.json"));
   const nlohmann::json wanted = nlohmann::json::parse(file);

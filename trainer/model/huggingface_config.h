@@ -39,8 +39,8 @@ absl::StatusOr<std::string> MakeHuggingFaceConfig(const ModelConfig& config,
                                                   const HuggingFaceExport& options);
 
 // The source's own config.json with what an export changed: quantization_config there or not, the
-// number of MTP layers, and, where `keep_dtype` is false, torch_dtype. Unchanged text comes back as
-// it is.
+// number of MTP layers, and, where `keep_dtype` is false, torch_dtype and the modules that are not
+// in FP8. Unchanged text comes back as it is.
 absl::StatusOr<std::string> EditHuggingFaceConfig(absl::string_view json, const ModelConfig& config,
                                                   const HuggingFaceExport& options,
                                                   bool keep_dtype);

@@ -197,6 +197,14 @@ absl::StatusOr<std::string> EditHuggingFaceConfig(absl::string_view text, const 
       json.contains("quantization_config") && !json["quantization_config"].is_null();
   if (is_fp8 && !options.is_fp8) json.erase("quantization_config");
   if (!is_fp8 && options.is_fp8) json["quantization_config"] = Quantization(config);
+  if (is_fp8 && options.is_fp8 && !keep_dtype) {
+    // The source may have left other modules as they were.
+    const Json fresh = Quantization(config);
+    json["quantization_config"].erase("modules_to_not_convert");
+    if (const auto plain = fresh.find("modules_to_not_convert"); plain != fresh.end()) {
+      json["quantization_config"]["modules_to_not_convert"] = *plain;
+    }
+  }
   if (json.contains("num_nextn_predict_layers")) {
     json["num_nextn_predict_layers"] = config.num_nextn_predict_layers();
   }
