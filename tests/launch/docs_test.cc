@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/data/data_test_util.h"
 #include "tests/launch/run_program.h"
 #include "tests/support/source_path.h"
 
@@ -58,6 +60,34 @@ fi
 exec PROGRAM "${arguments[@]}"
 )";
 
+// What docs/fine-tuning.md begins with: a released model (tests/golden has one in small) with a
+// tokenizer of letters and line ends, and the task's files.
+void WriteReleasedModel(const std::string& dir) {
+  const fs::path golden = testing::SourcePath("tests/golden/huggingface/deepseek_v2_lite");
+  const fs::path model = dir + "/DeepSeek-V2-Lite";
+  fs::create_directories(model);
+  fs::copy_file(golden / "config.json", model / "config.json");
+  std::ofstream(model / "model.safetensors")
+      << data::ZstdDecompress(ReadAll(golden / "model.safetensors.zst"));
+  nlohmann::json vocab = {{" ", 0}, {"\n", 27}, {"</s>", 28}};
+  for (int i = 0; i < 26; ++i) vocab[std::string(1, static_cast<char>('a' + i))] = i + 1;
+  const nlohmann::json end = {{"id", 28}, {"content", "</s>"}, {"special", true}};
+  const nlohmann::json bpe = {
+      {"type", "BPE"}, {"vocab", vocab}, {"merges", nlohmann::json::array()}};
+  std::ofstream(model / "tokenizer.json")
+      << nlohmann::json{{"added_tokens", {end}}, {"decoder", {{"type", "Fuse"}}}, {"model", bpe}};
+  std::ofstream(model / "tokenizer_config.json") << R"({"eos_token": "</s>"})";
+  for (const char* name : {"train.jsonl", "held_out.jsonl"}) {
+    std::ofstream lines(dir + "/" + name);
+    for (int i = 0; i < 300; ++i)
+      lines << R"({"prompt": "where do we meet mr knightley", "completion": " emma"})"
+            << "\n";
+  }
+  std::ofstream(dir + "/questions.jsonl")
+      << R"({"question": "where is emma", "choices": ["here", "there"], "answer": 0})"
+      << "\n";
+}
+
 class Documents : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
@@ -75,6 +105,7 @@ class Documents : public ::testing::TestWithParam<const char*> {
     std::ofstream(dir_ + "/data/held_out.txt") << novel.substr(300'000, 20'000);
     std::ofstream(dir_ + "/other.txt") << novel.substr(320'000, 10'000);
     std::ofstream(dir_ + "/lines.jsonl") << "{\"text\": \"It was\"}\n";
+    if (GetParam() == std::string("docs/fine-tuning.md")) WriteReleasedModel(dir_);
   }
   void TearDown() override { fs::remove_all(dir_); }
 
@@ -98,9 +129,12 @@ TEST_P(Documents, CommandsRun) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Documents, ::testing::Values("README.md", "docs/running.md"),
+INSTANTIATE_TEST_SUITE_P(All, Documents,
+                         ::testing::Values("README.md", "docs/running.md", "docs/fine-tuning.md"),
                          [](const auto& info) {
-                           return std::string(info.param) == "README.md" ? "README" : "Running";
+                           std::string name = fs::path(info.param).stem().string();
+                           std::erase_if(name, [](char c) { return c == '-'; });
+                           return name;
                          });
 
 }  // namespace
