@@ -23,6 +23,11 @@ std::vector<int32_t> EncodePrompt(const data::Tokenizer& tokenizer, const std::s
   return ids;
 }
 
+// Released models have more rows than their tokenizers have tokens: those are never chosen.
+std::span<const float> OfTokens(std::span<const float> logits, const data::Tokenizer& tokenizer) {
+  return logits.first(std::min(logits.size(), static_cast<size_t>(tokenizer.vocab_size())));
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> Generate(const GenerateOptions& options, const RankContext& rank) {
@@ -46,7 +51,8 @@ absl::StatusOr<std::string> Generate(const GenerateOptions& options, const RankC
     ASSIGN_OR_RETURN(logits, decoder->Step(id));
   }
   for (int64_t i = 0; i < options.max_tokens; ++i) {
-    const int32_t next = SampleToken(logits, options.sampling, decoder->position());
+    const int32_t next =
+        SampleToken(OfTokens(logits, *tokenizer), options.sampling, decoder->position());
     if (next == tokenizer->eos_id()) break;
     ids.push_back(next);
     if (i + 1 == options.max_tokens) break;
@@ -94,7 +100,7 @@ absl::StatusOr<std::string> SampleText(RankModel& model, const data::Tokenizer& 
     if (status.ok()) status = model.Run(batch.inputs(), LossScales(), false, &sums);
     if (!status.ok()) break;
     int64_t next =
-        last != nullptr ? SampleToken(logits, sampling, static_cast<int64_t>(ids.size())) : 0;
+        last != nullptr ? SampleToken(OfTokens(logits, tokenizer), sampling, std::ssize(ids)) : 0;
     status =
         model.world().Broadcast(TensorView(&next, DType::kI64, {1}), last_rank, model.stream());
     if (next == tokenizer.eos_id()) break;
