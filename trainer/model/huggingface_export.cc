@@ -199,10 +199,12 @@ absl::StatusOr<std::string> EditHuggingFaceConfig(absl::string_view text, const 
   if (!is_fp8 && options.is_fp8) json["quantization_config"] = Quantization(config);
   if (is_fp8 && options.is_fp8 && !keep_dtype) {
     // The source may have left other modules as they were.
+    constexpr const char* kList = "modules_to_not_convert";
     const Json fresh = Quantization(config);
-    json["quantization_config"].erase("modules_to_not_convert");
-    if (const auto plain = fresh.find("modules_to_not_convert"); plain != fresh.end()) {
-      json["quantization_config"]["modules_to_not_convert"] = *plain;
+    if (fresh.contains(kList)) {
+      json["quantization_config"][kList] = fresh[kList];
+    } else {
+      json["quantization_config"].erase(kList);
     }
   }
   if (json.contains("num_nextn_predict_layers")) {
