@@ -68,6 +68,8 @@ class DeviceContext {
   // Copies equal shapes and dtypes; rows may be strided.
   virtual void Copy(ConstTensorView from, TensorView to, Stream& stream) = 0;
   const MemoryTable& memory() const { return memory_; }
+  // Bytes held for this device's ops that Allocate did not hand out; negative: freed.
+  void CountElsewhere(MemoryTag tag, int64_t bytes) { memory_.Add(tag, bytes); }
 
  protected:
   friend class Buffer;

@@ -1,5 +1,6 @@
 // Working memory of one thread that grows and is reused, so that ops allocate nothing once every
-// shape has been seen.
+// shape has been seen. It grows by whole MiB (pages that are never touched cost nothing), so that
+// the fullest expert of a later step seldom needs more.
 #pragma once
 
 #include <atomic>
@@ -44,7 +45,7 @@ class Scratch {
     bytes_ = 0;
   }
 
-  static constexpr size_t kAlignment = 4096, kGranule = 64 * 1024;
+  static constexpr size_t kAlignment = 4096, kGranule = 1024 * 1024;
   static inline std::atomic<int64_t> total_bytes_{0};
   void* data_ = nullptr;
   size_t bytes_ = 0;

@@ -101,7 +101,8 @@ std::string StepLine(const StepReport& r) {
                           static_cast<double>(r.memory->total_bytes()) / mib);
   }
   absl::StrAppendFormat(&line, " | eta %s", Duration(r.eta_seconds));
-  if (r.result.skipped) line += " | SKIPPED: not finite";
+  if (r.result.skipped)
+    absl::StrAppend(&line, " | SKIPPED: not finite (", r.num_skipped, " so far)");
   return line;
 }
 
@@ -128,6 +129,7 @@ std::string StepJson(const StepReport& r) {
   row["expert_load_max_over_mean"] = load.max_over_mean;
   row["dead_experts"] = load.dead_experts;
   row["skipped"] = r.result.skipped;
+  row["skipped_so_far"] = r.num_skipped;
   if (r.planned != nullptr) AddPlan(r, row);
   if (r.fp8_health != nullptr) {
     for (const auto& layer : r.fp8_health->layers()) {

@@ -16,6 +16,7 @@ namespace sluice::trainer {
 struct StepReport {
   int64_t step = 0, steps = 0;
   StepResult result;
+  int64_t num_skipped = 0;  // of the run's steps so far, this one included
   double learning_rate = 0;
   double seconds = 0;
   double peak_flops = 0;       // of all ranks together, measured at start; 0: unknown

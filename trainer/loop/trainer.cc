@@ -10,14 +10,13 @@
 #include <optional>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
 #include "checkpoints/retention.h"
 #include "google/protobuf/text_format.h"
 #include "kernels/core/check.h"
 #include "kernels/core/status_macros.h"
+#include "kernels/cpu/scratch.h"
 #include "kernels/ops/peak_rate.h"
 #include "trainer/loop/device_batch.h"
 #include "trainer/loop/evaluate.h"
@@ -86,11 +85,13 @@ class TrainingRun {
   absl::Status PrintMemory() const;
   using MemoryByTag = std::array<int64_t, kernels::kNumMemoryTags>;
   MemoryByTag HeldMemory() const;
+  void CountScratch();
   void PrintGrowth(int64_t step, const MemoryByTag& before) const;
   absl::StatusOr<bool> AnyStopRequest();
   absl::Status CheckSkips(const StepResult& result);
 
   const int64_t resident_at_start_;
+  int64_t counted_scratch_ = 0;
   const RunConfig config_;
   const RankContext rank_;
   std::unique_ptr<checkpoints::FileSystem> files_;
@@ -259,6 +260,7 @@ absl::Status TrainingRun::Report(int64_t step, const StepResult& result, double 
   report.step = step;
   report.steps = config_.train().steps();
   report.result = result;
+  report.num_skipped = state_.step - state_.updates;
   report.learning_rate = LearningRate(lr_, step);
   report.seconds = seconds;
   report.fp8_health = health;
@@ -301,6 +303,14 @@ TrainingRun::MemoryByTag TrainingRun::HeldMemory() const {
   return held;
 }
 
+// What the threads of the CPU's kernels took for themselves; ranks of one process, as tests run
+// them, share it.
+void TrainingRun::CountScratch() {
+  const int64_t now = kernels::cpu::Scratch::total_bytes();
+  rank_.device->CountElsewhere(kernels::MemoryTag::kScratch, now - counted_scratch_);
+  counted_scratch_ = now;
+}
+
 // Buffers only grow. Once a run has seen its largest, there is no such line.
 void TrainingRun::PrintGrowth(int64_t step, const MemoryByTag& before) const {
   const MemoryByTag now = HeldMemory();
@@ -328,6 +338,7 @@ absl::Status TrainingRun::Step(int64_t step) {
   options.fp8_health = health.has_value() ? &*health : nullptr;
   const MemoryByTag held_before = HeldMemory();
   ASSIGN_OR_RETURN(const StepResult result, TrainStep(*model_, *batch_, options));
+  CountScratch();
   PrintGrowth(step, held_before);
   state_.step = step;
   state_.updates += result.skipped ? 0 : 1;
@@ -388,30 +399,13 @@ absl::Status TrainingRun::AfterStep(int64_t step) {
   return absl::OkStatus();
 }
 
-// The table beside what the system says, so that memory nobody counted shows; of the rank where the
-// two differ most.
+// The table beside what the system says, so that memory nobody counted shows.
 absl::Status TrainingRun::PrintMemory() const {
   Print(absl::StrCat("memory of rank 0 at the end:\n", rank_.device->memory().ToString()));
-  const int64_t table = rank_.device->memory().total_bytes(),
-                resident = ResidentBytes() - resident_at_start_;
-  ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                   rank_.world->GatherBytes(absl::StrCat(table, " ", resident)));
-  int worst_rank = 0;
-  int64_t worst_table = table, worst_resident = resident;
-  for (int rank = 1; rank < static_cast<int>(all.size()); ++rank) {
-    const std::vector<std::string> numbers = absl::StrSplit(all[rank], ' ');
-    int64_t its_table = 0, its_resident = 0;
-    CHECK(numbers.size() == 2 && absl::SimpleAtoi(numbers[0], &its_table) &&
-          absl::SimpleAtoi(numbers[1], &its_resident));
-    if (std::abs(its_resident - its_table) <= std::abs(worst_resident - worst_table)) continue;
-    worst_rank = rank;
-    worst_table = its_table;
-    worst_resident = its_resident;
-  }
-  const double mib = 1048576.0;
-  Print(absl::StrFormat(
-      "resident memory since the start: %.1f MiB, %+.1f MiB beside the table (rank %d of %d)",
-      worst_resident / mib, (worst_resident - worst_table) / mib, worst_rank, all.size()));
+  ASSIGN_OR_RETURN(const std::string resident,
+                   CompareResident(*rank_.world, rank_.device->memory().total_bytes(),
+                                   ResidentBytes() - resident_at_start_));
+  Print(resident);
   return absl::OkStatus();
 }
 
@@ -432,6 +426,9 @@ absl::Status TrainingRun::Loop() {
   }
   RETURN_IF_ERROR(Save());
   RETURN_IF_ERROR(Evaluate());
+  if (const int64_t skipped = state_.step - state_.updates; skipped > 0) {
+    Print(absl::StrCat(skipped, " of ", state_.step, " steps were skipped: not finite"));
+  }
   return PrintMemory();
 }
 
