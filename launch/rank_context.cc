@@ -17,7 +17,8 @@ absl::StatusOr<std::unique_ptr<kernels::DeviceContext>> CreateDevice(
        .stream_mode = compute.threaded_streams() ? kernels::CpuStreamMode::kThreaded
                                                  : kernels::CpuStreamMode::kInline,
        .rank_on_host = context.rank_on_host,
-       .ranks_on_host = context.ranks_on_host});
+       .ranks_on_host = context.ranks_on_host,
+       .only_mma_sync = compute.matmul_kernels() == "mma_sync"});
 }
 
 trainer::RankContext MakeRankContext(const CommandContext& context, kernels::DeviceContext& device,

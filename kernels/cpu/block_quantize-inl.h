@@ -62,20 +62,6 @@ SLUICE_INLINE void EncodeRowByColumn(const T* x, int64_t n, const float* inverse
 // kBlock arrays end a vector after the widest tile.
 inline constexpr int64_t kBlock = kQuantTile + kLanes;
 
-// One row of codes of the columns' result; transposed, they are a column of it.
-template <typename T>
-SLUICE_INLINE void WriteColumnCodes(const QuantizedColumns& columns, int64_t row,
-                                    const ColumnTile& tile, const T* x, const float* inverse) {
-  const int64_t n = tile.end - tile.begin;
-  if (!columns.transposed) {
-    EncodeRowByColumn(x, n, inverse, CodesAt(columns.codes, row, tile.begin));
-    return;
-  }
-  uint8_t codes[kBlock];
-  EncodeRowByColumn(x, n, inverse, codes);
-  for (int64_t i = 0; i < n; ++i) *CodesAt(columns.codes, tile.begin + i, row) = codes[i];
-}
-
 SLUICE_INLINE void ScalesOfColumns(const QuantizeOptions& options, const float* amax, int64_t n,
                                    float* scales, float* inverse) {
   for (int64_t i = 0; i < n; ++i) {
@@ -111,7 +97,7 @@ inline void QuantizeBlock(const QuantizeArgs& args, const RowTile& rows, const C
     ScalesOfColumns(args.options, column_amax, n,
                     ScaleAt(args.columns.scales, rows.index, tile.begin), inverse);
     for (int64_t r = rows.begin; r < rows.end; ++r) {
-      WriteColumnCodes(args.columns, r, tile, x + r * stride, inverse);
+      EncodeRowByColumn(x + r * stride, n, inverse, CodesAt(args.columns.codes, r, tile.begin));
     }
   }
 }
@@ -151,7 +137,8 @@ inline void RequantizeRowTile(const RequantizeColumnsArgs& args, const RowTile& 
     ScalesOfColumns(args.options, column_amax, n,
                     ScaleAt(args.columns.scales, rows.index, tile.begin), inverse);
     for (int64_t r = rows.begin; r < rows.end; ++r) {
-      WriteColumnCodes(args.columns, r, tile, values + (r - rows.begin) * kQuantTile, inverse);
+      EncodeRowByColumn(values + (r - rows.begin) * kQuantTile, n, inverse,
+                        CodesAt(args.columns.codes, r, tile.begin));
     }
     end = tile.end;
   }

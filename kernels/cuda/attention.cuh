@@ -94,6 +94,9 @@ AttentionBackwardParameters<T> ParametersOf(const AttentionBackwardArgs& args) {
 
 // The ops for BF16 tensors of any width up to kMostHeadWidth.
 void AttentionByTensorCores(Stream& stream, const AttentionArgs& args);
+// By Hopper's own instructions: false, having done nothing, for other widths than (192, 128), (128,
+// 128) and (64, 64), for rows that TMA cannot copy, and on a stream of mma.sync only.
+bool AttentionByWgmma(Stream& stream, const AttentionArgs& args);
 void AttentionBackwardByTensorCores(Stream& stream, const AttentionBackwardArgs& args);
 
 }  // namespace sluice::kernels::cuda

@@ -24,16 +24,17 @@ struct DocumentTile {
   __device__ int rows_at(int from) const { return min(kAttentionTile, length - from); }
 };
 
-// Document s has the tile numbers from starts[s] / kAttentionTile + s on, which are enough for it.
-__device__ inline DocumentTile TileAt(const int32_t* starts, int64_t sequences, int64_t number) {
+// Document s has the tile numbers from starts[s] / kTile + s on, which are enough for it.
+template <int kTile = kAttentionTile>
+__device__ DocumentTile TileAt(const int32_t* starts, int64_t sequences, int64_t number) {
   int64_t low = 0, high = sequences;
   while (high - low > 1) {
     const int64_t middle = (low + high) / 2;
-    (starts[middle] / kAttentionTile + middle <= number ? low : high) = middle;
+    (starts[middle] / kTile + middle <= number ? low : high) = middle;
   }
   DocumentTile tile;
   tile.begin = starts[low];
-  const int64_t first = (number - low - tile.begin / kAttentionTile) * kAttentionTile;
+  const int64_t first = (number - low - tile.begin / kTile) * kTile;
   const int length = starts[low + 1] - tile.begin;
   if (first < length) {
     tile.first = static_cast<int>(first);
@@ -42,8 +43,8 @@ __device__ inline DocumentTile TileAt(const int32_t* starts, int64_t sequences, 
   return tile;
 }
 
-inline int64_t NumAttentionTiles(int64_t tokens, int64_t sequences) {
-  return sequences == 0 ? 0 : tokens / kAttentionTile + sequences;
+inline int64_t NumAttentionTiles(int64_t tokens, int64_t sequences, int tile = kAttentionTile) {
+  return sequences == 0 ? 0 : tokens / tile + sequences;
 }
 
 // A matrix in shared memory. The stride is an odd multiple of 8 elements: eight rows that are read

@@ -125,6 +125,28 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// A column's codes side by side, then zeros up to 128; four at a time where their rows are aligned.
+template <typename Source>
+__device__ void WriteTransposed(const QuantizeParameters<Source>& p, const Range& rows,
+                                int64_t scale_row, int64_t column, int64_t tile, float inverse) {
+  uint8_t* to = p.codes[column] + scale_row * kQuantTile;
+  const bool is_aligned = reinterpret_cast<uint64_t>(to) % 4 == 0;
+  for (int64_t first = 0; first < kQuantTile; first += 4) {
+    uint8_t codes[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int64_t r = rows.begin + first + i;
+      codes[i] = r < rows.end ? Encode(p.source.At(r, column, tile), inverse) : uint8_t{0};
+    }
+    if (is_aligned) {
+      *reinterpret_cast<uchar4*>(to + first) = make_uchar4(codes[0], codes[1], codes[2], codes[3]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) to[first + i] = codes[i];
+    }
+  }
+}
+
 // Block (row of scales, column tile); a thread a column.
 template <typename Source>
 __global__ void __launch_bounds__(kThreads)
@@ -143,9 +165,12 @@ __global__ void __launch_bounds__(kThreads)
   if (column >= columns.end) return;
   const float scale = ScaleOf(amax, p.options), inverse = 1.0f / scale;
   p.scales[scale_row][column] = scale;
+  if (p.is_transposed) {
+    WriteTransposed(p, rows, scale_row, column, tile, inverse);
+    return;
+  }
   for (int64_t r = rows.begin; r < rows.end; ++r) {
-    const uint8_t code = Encode(p.source.At(r, column, tile), inverse);
-    (p.is_transposed ? p.codes[column][r] : p.codes[r][column]) = code;
+    p.codes[r][column] = Encode(p.source.At(r, column, tile), inverse);
   }
 }
 

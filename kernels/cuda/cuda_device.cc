@@ -19,7 +19,10 @@ class CudaDevice : public DeviceContext {
   CudaDevice(const DeviceOptions& options, DeviceId id)
       : id_(id), num_host_threads_(options.num_threads), memory_stream_(id) {
     memory_limit_bytes_ = options.memory_limit_bytes;
-    for (auto& stream : streams_) stream = std::make_unique<WatchedStream>(id);
+    for (auto& stream : streams_) {
+      stream = std::make_unique<WatchedStream>(
+          id, CudaStreamOptions{.only_mma_sync = options.only_mma_sync});
+    }
   }
   ~CudaDevice() override {
     for (auto& stream : streams_) stream->Synchronize().IgnoreError();

@@ -18,8 +18,12 @@ CudaEvent::CudaEvent() {
 
 CudaEvent::~CudaEvent() { cudaEventDestroy(handle_); }
 
-CudaStream::CudaStream(DeviceId device) : device_(device) {
-  const cudaError_t code = cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking);
+CudaStream::CudaStream(DeviceId device, const CudaStreamOptions& options)
+    : device_(device), options_(options) {
+  cudaError_t code = cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking);
+  CHECK(code == cudaSuccess) << cudaGetErrorString(code);
+  code =
+      cudaDeviceGetAttribute(&num_multiprocessors_, cudaDevAttrMultiProcessorCount, device.index);
   CHECK(code == cudaSuccess) << cudaGetErrorString(code);
 }
 
@@ -44,8 +48,10 @@ absl::Status CudaStream::Synchronize() {
   return first_error_;
 }
 
-void CudaStream::Note(cudaError_t code, const char* what) {
-  if (code != cudaSuccess && first_error_.ok()) first_error_ = StatusOf(code, what);
+void CudaStream::Note(cudaError_t code, const char* what) { Note(StatusOf(code, what)); }
+
+void CudaStream::Note(const absl::Status& status) {
+  if (first_error_.ok()) first_error_ = status;
 }
 
 }  // namespace sluice::kernels::cuda

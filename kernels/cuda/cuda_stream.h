@@ -23,11 +23,15 @@ class CudaEvent : public Event {
   cudaEvent_t handle_ = nullptr;
 };
 
+struct CudaStreamOptions {
+  bool only_mma_sync = false;  // no kernel of Hopper's own, where there is a choice
+};
+
 // Enqueuing never reports: the first error is kept and comes out of Synchronize, as do those of the
 // kernels themselves.
 class CudaStream : public Stream {
  public:
-  explicit CudaStream(DeviceId device);
+  explicit CudaStream(DeviceId device, const CudaStreamOptions& options = {});
   ~CudaStream() override;
   CudaStream(const CudaStream&) = delete;
   CudaStream& operator=(const CudaStream&) = delete;
@@ -41,11 +45,16 @@ class CudaStream : public Stream {
   absl::Status Synchronize() override;
 
   cudaStream_t handle() const { return handle_; }
+  const CudaStreamOptions& options() const { return options_; }
+  int num_multiprocessors() const { return num_multiprocessors_; }
   // Keeps the first error: what launching or copying returned.
   void Note(cudaError_t code, const char* what);
+  void Note(const absl::Status& status);
 
  private:
   const DeviceId device_;
+  const CudaStreamOptions options_;
+  int num_multiprocessors_ = 0;
   cudaStream_t handle_ = nullptr;
   absl::Status first_error_;
 };

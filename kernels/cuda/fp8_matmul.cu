@@ -2,6 +2,7 @@
 // shape, stride and alignment, and what faster kernels are compared with. Weights are read where K
 // is contiguous: codes forward, transposed_codes backward.
 #include "kernels/cuda/fp8_tile.cuh"
+#include "kernels/cuda/hopper_ops.h"
 #include "kernels/cuda/ops.h"
 
 namespace sluice::kernels::cuda {
@@ -42,15 +43,16 @@ __global__ void __launch_bounds__(kFp8Threads)
   }
 }
 
-// Block y is the group, x a tile of its dW. Its scales begin at row begin / 128 + e. A group with
-// no row leaves dW untouched.
+// Block y is the group, x a tile of its dW. Its scales begin at row begin / 128 + e, and so do its
+// codes, 128 for each, where they are transposed. A group with no row leaves dW untouched.
 __global__ void __launch_bounds__(kFp8Threads)
-    fp8_weight_gradient_kernel(Fp8Product<float> p, const Fp8Groups groups) {
+    fp8_weight_gradient_kernel(Fp8Product<float> p, const Fp8Groups groups, bool is_transposed) {
   const int64_t e = blockIdx.y, begin = groups.Begin(e), rows = groups.End(e) - begin;
   if (rows == 0) return;
   const int64_t first_scale = begin / kQuantTile + e;
-  p.a.codes += begin * p.a.along_k;
-  p.b.codes += begin * p.b.along_k;
+  const int64_t first_code = is_transposed ? first_scale * kQuantTile : begin;
+  p.a.codes += first_code * p.a.along_k;
+  p.b.codes += first_code * p.b.along_k;
   p.a.scales += first_scale * p.a.scale_tile;
   p.b.scales += first_scale * p.b.scale_tile;
   p.c += e * p.m * p.n;
@@ -85,6 +87,7 @@ Fp8Operand ColumnsOf(const QuantizedColumns& columns) {
 }  // namespace
 
 void Fp8Matmul(Stream& stream, const Fp8MatmulArgs& args) {
+  if (Fp8MatmulByWgmma(stream, args)) return;
   const QuantizedWeight& w = args.w;
   const bool is_forward = args.direction == Fp8Direction::kForward;
   const ConstTensorView codes = is_forward ? w.codes : w.transposed_codes;     // [E, N, K]
@@ -128,6 +131,7 @@ void Fp8Matmul(Stream& stream, const Fp8MatmulArgs& args) {
 
 void Fp8WeightGradient(Stream& stream, const Fp8WeightGradientArgs& args) {
   CHECK(args.dw.is_contiguous()) << "dw is strided";
+  if (Fp8WeightGradientByWgmma(stream, args)) return;
   const ConstTensorView& x = args.x.codes;
   const Fp8Groups groups = GroupsOf(args.offsets, x.extent(args.x.transposed ? 1 : 0));
   const Fp8Product<float> p = {.a = ColumnsOf(args.dy),
@@ -145,7 +149,7 @@ void Fp8WeightGradient(Stream& stream, const Fp8WeightGradientArgs& args) {
           .threads = kFp8Threads,
           .shared_bytes = 0,
           .blocks_y = args.dw.extent(0)},
-         fp8_weight_gradient_kernel, p, groups);
+         fp8_weight_gradient_kernel, p, groups, args.x.transposed);
 }
 
 }  // namespace sluice::kernels::cuda

@@ -8,6 +8,7 @@
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/warp_sums.cuh"
 #include "kernels/ops/block_quantize.h"
 
 namespace sluice::kernels::cuda {
@@ -84,13 +85,9 @@ __device__ inline void LoadCodes(uint8_t* tile, const Fp8Operand& from, int64_t 
   }
 }
 
-// A warp's part of a tile: 32 x 32, as 2 x 4 products of 16 x 8.
-struct Fp8Sums {
-  float d[2][4][4] = {};
-};
-
 // The warp's sums over a tile's depth; `a` and `b` begin at its rows and columns.
-__device__ inline void MultiplyCodes(Fp8Sums& sums, const uint8_t* a, const uint8_t* b, int depth) {
+__device__ inline void MultiplyCodes(WarpSums& sums, const uint8_t* a, const uint8_t* b,
+                                     int depth) {
   const int lane = threadIdx.x % kWarp;
   a += lane % 16 * kFp8Stride + lane / 16 * 16;
   b += (lane / 16 * 8 + lane % 8) * kFp8Stride + lane / 8 % 2 * 16;
@@ -112,27 +109,10 @@ __device__ inline void MultiplyCodes(Fp8Sums& sums, const uint8_t* a, const uint
   }
 }
 
-// f(row of the tile, column of the tile, sum)
-template <typename F>
-__device__ void ForEachFp8Sum(Fp8Sums& sums, const F& f) {
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int row = warp / 2 * 32 + lane / 4, column = warp % 2 * 32 + 2 * (lane % 4);
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-#pragma unroll
-      for (int q = 0; q < 4; ++q) {
-        f(row + 16 * i + 8 * (q / 2), column + 8 * j + q % 2, sums.d[i][j][q]);
-      }
-    }
-  }
-}
-
 // total += (scale of a * scale of b) * sums, each element with its own.
-__device__ inline void Promote(Fp8Sums& total, Fp8Sums& sums, const float* scales) {
+__device__ inline void Promote(WarpSums& total, const WarpSums& sums, const float* scales) {
   int at = 0;
-  ForEachFp8Sum(sums, [&](int row, int column, float sum) {
+  ForEachSum(sums, [&](int row, int column, float sum) {
     float& t = total.d[at / 16][at / 4 % 4][at % 4];
     t = __fmaf_rn(sum, scales[row] * scales[kFp8Tile + column], t);
     ++at;
@@ -157,7 +137,7 @@ __device__ void ComputeFp8Tile(const Fp8Product<Result>& p, int64_t row, int64_t
     my_scale +=
         is_row ? p.a.ScaleIndex(mine) * p.a.scale_row : p.b.ScaleIndex(mine) * p.b.scale_row;
   }
-  Fp8Sums total;
+  WarpSums total;
   for (int64_t t = 0; t < p.k_tiles; ++t) {
     const int64_t begin = p.k_bounds == nullptr ? t * kQuantTile : p.k_bounds[t];
     const int64_t end = p.k_bounds == nullptr ? min(begin + kQuantTile, p.k) : p.k_bounds[t + 1];
@@ -166,13 +146,13 @@ __device__ void ComputeFp8Tile(const Fp8Product<Result>& p, int64_t row, int64_t
     LoadCodes(b_tile, p.b, column, begin, p.n - column, depth);
     scales[threadIdx.x] = has_scale ? my_scale[t * next_scale] : 0.0f;
     __syncthreads();
-    Fp8Sums sums;
+    WarpSums sums;
     MultiplyCodes(sums, a_tile + warp / 2 * 32 * kFp8Stride, b_tile + warp % 2 * 32 * kFp8Stride,
                   depth);
     Promote(total, sums, scales);
     __syncthreads();  // before the next codes take their place
   }
-  ForEachFp8Sum(total, [&](int i, int j, float sum) {
+  ForEachSum(total, [&](int i, int j, float sum) {
     if (row + i >= p.m || column + j >= p.n) return;
     Result* c = p.c + (row + i) * p.c_row + column + j;
     *c = FromFloat<Result>(p.accumulate ? ToFloat(*c) + sum : sum);

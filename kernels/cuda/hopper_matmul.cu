@@ -13,13 +13,14 @@ struct TensorMaps {
   CUtensorMap a = {}, b = {}, a_scales = {}, b_scales = {};
 };
 
-// Scales [steps, values rounded up to 4], copied `box` of a step at a time.
+// Scales [steps, values], copied `box` of a step at a time.
 absl::StatusOr<CUtensorMap> MapOfScales(const float* scales, int64_t steps, int64_t values,
                                         int box) {
   return MakeTensorMap({.data = scales,
                         .type = CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
                         .rows = steps,
-                        .columns = RoundUp(values, 4),
+                        .columns = values,
+                        .stride = values,
                         .box_rows = 1,
                         .box_columns = box});
 }
@@ -27,14 +28,17 @@ absl::StatusOr<CUtensorMap> MapOfScales(const float* scales, int64_t steps, int6
 absl::StatusOr<TensorMaps> MakeMaps(const HopperMatmulArgs& args,
                                     const HopperMatmulConfig& config) {
   const HopperMatmulShape& shape = args.shape;
-  const bool is_bf16 = shape.operands == MatmulOperands::kBF16;
-  const auto map_of = [&](const void* data, int64_t rows, int box_rows) {
+  const bool is_transposed = shape.operands == MatmulOperands::kBF16Columns;
+  const bool is_bf16 = is_transposed || shape.operands == MatmulOperands::kBF16;
+  const auto map_of = [&](const void* data, int64_t rows, int64_t stride, int box_rows) {
+    const int64_t columns = is_transposed ? rows : shape.k;
     return MakeTensorMap(
         {.data = data,
          .type = is_bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8,
-         .rows = rows,
-         .columns = shape.k,
-         .box_rows = box_rows,
+         .rows = is_transposed ? shape.k : rows,
+         .columns = columns,
+         .stride = stride == 0 ? columns : stride,
+         .box_rows = is_transposed ? config.block_k : box_rows,
          .box_columns = config.block_k,
          .is_swizzled = true});
   };
@@ -42,12 +46,10 @@ absl::StatusOr<TensorMaps> MakeMaps(const HopperMatmulArgs& args,
       shape.grouping == MatmulGrouping::kRows ? shape.n * shape.num_groups : shape.n;
   const int64_t steps = (shape.k + config.block_k - 1) / config.block_k;
   TensorMaps maps;
-  ASSIGN_OR_RETURN(maps.a, map_of(args.a, shape.m, config.block_m));
-  ASSIGN_OR_RETURN(maps.b, map_of(args.b, b_rows, config.block_n));
-  if (!is_bf16) {
-    ASSIGN_OR_RETURN(maps.a_scales, MapOfScales(args.a_scales, steps, shape.m, config.block_m));
-  }
+  ASSIGN_OR_RETURN(maps.a, map_of(args.a, shape.m, args.a_stride, config.block_m));
+  ASSIGN_OR_RETURN(maps.b, map_of(args.b, b_rows, args.b_stride, config.block_n));
   if (shape.operands == MatmulOperands::kFp8Columns) {
+    ASSIGN_OR_RETURN(maps.a_scales, MapOfScales(args.a_scales, steps, shape.m, config.block_m));
     ASSIGN_OR_RETURN(maps.b_scales, MapOfScales(args.b_scales, steps, shape.n, config.block_n));
   }
   return maps;
@@ -69,7 +71,7 @@ template <MatmulOperands kOperands>
 cudaError_t Launch(cudaStream_t stream, const HopperMatmulConfig& config, const TensorMaps& maps,
                    const HopperMatmulParameters& p) {
   const int n = config.block_n;
-  if constexpr (kOperands == MatmulOperands::kBF16) {
+  if constexpr (kOperands == MatmulOperands::kBF16 || kOperands == MatmulOperands::kBF16Columns) {
     if (n == 256) {
       return config.block_m == 64 ? LaunchTiles<kOperands, 64, 256>(stream, config, maps, p)
                                   : LaunchTiles<kOperands, 128, 256>(stream, config, maps, p);
@@ -90,9 +92,10 @@ absl::Status HopperMatmul(cudaStream_t stream, const HopperMatmulArgs& args,
                           const HopperMatmulConfig& config) {
   const HopperMatmulShape& shape = args.shape;
   if (shape.m == 0 || shape.n == 0 || config.num_blocks == 0) return absl::OkStatus();
-  CHECK(shape.operands != MatmulOperands::kFp8Columns || shape.grouping != MatmulGrouping::kRows);
-  CHECK(shape.operands != MatmulOperands::kFp8Blocks ||
-        shape.grouping != MatmulGrouping::kContracted);
+  // Operands by rows of K go with rows of groups, those by columns with contracted groups.
+  const bool by_columns = shape.operands == MatmulOperands::kFp8Columns ||
+                          shape.operands == MatmulOperands::kBF16Columns;
+  CHECK(shape.grouping != (by_columns ? MatmulGrouping::kRows : MatmulGrouping::kContracted));
   ASSIGN_OR_RETURN(const TensorMaps maps, MakeMaps(args, config));
   const HopperMatmulParameters parameters = {
       .grid = {.grouping = shape.grouping,
@@ -100,10 +103,14 @@ absl::Status HopperMatmul(cudaStream_t stream, const HopperMatmulArgs& args,
                .n = static_cast<int>(shape.n),
                .num_steps = static_cast<int>((shape.k + config.block_k - 1) / config.block_k),
                .num_groups = static_cast<int>(shape.num_groups),
-               .offsets = args.offsets},
+               .offsets = args.offsets,
+               .pads_groups = shape.operands == MatmulOperands::kFp8Columns},
       .output = args.output,
       .num_stages = config.num_stages,
+      .a_scales = args.a_scales,
       .b_scales = args.b_scales,
+      .a_scale_row = args.a_scale_row,
+      .a_scale_step = args.a_scale_step,
       .c = args.c,
       .c_stride = args.c_stride};
   cudaError_t error = cudaErrorInvalidValue;
@@ -116,6 +123,9 @@ absl::Status HopperMatmul(cudaStream_t stream, const HopperMatmulArgs& args,
       break;
     case MatmulOperands::kBF16:
       error = Launch<MatmulOperands::kBF16>(stream, config, maps, parameters);
+      break;
+    case MatmulOperands::kBF16Columns:
+      error = Launch<MatmulOperands::kBF16Columns>(stream, config, maps, parameters);
       break;
   }
   if (error == cudaSuccess) return absl::OkStatus();

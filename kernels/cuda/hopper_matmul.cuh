@@ -10,27 +10,30 @@
 
 #include "kernels/cuda/hopper_matmul.h"
 #include "kernels/cuda/hopper_ptx.cuh"
+#include "kernels/cuda/hopper_ring.cuh"
 #include "kernels/cuda/hopper_tiles.cuh"
 #include "kernels/cuda/hopper_wgmma.cuh"
 
 namespace sluice::kernels::cuda {
 
-inline constexpr int kWarpgroup = 128;   // threads
 inline constexpr int kStepBytes = 128;   // of K in a stage
 inline constexpr int kScaleBlock = 128;  // columns of c that share a scale of b (kFp8Blocks)
+inline constexpr int kTransposedBox = 64 * kStepBytes;  // bytes
 
 struct HopperMatmulParameters {
   TileGrid grid;
   MatmulOutput output = MatmulOutput::kBF16;
   int num_stages = 0;
-  const float* b_scales = nullptr;  // kFp8Blocks
+  const float *a_scales = nullptr, *b_scales = nullptr;  // kFp8Blocks
+  int64_t a_scale_row = 0, a_scale_step = 0;
   void* c = nullptr;
   int64_t c_stride = 0;
 };
 
 template <MatmulOperands kOperands, int kBlockM, int kBlockN>
 struct HopperMatmulKernel {
-  static constexpr bool kIsFp8 = kOperands != MatmulOperands::kBF16;
+  static constexpr bool kIsTransposed = kOperands == MatmulOperands::kBF16Columns;
+  static constexpr bool kIsFp8 = kOperands != MatmulOperands::kBF16 && !kIsTransposed;
   static constexpr bool kHasColumnScales = kOperands == MatmulOperands::kFp8Columns;
   static constexpr int kElementBytes = kIsFp8 ? 1 : 2;
   static constexpr int kStepElements = kStepBytes / kElementBytes;
@@ -38,13 +41,13 @@ struct HopperMatmulKernel {
   static constexpr int kMultiplying = kBlockM / 64;  // warpgroups
   static constexpr int kThreads = kWarpgroup * (1 + kMultiplying);
   static constexpr int kABytes = kBlockM * kStepBytes, kBBytes = kBlockN * kStepBytes;
-  static constexpr int kScaleBytes =
-      (kIsFp8 ? kBlockM * 4 : 0) + (kHasColumnScales ? kBlockN * 4 : 0);
+  static constexpr int kScaleBytes = kHasColumnScales ? 4 * (kBlockM + kBlockN) : 0;
   static constexpr uint32_t kStageBytes = kABytes + kBBytes + kScaleBytes;
   using Walk = TileWalk<kBlockM, kBlockN, kStepElements>;
 
   // Dynamic shared memory: all tiles of a, all tiles of b (each at a multiple of 1024 bytes, where
-  // the swizzle's pattern starts), scales, barriers.
+  // the swizzle's pattern starts), scales, barriers. A transposed tile is boxes of 64 rows or
+  // columns, one behind the other, each with K from line to line.
   struct Shared {
     uint8_t* base;
     int num_stages;
@@ -61,21 +64,21 @@ struct HopperMatmulKernel {
     __device__ uint64_t* empty(int stage) const { return full(num_stages + stage); }
   };
 
-  // Where in the ring of stages a warp is.
-  struct Ring {
-    int num_stages, stage = 0;
-    uint32_t phase = 0;
-    __device__ void Advance() {
-      if (++stage == num_stages) {
-        stage = 0;
-        phase ^= 1;
-      }
-    }
-  };
-
   struct Maps {
     const CUtensorMap *a, *b, *a_scales, *b_scales;
   };
+
+  // A tile of a or b whose first row or column is `at`; step along K from k on.
+  static __device__ void CopyTile(uint8_t* to, const CUtensorMap* map, int rows, int at, int k,
+                                  uint64_t* full) {
+    if constexpr (kIsTransposed) {
+      for (int box = 0; box < rows / 64; ++box) {
+        CopyBox(to + box * kTransposedBox, map, at + 64 * box, k, full);
+      }
+    } else {
+      CopyBox(to, map, k, at, full);
+    }
+  }
 
   static __device__ void CopyTiles(const Maps& maps, const HopperMatmulParameters& p,
                                    const Shared& shared) {
@@ -85,68 +88,79 @@ struct HopperMatmulKernel {
       const int b_row =
           tile.column + (p.grid.grouping == MatmulGrouping::kRows ? tile.group * p.grid.n : 0);
       for (int i = 0; i < tile.num_steps; ++i, ring.Advance()) {
-        const int stage = ring.stage, step = tile.first_step + i;
+        const int stage = ring.stage, k = tile.first_k + i * kStepElements;
         WaitForPhase(shared.empty(stage), ring.phase ^ 1);
         uint64_t* full = shared.full(stage);
         ArriveAndExpect(full, kStageBytes);
-        CopyBox(shared.a(stage), maps.a, step * kStepElements, tile.row, full);
-        CopyBox(shared.b(stage), maps.b, step * kStepElements, b_row, full);
-        if constexpr (kIsFp8) {
-          CopyBox(shared.a_scales(stage), maps.a_scales, tile.row, step, full);
-        }
+        CopyTile(shared.a(stage), maps.a, kBlockM, tile.row, k, full);
+        CopyTile(shared.b(stage), maps.b, kBlockN, b_row, k, full);
         if constexpr (kHasColumnScales) {
-          CopyBox(shared.b_scales(stage), maps.b_scales, tile.column, step, full);
+          CopyBox(shared.a_scales(stage), maps.a_scales, tile.row, k / kStepElements, full);
+          CopyBox(shared.b_scales(stage), maps.b_scales, tile.column, k / kStepElements, full);
         }
       }
     }
   }
 
-  // The compiler may not move these registers' reads and writes to the other side of this point.
-  static __device__ void HoldRegisters(float (&values)[kBlockN / 2]) {
-#pragma unroll
-    for (int i = 0; i < kBlockN / 2; ++i) asm volatile("" : "+f"(values[i])::"memory");
-  }
-
   // One step along K, not waited for. `sum` is added to, or overwritten.
   static __device__ void Multiply(float (&sum)[kBlockN / 2], const uint8_t* a, const uint8_t* b,
                                   bool accumulate) {
+    constexpr int kAdvance = kIsTransposed ? 16 * 128 : 32;  // bytes, from product to product
+    const uint64_t a_tile = kIsTransposed ? TransposedDescriptor<64>(a) : TileDescriptor(a);
+    const uint64_t b_tile = kIsTransposed ? TransposedDescriptor<64>(b) : TileDescriptor(b);
     HoldRegisters(sum);
     FenceWarpgroup();
 #pragma unroll
     for (int i = 0; i < kProductsPerStep; ++i) {
-      const uint64_t a_tile = TileDescriptor(a) + (i * 32 >> 4);
-      const uint64_t b_tile = TileDescriptor(b) + (i * 32 >> 4);
+      const uint64_t a_part = a_tile + (i * kAdvance >> 4), b_part = b_tile + (i * kAdvance >> 4);
       if constexpr (kIsFp8) {
-        MultiplyE4M3<kBlockN>(sum, a_tile, b_tile, accumulate || i > 0);
+        MultiplyE4M3(sum, a_part, b_part, accumulate || i > 0);
       } else {
-        MultiplyBF16<kBlockN>(sum, a_tile, b_tile, accumulate || i > 0);
+        MultiplyBF16<kIsTransposed>(sum, a_part, b_part, accumulate || i > 0);
       }
     }
     CommitWarpgroup();
     HoldRegisters(sum);
   }
 
+  // kFp8Blocks: the scales of a thread's two rows and of its columns, read a step ahead.
+  struct BlockScales {
+    const float *upper_at = nullptr, *lower_at = nullptr, *b_at = nullptr;
+    float upper = 0, lower = 0, of_b = 0;
+
+    __device__ void Begin(const HopperMatmulParameters& p, const Tile& tile, int row) {
+      if (tile.num_steps == 0) return;
+      const int last = p.grid.m - 1;  // rows past it are not stored
+      upper_at = p.a_scales + min(tile.row + row, last) * p.a_scale_row;
+      lower_at = p.a_scales + min(tile.row + row + 8, last) * p.a_scale_row;
+      const int64_t blocks = (p.grid.n + kScaleBlock - 1) / kScaleBlock;
+      b_at = p.b_scales + (tile.group * blocks + tile.column / kScaleBlock) * p.grid.num_steps;
+      upper = *upper_at, lower = *lower_at, of_b = *b_at;
+    }
+    __device__ void Advance(const HopperMatmulParameters& p) {
+      upper = *(upper_at += p.a_scale_step);
+      lower = *(lower_at += p.a_scale_step);
+      of_b = *++b_at;
+    }
+  };
+
   // FP8: the tensor core's sum of 128 products has few bits (14 on H800, DeepSeek-V3 report section
   // 3.3.2), so each is scaled and added up in FP32.
   static __device__ void SumFp8(const HopperMatmulParameters& p, const Shared& shared,
                                 const Tile& tile, int row, Ring& ring, float (&sum)[kBlockN / 2]) {
     const int lane = threadIdx.x % 32;
-    const float* block_scales = nullptr;
-    float next_scale = 0;
-    if constexpr (!kHasColumnScales) {
-      const int64_t blocks = (p.grid.n + kScaleBlock - 1) / kScaleBlock;
-      block_scales = p.b_scales + (tile.group * blocks + tile.column / kScaleBlock) *
-                                      static_cast<int64_t>(p.grid.num_steps);
-      next_scale = tile.num_steps > 0 ? block_scales[0] : 0;
-    }
+    BlockScales next;
+    if constexpr (!kHasColumnScales) next.Begin(p, tile, row);
     for (int i = 0; i < tile.num_steps; ++i, ring.Advance()) {
       const int stage = ring.stage;
-      const float b_scale = next_scale;
+      float upper = next.upper, lower = next.lower;
+      const float b_scale = next.of_b;
       WaitForPhase(shared.full(stage), ring.phase);
-      const float* a_scales = shared.a_scales(stage) + row;
-      const float upper = a_scales[0], lower = a_scales[8];
-      if constexpr (!kHasColumnScales) {
-        if (i + 1 < tile.num_steps) next_scale = block_scales[i + 1];
+      if constexpr (kHasColumnScales) {
+        upper = shared.a_scales(stage)[row];
+        lower = shared.a_scales(stage)[row + 8];
+      } else {
+        if (i + 1 < tile.num_steps) next.Advance(p);
       }
       float product[kBlockN / 2];
       Multiply(product, shared.a(stage) + row / 64 * (64 * kStepBytes), shared.b(stage), false);
@@ -170,6 +184,20 @@ struct HopperMatmulKernel {
     }
   }
 
+  // The lines of a stage from `valid` on are another group's: zeros in their place, for all
+  // multiplying warps. What is written here the tensor cores and the next copy see.
+  static __device__ void ClearTail(const Shared& shared, int stage, int valid) {
+    constexpr int kThreadsHere = kMultiplying * kWarpgroup;
+    for (int box = 0; box < kBlockM / 64; ++box) {
+      ClearLines(shared.a(stage) + box * kTransposedBox, valid, 64, kThreadsHere);
+    }
+    for (int box = 0; box < kBlockN / 64; ++box) {
+      ClearLines(shared.b(stage) + box * kTransposedBox, valid, 64, kThreadsHere);
+    }
+    FenceForTensorCores();
+    SynchronizeThreads(1, kThreadsHere);
+  }
+
   // BF16: the tensor core adds in FP32. A stage is given back when the products after it are under
   // way, so that they never wait for each other.
   static __device__ void SumBF16(const Shared& shared, const Tile& tile, int row, Ring& ring,
@@ -178,7 +206,12 @@ struct HopperMatmulKernel {
     int last_stage = 0;
     for (int i = 0; i < tile.num_steps; ++i, ring.Advance()) {
       WaitForPhase(shared.full(ring.stage), ring.phase);
-      Multiply(sum, shared.a(ring.stage) + row / 64 * (64 * kStepBytes), shared.b(ring.stage), true);
+      if constexpr (kIsTransposed) {
+        const int valid = tile.k_end - tile.first_k - i * kStepElements;
+        if (valid < kStepElements) ClearTail(shared, ring.stage, valid);
+      }
+      Multiply(sum, shared.a(ring.stage) + row / 64 * (64 * kStepBytes), shared.b(ring.stage),
+               true);
       if (i > 0) {
         WaitWarpgroup<1>();
         if (speaks) Arrive(shared.empty(last_stage));
@@ -195,7 +228,9 @@ struct HopperMatmulKernel {
                                 const float (&value)[4]) {
     int64_t at = row * p.c_stride + column;
     if (p.grid.grouping == MatmulGrouping::kContracted) at += group * p.grid.m * p.c_stride;
-    const bool is_whole = column + 4 <= p.grid.n && p.c_stride % 4 == 0;
+    const int element = p.output == MatmulOutput::kBF16 ? 2 : 4;
+    const bool is_whole = column + 4 <= p.grid.n && p.c_stride % 4 == 0 &&
+                          reinterpret_cast<uint64_t>(p.c) % (4 * element) == 0;
     if (p.output == MatmulOutput::kBF16) {
       __nv_bfloat16* c = static_cast<__nv_bfloat16*>(p.c) + at;
       if (is_whole) {

@@ -5,6 +5,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/core/check.h"
+#include "kernels/core/status_macros.h"
 #include "kernels/cuda/rounding.h"
 
 namespace sluice::kernels::cuda {
@@ -12,7 +13,9 @@ namespace {
 
 constexpr int kRowBytes = 128;  // of K in a stage: the width of the swizzle
 
-bool IsFp8(MatmulOperands operands) { return operands != MatmulOperands::kBF16; }
+bool IsFp8(MatmulOperands operands) {
+  return operands == MatmulOperands::kFp8Blocks || operands == MatmulOperands::kFp8Columns;
+}
 
 int64_t NumTiles(const HopperMatmulShape& shape, int block_m, int block_n) {
   const int64_t columns = CeilDiv(shape.n, block_n);
@@ -42,10 +45,22 @@ int64_t ClocksOfStep(bool is_fp8, int block_m, int block_n) {
 
 absl::Status CheckShape(const HopperMatmulShape& shape) {
   const int64_t unit = IsFp8(shape.operands) ? 16 : 8;
-  if (shape.k % unit != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("matmul: found K = ", shape.k,
+  const auto check = [&](const char* name, int64_t extent) {
+    if (extent % unit == 0) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat("matmul: found ", name, " = ", extent,
                                                    ", wanted a multiple of ", unit, " for ",
                                                    IsFp8(shape.operands) ? "FP8" : "BF16"));
+  };
+  if (shape.operands == MatmulOperands::kBF16Columns) {
+    RETURN_IF_ERROR(check("M", shape.m));
+    RETURN_IF_ERROR(check("N", shape.n));
+  } else {
+    RETURN_IF_ERROR(check("K", shape.k));
+  }
+  if (shape.operands == MatmulOperands::kFp8Columns && (shape.m % 4 != 0 || shape.n % 4 != 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("matmul: found M x N = ", shape.m, " x ", shape.n,
+                     ", wanted multiples of 4, as their scales are copied in rows"));
   }
   constexpr int64_t kMost = int64_t{1} << 31;
   const int64_t b_rows =
@@ -68,8 +83,7 @@ std::string HopperMatmulConfig::ToString() const {
 
 int64_t HopperMatmulSharedBytes(MatmulOperands operands, int block_m, int block_n, int num_stages) {
   int64_t stage = int64_t{kRowBytes} * (block_m + block_n);
-  if (IsFp8(operands)) stage += 4 * block_m;
-  if (operands == MatmulOperands::kFp8Columns) stage += 4 * block_n;
+  if (operands == MatmulOperands::kFp8Columns) stage += 4 * (block_m + block_n);
   constexpr int64_t kAlignment = 1024;  // of the swizzle; the base may need that much to reach it
   return kAlignment + RoundUp(stage * num_stages, 8) + 2 * 8 * num_stages;
 }
@@ -107,6 +121,25 @@ absl::StatusOr<HopperMatmulConfig> ChooseHopperMatmul(const HopperMatmulShape& s
   best.shared_bytes =
       HopperMatmulSharedBytes(shape.operands, best.block_m, best.block_n, best.num_stages);
   return best;
+}
+
+absl::Status CheckHopperMatmul(const HopperMatmulShape& shape, const MatrixPlace& a,
+                               const MatrixPlace& b) {
+  if (shape.n == 0 || shape.k == 0) return absl::InvalidArgumentError("matmul: nothing to copy");
+  RETURN_IF_ERROR(CheckShape(shape));
+  const auto check = [](const char* name, const MatrixPlace& place) {
+    if (place.address % 16 != 0) {
+      return absl::InvalidArgumentError(absl::StrCat("matmul: found ", name, " at an address ",
+                                                     place.address % 16,
+                                                     " above a multiple of 16, wanted at one"));
+    }
+    if (place.row_bytes % 16 == 0) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat("matmul: found rows of ", name, " ",
+                                                   place.row_bytes,
+                                                   " bytes apart, wanted a multiple of 16"));
+  };
+  RETURN_IF_ERROR(check("a", a));
+  return check("b", b);
 }
 
 }  // namespace sluice::kernels::cuda

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 namespace sluice::kernels::cuda {
@@ -17,6 +18,7 @@ enum class MatmulOperands : uint8_t {
   kFp8Blocks,   // E4M3; a scaled per row and 128 of K, b per 128 x 128 block
   kFp8Columns,  // E4M3; a as above, b per row of its own and 128 of K
   kBF16,
+  kBF16Columns,  // both with M and N contiguous: a is [K, M], b is [K, N]
 };
 
 enum class MatmulGrouping : uint8_t {
@@ -30,6 +32,12 @@ struct HopperMatmulShape {
   MatmulGrouping grouping = MatmulGrouping::kDense;
   int64_t m = 0, n = 0, k = 0;  // kRows: m of all groups; kContracted: k of all groups
   int64_t num_groups = 1;
+};
+
+// Where a matrix lies, as far as copying it by TMA cares.
+struct MatrixPlace {
+  uint64_t address = 0;
+  int64_t row_bytes = 0;  // from row to row
 };
 
 struct HopperMatmulConfig {
@@ -53,8 +61,15 @@ inline constexpr int kMaxStages = 8;
 int64_t HopperMatmulSharedBytes(MatmulOperands operands, int block_m, int block_n, int num_stages);
 
 // INVALID_ARGUMENT for a shape that the copies cannot read: K of FP8 not a multiple of 16, of BF16
-// not of 8, or an extent beyond 2^31.
+// not of 8, or an extent beyond 2^31. kBF16Columns: M and N of 8, in place of K.
 absl::StatusOr<HopperMatmulConfig> ChooseHopperMatmul(const HopperMatmulShape& shape,
                                                       int num_multiprocessors);
+
+// Whether the tensor cores of Hopper (wgmma) can do a product; if not, INVALID_ARGUMENT says why,
+// and mma.sync does it. The number of rows of `a` does not enter, so that a row's bits are the same
+// in any batch; nor do the values of offsets. Operands start, and their rows follow each other, at
+// multiples of 16 bytes.
+absl::Status CheckHopperMatmul(const HopperMatmulShape& shape, const MatrixPlace& a,
+                               const MatrixPlace& b);
 
 }  // namespace sluice::kernels::cuda

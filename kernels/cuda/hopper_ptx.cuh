@@ -90,6 +90,24 @@ __device__ inline uint64_t TileDescriptor(const void* tile) {
   return address >> 4 | (kLeadingBytes >> 4) << 16 | (kStrideBytes >> 4) << 32 | kSwizzle128 << 62;
 }
 
+// The same for a transposed tile: 64 rows (of M or N) side by side in the 128 bytes of a k, each
+// eight k a pattern; the next 64 rows are kLines k further on.
+template <int kLines>
+__device__ uint64_t TransposedDescriptor(const void* tile) {
+  constexpr uint64_t kLeadingBytes = kLines * 128;  // from 64 rows to the next
+  return (TileDescriptor(tile) & ~(uint64_t{0x3fff} << 16)) | (kLeadingBytes >> 4) << 16;
+}
+
+// What this thread wrote to shared memory, wgmma and TMA see after the next barrier.
+__device__ inline void FenceForTensorCores() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// The barrier of that number, for so many threads of the block. 0 is __syncthreads.
+__device__ inline void SynchronizeThreads(int barrier, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+
 // --- registers of a warpgroup: copying warps need few, multiplying ones many.
 
 template <int kRegisters>

@@ -13,15 +13,18 @@ struct TileGrid {
   int m = 0, n = 0;   // of the result; kRows: m of all groups
   int num_steps = 0;  // along K, 128 bytes each; kContracted: not used
   int num_groups = 1;
-  // kRows: [E + 1] rows of a. kContracted: [E + 1] elements along K, multiples of the step.
-  const int32_t* offsets = nullptr;
+  const int32_t* offsets = nullptr;  // [E + 1]; kRows: rows of a. kContracted: along K
+  // kContracted: along K group g lies where its tiles of 128 do, from 128 (offsets[g] / 128 + g) on
+  // and padded with zeros (kernels/ops/block_quantize.h); else at offsets[g] itself.
+  bool pads_groups = false;
 };
 
 struct Tile {
   int group = 0;
-  int row = 0, column = 0;  // first of the tile in a and the result; in b[group]
-  int row_end = 0;          // rows from here on belong to others
-  int first_step = 0, num_steps = 0;
+  int row = 0, column = 0;         // first of the tile in a and the result; in b[group]
+  int row_end = 0;                 // rows from here on belong to others
+  int first_k = 0, num_steps = 0;  // element along K
+  int k_end = 0;                   // elements from here on belong to others
 };
 
 template <int kBlockM, int kBlockN, int kStepElements>
@@ -62,11 +65,14 @@ class TileWalk {
     tile.row = begin + (band * kBand + inside % band_rows) * kBlockM;
     tile.column = inside / band_rows * kBlockN;
     tile.row_end = end;
-    tile.first_step = 0;
+    tile.first_k = 0;
     tile.num_steps = grid_.num_steps;
+    tile.k_end = grid_.num_steps * kStepElements;
     if (grid_.grouping == MatmulGrouping::kContracted) {
-      tile.first_step = grid_.offsets[group_] / kStepElements;
-      tile.num_steps = grid_.offsets[group_ + 1] / kStepElements - tile.first_step;
+      const int k_begin = grid_.offsets[group_], count = grid_.offsets[group_ + 1] - k_begin;
+      tile.first_k = grid_.pads_groups ? 128 * (k_begin / 128 + group_) : k_begin;
+      tile.num_steps = (count + kStepElements - 1) / kStepElements;
+      tile.k_end = tile.first_k + count;
     }
   }
 

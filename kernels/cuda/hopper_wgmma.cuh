@@ -1,23 +1,19 @@
-// The product of two tiles in shared memory, added to (or put in place of) the registers of a
-// warpgroup: d[64, N] (+)= a[64, 32 bytes] b[N, 32 bytes]^T, both K-major. Long, since PTX wants
-// every register named.
+// The product of two tiles, added to (or put in place of) the registers of a warpgroup: d[64, N]
+// (+)= a[64, 32 bytes] b[N, 32 bytes]^T; b in shared memory, a there or in registers. Long, since
+// PTX wants every register named.
 //
 // Thread t of the 128 holds d[4 j + 2 h + i] = D[16 (t / 32) + (t % 32) / 4 + 8 h][8 j + 2 (t % 4)
 // + i] for j < N / 8, h < 2, i < 2 (PTX ISA 9.0, "Register Fragments for
-// wgmma.mma_async.m64nNk32").
+// wgmma.mma_async.m64nNk32"). A tile lies K-major, or transposed: with M or N contiguous (BF16
+// only).
 #pragma once
 
 #include <cstdint>
 
 namespace sluice::kernels::cuda {
 
-template <int kN>
-__device__ void MultiplyE4M3(float (&d)[kN / 2], uint64_t a, uint64_t b, bool accumulate);
-template <int kN>
-__device__ void MultiplyBF16(float (&d)[kN / 2], uint64_t a, uint64_t b, bool accumulate);
-
-template <>
-__device__ inline void MultiplyE4M3<64>(float (&d)[32], uint64_t a, uint64_t b, bool accumulate) {
+// Codes of E4M3, both K-major.
+__device__ inline void MultiplyE4M3(float (&d)[32], uint64_t a, uint64_t b, bool accumulate) {
   asm volatile(
       "{\n"
       ".reg .pred add;\n"
@@ -36,8 +32,7 @@ __device__ inline void MultiplyE4M3<64>(float (&d)[32], uint64_t a, uint64_t b, 
       : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
 }
 
-template <>
-__device__ inline void MultiplyE4M3<128>(float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
+__device__ inline void MultiplyE4M3(float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
   asm volatile(
       "{\n"
       ".reg .pred add;\n"
@@ -63,8 +58,9 @@ __device__ inline void MultiplyE4M3<128>(float (&d)[64], uint64_t a, uint64_t b,
       : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
 }
 
-template <>
-__device__ inline void MultiplyBF16<64>(float (&d)[32], uint64_t a, uint64_t b, bool accumulate) {
+// BF16, both K-major or both transposed.
+template <bool kTransposed>
+__device__ inline void MultiplyBF16(float (&d)[32], uint64_t a, uint64_t b, bool accumulate) {
   asm volatile(
       "{\n"
       ".reg .pred add;\n"
@@ -73,18 +69,18 @@ __device__ inline void MultiplyBF16<64>(float (&d)[32], uint64_t a, uint64_t b, 
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, "
       "%30, %31 "
-      "}, %32, %33, add, 1, 1, 0, 0;\n"
+      "}, %32, %33, add, 1, 1, %35, %35;\n"
       "}\n"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
         "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),
         "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]),
         "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]),
         "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(static_cast<int>(kTransposed)));
 }
 
-template <>
-__device__ inline void MultiplyBF16<128>(float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
+template <bool kTransposed>
+__device__ inline void MultiplyBF16(float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
   asm volatile(
       "{\n"
       ".reg .pred add;\n"
@@ -95,7 +91,7 @@ __device__ inline void MultiplyBF16<128>(float (&d)[64], uint64_t a, uint64_t b,
       "%30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, "
       "%44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, "
       "%58, %59, %60, %61, %62, %63 "
-      "}, %64, %65, add, 1, 1, 0, 0;\n"
+      "}, %64, %65, add, 1, 1, %67, %67;\n"
       "}\n"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
         "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),
@@ -107,11 +103,11 @@ __device__ inline void MultiplyBF16<128>(float (&d)[64], uint64_t a, uint64_t b,
         "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
         "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]),
         "+f"(d[63])
-      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(static_cast<int>(kTransposed)));
 }
 
-template <>
-__device__ inline void MultiplyBF16<256>(float (&d)[128], uint64_t a, uint64_t b, bool accumulate) {
+template <bool kTransposed>
+__device__ inline void MultiplyBF16(float (&d)[128], uint64_t a, uint64_t b, bool accumulate) {
   asm volatile(
       "{\n"
       ".reg .pred add;\n"
@@ -127,7 +123,7 @@ __device__ inline void MultiplyBF16<256>(float (&d)[128], uint64_t a, uint64_t b
       "%100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, "
       "%111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, "
       "%122, %123, %124, %125, %126, %127 "
-      "}, %128, %129, add, 1, 1, 0, 0;\n"
+      "}, %128, %129, add, 1, 1, %131, %131;\n"
       "}\n"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
         "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),
@@ -148,7 +144,59 @@ __device__ inline void MultiplyBF16<256>(float (&d)[128], uint64_t a, uint64_t b
         "+f"(d[110]), "+f"(d[111]), "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]),
         "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]), "+f"(d[120]), "+f"(d[121]),
         "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
-      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(static_cast<int>(kTransposed)));
+}
+
+// The same with `a` in registers: as mma.sync has it (ptx.cuh), each warp its 16 rows.
+template <bool kTransposed>
+__device__ inline void MultiplyBF16(float (&d)[32], const uint32_t (&a)[4], uint64_t b,
+                                    bool accumulate) {
+  asm volatile(
+      "{\n"
+      ".reg .pred add;\n"
+      "setp.ne.b32 add, %37, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, "
+      "%30, %31 "
+      "}, {%32, %33, %34, %35}, %36, add, 1, 1, %38;\n"
+      "}\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
+        "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),
+        "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]),
+        "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]),
+        "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)),
+        "n"(static_cast<int>(kTransposed)));
+}
+
+template <bool kTransposed>
+__device__ inline void MultiplyBF16(float (&d)[64], const uint32_t (&a)[4], uint64_t b,
+                                    bool accumulate) {
+  asm volatile(
+      "{\n"
+      ".reg .pred add;\n"
+      "setp.ne.b32 add, %69, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, "
+      "%30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, "
+      "%44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, "
+      "%58, %59, %60, %61, %62, %63 "
+      "}, {%64, %65, %66, %67}, %68, add, 1, 1, %70;\n"
+      "}\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
+        "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),
+        "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]),
+        "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]),
+        "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]),
+        "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]),
+        "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]),
+        "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
+        "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]),
+        "+f"(d[63])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)),
+        "n"(static_cast<int>(kTransposed)));
 }
 
 }  // namespace sluice::kernels::cuda

@@ -1,6 +1,8 @@
 // Dense and grouped products by mma.sync (BF16) and FP32 arithmetic: they run on any GPU since
-// compute capability 8.0, and are what faster kernels are compared with.
+// compute capability 8.0, and are what faster kernels are compared with. What Hopper's own tensor
+// instructions can do goes there.
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/hopper_ops.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/matmul_tile.cuh"
 #include "kernels/cuda/ops.h"
@@ -111,6 +113,7 @@ void PackMatrix(Stream& stream, const PackMatrixArgs& args) {
 }
 
 void Matmul(Stream& stream, const MatmulArgs& args) {
+  if (MatmulByWgmma(stream, args)) return;
   ForTypes(args.a.dtype(), args.c.dtype(), [&](auto operand, auto result) {
     using T = typename decltype(operand)::Type;
     using Result = typename decltype(result)::Type;
@@ -130,6 +133,7 @@ void Matmul(Stream& stream, const MatmulArgs& args) {
 }
 
 void PackedMatmul(Stream& stream, const PackedMatmulArgs& args) {
+  if (PackedMatmulByWgmma(stream, args)) return;
   ForTypes(args.a.dtype(), args.c.dtype(), [&](auto operand, auto result) {
     using T = typename decltype(operand)::Type;
     using Result = typename decltype(result)::Type;
@@ -149,6 +153,7 @@ void PackedMatmul(Stream& stream, const PackedMatmulArgs& args) {
 }
 
 void GroupedMatmul(Stream& stream, const GroupedMatmulArgs& args) {
+  if (GroupedMatmulByWgmma(stream, args)) return;
   ForTypes(args.x.dtype(), args.y.dtype(), [&](auto operand, auto result) {
     using T = typename decltype(operand)::Type;
     using Result = typename decltype(result)::Type;
@@ -178,6 +183,7 @@ void GroupedMatmul(Stream& stream, const GroupedMatmulArgs& args) {
 
 void GroupedWeightGradient(Stream& stream, const GroupedWeightGradientArgs& args) {
   CHECK(args.dw.is_contiguous()) << "dw is strided";
+  if (GroupedWeightGradientByWgmma(stream, args)) return;
   ForFloatType(args.x.dtype(), [&](auto tag) {
     using T = typename decltype(tag)::Type;
     const Product<T, float> p = {.a = static_cast<const T*>(args.dy.raw_data()),

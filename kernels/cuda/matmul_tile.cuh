@@ -8,6 +8,7 @@
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/warp_sums.cuh"
 
 namespace sluice::kernels::cuda {
 
@@ -57,11 +58,6 @@ __device__ void StoreElement(Result* c, float sum, bool accumulate) {
   *c = FromFloat<Result>(accumulate ? ToFloat(*c) + sum : sum);
 }
 
-// A warp's part of a tile: 32 x 32, as 2 x 4 products of 16 x 8.
-struct WarpSums {
-  float d[2][4][4] = {};
-};
-
 __device__ inline uint32_t PairAt(const bfloat16* at) {
   return *reinterpret_cast<const uint32_t*>(at);
 }
@@ -87,23 +83,6 @@ __device__ inline void MultiplyStep(WarpSums& sums, const bfloat16* a_tile,
     }
     for (int i = 0; i < 2; ++i) {
       for (int j = 0; j < 4; ++j) MultiplyAccumulate(sums.d[i][j], a[i], b[j]);
-    }
-  }
-}
-
-// f(row of the tile, column of the tile, sum)
-template <typename F>
-__device__ void ForEachSum(const WarpSums& sums, const F& f) {
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int row = warp / 2 * 32 + lane / 4, column = warp % 2 * 32 + 2 * (lane % 4);
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-#pragma unroll
-      for (int q = 0; q < 4; ++q) {
-        f(row + 16 * i + 8 * (q / 2), column + 8 * j + q % 2, sums.d[i][j][q]);
-      }
     }
   }
 }

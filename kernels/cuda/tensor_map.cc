@@ -41,7 +41,7 @@ absl::StatusOr<CUtensorMap> MakeTensorMap(const TensorMapShape& shape) {
   const cuuint64_t extents[2] = {static_cast<cuuint64_t>(shape.columns),
                                  static_cast<cuuint64_t>(shape.rows)};
   const cuuint64_t row_bytes[1] = {
-      static_cast<cuuint64_t>(shape.columns * ElementBytes(shape.type))};
+      static_cast<cuuint64_t>(shape.stride * ElementBytes(shape.type))};
   const cuuint32_t box[2] = {static_cast<cuuint32_t>(shape.box_columns),
                              static_cast<cuuint32_t>(shape.box_rows)};
   const cuuint32_t steps[2] = {1, 1};
@@ -54,7 +54,7 @@ absl::StatusOr<CUtensorMap> MakeTensorMap(const TensorMapShape& shape) {
   if (result != CUDA_SUCCESS) {
     return absl::InvalidArgumentError(absl::StrCat(
         "tensor map: CUDA error ", static_cast<int>(result), " for [", shape.rows, ", ",
-        shape.columns, "] in boxes of [", shape.box_rows, ", ", shape.box_columns, "]"));
+        shape.columns, "] with rows ", shape.stride, " apart in boxes of [", shape.box_rows, ", ", shape.box_columns, "]"));
   }
   return map;
 }

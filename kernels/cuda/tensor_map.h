@@ -12,7 +12,8 @@ namespace sluice::kernels::cuda {
 struct TensorMapShape {
   const void* data = nullptr;  // at a multiple of 16 bytes
   CUtensorMapDataType type = CU_TENSOR_MAP_DATA_TYPE_UINT8;
-  int64_t rows = 0, columns = 0;  // row-major without gaps; a row is a multiple of 16 bytes
+  int64_t rows = 0, columns = 0;  // row-major
+  int64_t stride = 0;             // elements from row to row: a multiple of 16 bytes
   int box_rows = 0, box_columns = 0;
   bool is_swizzled = false;  // a box's row is then 128 bytes
 };

@@ -42,7 +42,9 @@ void CheckRows(const Stream& stream, const QuantizedRows& rows, const Shape& sha
 
 void CheckColumns(const Stream& stream, const QuantizedColumns& columns, const Shape& shape,
                   int64_t groups) {
-  const Shape of_codes = columns.transposed ? Shape{shape[1], shape[0]} : shape;
+  CHECK(!columns.transposed || IsOnCuda(stream)) << "the CPU writes columns as rows";
+  const Shape of_codes =
+      columns.transposed ? Shape{shape[1], NumColumnCodes(shape[0], groups)} : shape;
   CheckTensor(stream, "columns.codes", columns.codes, of_codes, DType::kE4M3);
   CheckTensor(stream, "columns.scales", columns.scales,
               {NumColumnTiles(shape[0], groups), shape[1]}, DType::kF32);

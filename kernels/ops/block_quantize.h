@@ -22,6 +22,10 @@ inline int64_t NumTiles(int64_t extent) { return (extent + kQuantTile - 1) / kQu
 // Rows of scales of a QuantizedColumns of `rows` rows in `groups` groups; group g's tiles start at
 // scale row offsets[g] / 128 + g.
 inline int64_t NumColumnTiles(int64_t rows, int64_t groups) { return rows / kQuantTile + groups; }
+// Rows that the codes have when they are transposed: tile t of the scales begins at 128 t.
+inline int64_t NumColumnCodes(int64_t rows, int64_t groups) {
+  return kQuantTile * (groups == 1 ? NumTiles(rows) : NumColumnTiles(rows, groups));
+}
 
 enum class ScaleFormat : uint8_t { kF32, kPowerOfTwo };  // kPowerOfTwo: UE8M0, rounded up
 
@@ -43,9 +47,12 @@ struct QuantizedRows {
 // 128 x 1 tiles along the rows: the operands of dW = dy^T x. Tiles start at the first row of each
 // group.
 struct QuantizedColumns {
-  TensorView codes;         // [R, C] e4m3, or [C, R] with transposed; rows may be strided
-  TensorView scales;        // [NumColumnTiles(R, G), C] f32; rows that belong to no tile stay unset
-  bool transposed = false;  // along R is then contiguous
+  TensorView
+      codes;  // [R, C] e4m3, or with transposed [C, NumColumnCodes(R, G)]; rows may be strided
+  TensorView scales;  // [NumColumnTiles(R, G), C] f32; rows that belong to no tile stay unset
+  // CUDA: along R the codes are then contiguous, and a tile is followed by codes of 0 up to 128, so
+  // that each begins at a multiple of 128. What belongs to no tile stays unset.
+  bool transposed = false;
   bool is_null() const { return scales.shape().rank() == 0; }
 };
 

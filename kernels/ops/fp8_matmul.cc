@@ -63,13 +63,22 @@ void Fp8WeightGradient(Stream& stream, const Fp8WeightGradientArgs& args) {
   const auto check_codes = [&](const char* name, const QuantizedColumns& columns, int64_t rows,
                                int64_t width) {
     CHECK(!columns.transposed || IsOnCuda(stream)) << "the CPU reads columns as rows";
-    const Shape shape = columns.transposed ? Shape{width, rows} : Shape{rows, width};
+    const Shape shape =
+        columns.transposed ? Shape{width, columns.codes.extent(1)} : Shape{rows, width};
     CheckTensor(stream, name, columns.codes, shape, DType::kE4M3);
   };
   CHECK_EQ(args.dw.shape().rank(), 3);
   const int64_t experts = args.dw.extent(0), out = args.dw.extent(1), in = args.dw.extent(2);
+  CheckExpertOffsets(stream, args.offsets, experts);
+  CHECK(args.dy.transposed == args.x.transposed);
   const int64_t rows = args.dy.codes.extent(args.dy.transposed ? 1 : 0);
-  const int64_t tiles = NumColumnTiles(rows, CheckExpertOffsets(stream, args.offsets, experts));
+  // With transposed codes the number of rows is not known here, only that of their tiles.
+  const int64_t tiles =
+      args.dy.transposed ? args.dy.scales.extent(0) : NumColumnTiles(rows, experts);
+  if (args.dy.transposed) {
+    CHECK_EQ(args.x.codes.extent(1), rows);
+    CHECK_GE(tiles * kQuantTile, rows);
+  }
   check_codes("dy.codes", args.dy, rows, out);
   CheckTensor(stream, "dy.scales", args.dy.scales, {tiles, out}, DType::kF32);
   check_codes("x.codes", args.x, rows, in);
@@ -84,6 +93,6 @@ void Fp8WeightGradient(Stream& stream, const Fp8WeightGradientArgs& args) {
   });
 }
 
-bool ReadsTransposedColumns(const Stream& /*stream*/) { return false; }
+bool ReadsTransposedColumns(const Stream& stream) { return IsOnCuda(stream); }
 
 }  // namespace sluice::kernels

@@ -49,8 +49,8 @@ struct Fp8WeightGradientArgs {
 };
 void Fp8WeightGradient(Stream& stream, const Fp8WeightGradientArgs& args);
 
-// Whether Fp8WeightGradient of this stream's device reads QuantizedColumns
-// transposed (else as rows).
+// Whether Fp8WeightGradient of this stream's device is meant to read QuantizedColumns transposed
+// (else as rows).
 bool ReadsTransposedColumns(const Stream& stream);
 
 }  // namespace sluice::kernels

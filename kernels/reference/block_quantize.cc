@@ -114,8 +114,17 @@ void Quantize(const QuantizeArgs& args) {
         if (r == rows.begin) {
           scale = Scale(Amax(args.x, rows, square ? columns : column), args.options);
         }
-        const bool transposed = args.columns.transposed;
-        CodeAt(args.columns.codes, transposed ? c : r, transposed ? r : c) = Encode(x, scale);
+        if (!args.columns.transposed) {
+          CodeAt(args.columns.codes, r, c) = Encode(x, scale);
+          continue;
+        }
+        // A tile's codes, then zeros.
+        const int64_t first = rows.index * kQuantTile;
+        CodeAt(args.columns.codes, c, first + r - rows.begin) = Encode(x, scale);
+        if (r + 1 < rows.end) continue;
+        for (int64_t i = rows.end - rows.begin; i < kQuantTile; ++i) {
+          CodeAt(args.columns.codes, c, first + i) = E4M3();
+        }
       }
     }
   }

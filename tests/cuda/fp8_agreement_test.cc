@@ -9,8 +9,7 @@
 
 #include "kernels/cpu/target.h"
 #include "kernels/cuda/cuda_stream.h"
-#include "kernels/cuda/hopper_matmul.h"
-#include "kernels/cuda/rounding.h"
+#include "kernels/cuda/hopper_ops.h"
 #include "kernels/ops/fp8_matmul.h"
 #include "kernels/reference/fp8_matmul.h"
 #include "tests/support/every_device.h"
@@ -22,7 +21,6 @@ namespace {
 using testing::Tensor;
 
 constexpr int64_t kM = 67, kN = 136, kK = 384;
-constexpr int64_t kPadded = 68;  // kM, as TMA wants the scales' rows
 
 // Codes of any magnitude from 2^-9 to `most`, either sign.
 Tensor Codes(const Shape& shape, uint64_t seed, int most_code) {
@@ -72,31 +70,14 @@ class Fp8AgreementTest : public testing::EveryDevice {
   }
   Tensor ByMma() {
     const Tensor c({kM, kN});
-    Fp8Matmul(stream(), Args(c));
-    Wait();
+    CudaStream mma(stream().device(), {.only_mma_sync = true});
+    Fp8Matmul(mma, Args(c));
+    EXPECT_TRUE(mma.Synchronize().ok());
     return c;
   }
   Tensor ByWgmma() {
-    const Tensor c({kM, kN}), scales({3, kPadded});
-    for (int64_t i = 0; i < kM * 3; ++i) scales.SetAt(i % 3 * kPadded + i / 3, a_scales.At(i));
-    const HopperMatmulShape shape = {.operands = MatmulOperands::kFp8Blocks,
-                                     .grouping = MatmulGrouping::kDense,
-                                     .m = kM,
-                                     .n = kN,
-                                     .k = kK,
-                                     .num_groups = 1};
-    const absl::Status status = HopperMatmul(CudaStream::From(stream()).handle(),
-                                             {.shape = shape,
-                                              .output = MatmulOutput::kF32,
-                                              .a = a.view().raw_data(),
-                                              .b = w.view().raw_data(),
-                                              .a_scales = scales.view().data<float>(),
-                                              .b_scales = w_scales.view().data<float>(),
-                                              .offsets = nullptr,
-                                              .c = c.view().raw_mutable_data(),
-                                              .c_stride = kN},
-                                             ChooseHopperMatmul(shape, 3).value());
-    EXPECT_TRUE(status.ok()) << status;
+    const Tensor c({kM, kN});
+    EXPECT_TRUE(Fp8MatmulByWgmma(stream(), Args(c)));
     Wait();
     return c;
   }

@@ -59,7 +59,7 @@ struct Case {
   std::string name;
   HopperMatmulShape shape;
   MatmulOutput output = MatmulOutput::kF32;
-  std::vector<int32_t> offsets = {};  // of groups; kContracted: along K
+  std::vector<int32_t> offsets = {};  // of groups; kContracted: along K, without padding
   int64_t c_gap = 0;                  // elements between rows of c
 };
 void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
@@ -82,34 +82,48 @@ struct Problem {
 
   float Scale() { return std::ldexp(1.0f + static_cast<float>(random() % 1024) / 1024, -6); }
 
-  // What pads a group's range of K must hold zeros; here a range's last tenth stands for it.
-  bool IsPadding(int64_t k) const {
-    if (shape.grouping != MatmulGrouping::kContracted) return false;
-    for (size_t g = 1; g < offsets.size(); ++g) {
-      if (k < offsets[g]) return offsets[g] - k <= (offsets[g] - offsets[g - 1]) / 10;
+  bool is_contracted() const { return shape.grouping == MatmulGrouping::kContracted; }
+  int64_t CountOf(size_t group) const { return offsets[group + 1] - offsets[group]; }
+  // Where group g begins along K.
+  int64_t BeginOf(size_t group) const {
+    if (is_bf16()) return offsets[group];
+    return kScaleBlock * (offsets[group] / kScaleBlock + static_cast<int64_t>(group));
+  }
+
+  // Groups of codes are padded with zeros to 128; what is in no tile is never read, nor are rows of
+  // no group.
+  enum class Kind : uint8_t { kValue, kZero, kNan };
+  Kind KindOf(int64_t k) const {
+    if (!is_contracted()) return Kind::kValue;
+    for (size_t g = 0; g + 1 < offsets.size(); ++g) {
+      const int64_t at = k - BeginOf(g), count = CountOf(g);
+      if (at >= 0 && at < count) return Kind::kValue;
+      if (!is_bf16() && at >= 0 && at < RoundUp(count, kScaleBlock)) return Kind::kZero;
     }
-    return true;
+    return Kind::kNan;
   }
 
   std::vector<uint8_t> Fill(int64_t rows) {
     std::vector<uint8_t> codes(static_cast<size_t>(rows * shape.k * (is_bf16() ? 2 : 1)));
     for (int64_t i = 0; i < rows * shape.k; ++i) {
-      const bool is_zero = IsPadding(i % shape.k);
+      const Kind kind = KindOf(is_transposed() ? i / rows : i % shape.k);
       if (is_bf16()) {
-        const BFloat16 value = is_zero ? BFloat16() : ToBFloat16(normal(random));
+        const BFloat16 value = kind == Kind::kNan ? ToBFloat16(NAN) : ToBFloat16(normal(random));
         std::memcpy(&codes[static_cast<size_t>(2 * i)], &value, 2);
       } else {
-        uint8_t code = is_zero ? 0 : static_cast<uint8_t>(random() & 0xff);
-        if ((code & 0x7f) == 0x7f) code = 0;  // not a number
+        uint8_t code = static_cast<uint8_t>(random() & 0xff);
+        if (kind == Kind::kZero || (code & 0x7f) == 0x7f) code = 0;
+        if (kind == Kind::kNan) code = 0x7f;
         codes[static_cast<size_t>(i)] = code;
       }
     }
     return codes;
   }
 
-  bool is_bf16() const { return shape.operands == MatmulOperands::kBF16; }
-  double ValueOf(const std::vector<uint8_t>& codes, int64_t row, int64_t k) const {
-    const int64_t at = row * shape.k + k;
+  bool is_transposed() const { return shape.operands == MatmulOperands::kBF16Columns; }
+  bool is_bf16() const { return shape.operands == MatmulOperands::kBF16 || is_transposed(); }
+  double ValueOf(const std::vector<uint8_t>& codes, int64_t rows, int64_t row, int64_t k) const {
+    const int64_t at = is_transposed() ? k * rows + row : row * shape.k + k;
     if (!is_bf16()) return ValueOfE4M3(codes[static_cast<size_t>(at)]);
     BFloat16 value;
     std::memcpy(&value, &codes[static_cast<size_t>(2 * at)], 2);
@@ -141,13 +155,13 @@ struct Expected {
 Expected Reference(const Problem& p, int64_t row, int64_t column, int64_t group) {
   const HopperMatmulShape& s = p.shape;
   const bool is_rows = s.grouping == MatmulGrouping::kRows;
-  const bool is_contracted = s.grouping == MatmulGrouping::kContracted;
-  const int64_t begin = is_contracted ? p.offsets[static_cast<size_t>(group)] : 0;
-  const int64_t end = is_contracted ? p.offsets[static_cast<size_t>(group) + 1] : s.k;
+  const auto g = static_cast<size_t>(group);
+  const int64_t begin = p.is_contracted() ? p.BeginOf(g) : 0;
+  const int64_t end = begin + (p.is_contracted() ? p.CountOf(g) : s.k);
   Expected sum;
   for (int64_t k = begin; k < end; ++k) {
-    const double term = p.ValueOf(p.a, row, k) *
-                        p.ValueOf(p.b, column + (is_rows ? group * s.n : 0), k) *
+    const double term = p.ValueOf(p.a, s.m, row, k) *
+                        p.ValueOf(p.b, p.b_rows, column + (is_rows ? group * s.n : 0), k) *
                         p.ScaleOf(row, column, group, k / kScaleBlock);
     sum.value += term;
     sum.magnitude += std::fabs(term);
@@ -181,6 +195,8 @@ class HopperMatmulTest : public ::testing::TestWithParam<Case> {
                                               .a = a.data(),
                                               .b = b.data(),
                                               .a_scales = a_scales.data(),
+                                              .a_scale_row = 1,
+                                              .a_scale_step = RoundUp(c.shape.m, 4),
                                               .b_scales = b_scales.data(),
                                               .offsets = offsets.data(),
                                               .c = result.data(),
@@ -291,20 +307,20 @@ std::vector<Case> Fp8Cases() {
        Shape(kBlocks, kRows, 150, 136, 272, 5),
        MatmulOutput::kBF16,
        {0, 0, 37, 38, 150, 150}},
-      {"fp8_columns", Shape(kColumns, kDense, 70, 92, 256), MatmulOutput::kAddToF32},
+      {"fp8_columns", Shape(kColumns, kDense, 72, 92, 256), MatmulOutput::kAddToF32},
       {"fp8_weight_gradient",
-       Shape(kColumns, kContracted, 72, 132, 640, 4),
+       Shape(kColumns, kContracted, 72, 132, 128 * (520 / 128 + 4), 4),
        MatmulOutput::kAddToF32,
-       {0, 256, 256, 384, 640}},
+       {0, 250, 250, 379, 520}},
       {"fp8_weight_gradient_new",
-       Shape(kColumns, kContracted, 66, 70, 256, 3),
+       Shape(kColumns, kContracted, 68, 72, 128 * (256 / 128 + 3), 3),
        MatmulOutput::kF32,
        {0, 128, 128, 256}},
   };
 }
 
 std::vector<Case> BF16Cases() {
-  constexpr auto kBF16 = MatmulOperands::kBF16;
+  constexpr auto kBF16 = MatmulOperands::kBF16, kColumns = MatmulOperands::kBF16Columns;
   return {
       {"bf16_full", Shape(kBF16, MatmulGrouping::kDense, 128, 256, 192)},
       {"bf16_ragged", Shape(kBF16, MatmulGrouping::kDense, 67, 203, 72), MatmulOutput::kBF16},
@@ -312,10 +328,15 @@ std::vector<Case> BF16Cases() {
        Shape(kBF16, MatmulGrouping::kRows, 150, 136, 136, 5),
        MatmulOutput::kBF16,
        {0, 0, 37, 38, 150, 150}},
+      {"bf16_columns", Shape(kColumns, MatmulGrouping::kDense, 72, 136, 75), MatmulOutput::kBF16},
       {"bf16_weight_gradient",
-       Shape(kBF16, MatmulGrouping::kContracted, 72, 132, 320, 4),
+       Shape(kColumns, MatmulGrouping::kContracted, 72, 136, 330, 4),
        MatmulOutput::kAddToF32,
-       {0, 128, 128, 192, 320}},
+       {3, 130, 130, 194, 321}},
+      {"bf16_weight_gradient_new",
+       Shape(kColumns, MatmulGrouping::kContracted, 200, 64, 90, 3),
+       MatmulOutput::kF32,
+       {0, 1, 1, 90}},
   };
 }
 

@@ -57,10 +57,13 @@ int Run(const std::string& command, const fs::path& log) {
   return std::system((command + " > " + log.string() + " 2>&1").c_str());
 }
 
-// The exit code of the suite's tests with these kernels.
+// The exit code of the suite's tests with these kernels. The products by mma.sync are run where
+// Hopper's own are not chosen in their place.
 int RunTests(const std::string& suite, const fs::path& ptx, const fs::path& log) {
+  const bool by_mma = suite == "MatmulDeviceTest" || suite == "Fp8MatmulTest";
   return Run("CUDA_DOUBLE_PTX=" + ptx.string() + " " + SLUICE_KERNELS_CUDA_TESTS +
-                 " --gtest_fail_fast --gtest_filter='Devices/" + suite + ".*/cuda'",
+                 " --gtest_fail_fast --gtest_filter='Devices/" + suite + ".*/cuda" +
+                 (by_mma ? "_mma'" : "'"),
              log);
 }
 

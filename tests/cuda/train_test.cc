@@ -55,11 +55,20 @@ class CudaTraining : public ::testing::TestWithParam<Training> {
                         const std::string& edits) const {
     const bool on_cuda = device == "cuda";
     return launch::RunShell(
-        (on_cuda ? kOnTheDouble : "") + std::string(SLUICE_BINARY) +
+        (on_cuda ? kOnTheDouble + ("CUDA_DOUBLE_LAUNCHES=" + Launches()) + " " : "") +
+        std::string(SLUICE_BINARY) +
         " train --preset tiny --set train.global_batch=2 --set compute.threads=1" +
         " --set compute.precision=" + GetParam().precision + " --set compute.device=" + device +
         " --set data.train=" + dir_ + "/train.txt --set train.steps=" + std::to_string(steps) +
         " --set data.cache_dir=" + dir_ + "/cache --set run.dir=" + run_dir + edits);
+  }
+  std::string Launches() const { return dir_ + "/launches"; }
+  // How often a kernel whose name holds this was launched.
+  int CountOf(const std::string& name) const {
+    std::ifstream file(Launches());
+    int count = 0;
+    for (std::string line; std::getline(file, line);) count += line.find(name) != line.npos;
+    return count;
   }
   std::string RunDir(const std::string& device) const { return dir_ + "/" + device; }
 
@@ -71,6 +80,21 @@ class CudaTraining : public ::testing::TestWithParam<Training> {
       losses.push_back(nlohmann::json::parse(line)["loss"].get<double>());
     }
     return losses;
+  }
+
+  // In reduced precision, that all sorts of products went by wgmma: codes by blocks and by columns,
+  // BF16 along K and by columns (MatmulOperands 0 to 3).
+  void ExpectKernelsOfHopper() const {
+    const std::string precision = GetParam().precision;
+    for (int operands = 0; operands < 4; ++operands) {
+      const std::string name =
+          "hopper_matmul_kernelILNS1_14MatmulOperandsE" + std::to_string(operands);
+      const bool is_used = precision == "FP8" || (precision == "BF16" && operands >= 2);
+      EXPECT_EQ(CountOf(name) > 0, is_used) << name;
+      std::printf("%s: %d launches\n", name.c_str(), CountOf(name));
+    }
+    std::printf("by mma.sync: %d of codes, %d in BF16\n", CountOf("fp8_"),
+                CountOf("matmul_kernelI13"));
   }
 
   std::string dir_;
@@ -134,6 +158,7 @@ TEST_P(CudaTraining, LossesAndGradientsAreTheCpus) {
     ASSERT_EQ(outcome.exit_code, 0) << device << ": " << outcome.err;
   }
   ExpectEqualGradients(RunDir("cuda"), RunDir("cpu"), training.bound);
+  ExpectKernelsOfHopper();
   for (const std::string device : {"cpu", "cuda"}) {
     const launch::Outcome outcome = Train(device, training.steps);
     ASSERT_EQ(outcome.exit_code, 0) << device << ": " << outcome.err;

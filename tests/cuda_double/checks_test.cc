@@ -148,6 +148,26 @@ TEST(GlobalRaces, TwoWarpsOfABlock) {
   }
 }
 
+// Each thread of one warp writes a word and reads its neighbour's.
+TEST(GlobalRaces, TwoLanesOfAWarp) {
+  const auto run = [](const std::string& in_between, const std::string& after) {
+    PtxProgram program(
+        kWordOfThread + "st.global.u32 [%rd1], %r1;\n" + in_between +
+            "xor.b32 %r3, %r1, 1; mul.wide.u32 %rd4, %r3, 4; ld.param.u64 %rd3, [p0];"
+            "add.s64 %rd3, %rd3, %rd4; ld.global.u32 %r4, [%rd3];\n" +
+            after,
+        1);
+    return program.Run({program.Allocate(128)});
+  };
+  const std::string sync = "bar.warp.sync 0xffffffff;\n", write = "st.global.u32 [%rd1], %r4;\n";
+  EXPECT_EQ(run(sync, sync + write), "");
+  EXPECT_EQ(run("bar.sync 0;\n", ""), "");
+  EXPECT_TRUE(Says(run("", ""), {"written by lane 1 of the same warp with no warp barrier"}));
+  EXPECT_TRUE(Says(run("shfl.sync.bfly.b32 %r8, %r1, 1, 31, 0xffffffff;\n", ""),
+                   {"written by lane 1 of the same warp"}));
+  EXPECT_TRUE(Says(run(sync, write), {"read by lane 1 of the same warp"}));
+}
+
 TEST(GlobalRaces, TwoBlocksOfALaunch) {
   // All blocks write the same words.
   PtxProgram writes(kWordOfThread + "st.global.u32 [%rd1], %r1;", 1);

@@ -25,10 +25,19 @@ struct Problem {
 // One sequence and several, empty ones, one off the block of 64 and the strip of 32, grouped heads,
 // widths that are odd and that fill no vector.
 std::vector<Problem> Problems() {
-  return {{{1}, 1, 1, 1, 1},        {{5}, 2, 1, 3, 2},        {{0, 17, 0, 1}, 2, 2, 16, 16},
-          {{31, 33}, 4, 2, 48, 32}, {{64, 65}, 2, 2, 48, 32}, {{63, 130}, 3, 1, 24, 17},
-          {{200}, 2, 1, 33, 40},    {{97}, 1, 1, 192, 128},   {{32, 32, 96}, 2, 2, 8, 5},
-          {{70}, 1, 1, 208, 256}};
+  return {{{1}, 1, 1, 1, 1},
+          {{5}, 2, 1, 3, 2},
+          {{0, 17, 0, 1}, 2, 2, 16, 16},
+          {{31, 33}, 4, 2, 48, 32},
+          {{64, 65}, 2, 2, 48, 32},
+          {{63, 130}, 3, 1, 24, 17},
+          {{200}, 2, 1, 33, 40},
+          {{97}, 1, 1, 192, 128},
+          {{32, 32, 96}, 2, 2, 8, 5},
+          {{70}, 1, 1, 208, 256},
+          {{130, 3, 60}, 1, 1, 64, 64},
+          {{5, 100}, 2, 1, 128, 128},
+          {{257}, 1, 1, 64, 64}};
 }
 
 Tensor StartsOf(const std::vector<int>& lengths) {
@@ -196,6 +205,19 @@ TEST_P(AttentionTest, SequenceDoesNotDependOnItsNeighbours) {
     EXPECT_TRUE(same(together.dq, alone.dq));
     EXPECT_TRUE(same(together.dk, alone.dk));
     EXPECT_TRUE(same(together.dv, alone.dv));
+  }
+}
+
+// A weight of 0 times infinity would be no number.
+TEST_P(AttentionTest, InfiniteValuesStayInTheirDocument) {
+  for (const Problem& problem :
+       std::vector<Problem>{{{70, 40}, 1, 1, 64, 64}, {{70, 40}, 1, 1, 16, 16}}) {
+    const Case test(problem, DType::kBF16);
+    for (int64_t i = 70 * problem.v; i < test.v.num_elements(); ++i) test.v.SetAt(i, INFINITY);
+    Attention(stream(), test.Forward());
+    Wait();
+    for (int64_t i = 0; i < 70 * problem.v; ++i) ASSERT_TRUE(std::isfinite(test.o.At(i))) << i;
+    EXPECT_FALSE(std::isfinite(test.o.At(70 * problem.v)));
   }
 }
 

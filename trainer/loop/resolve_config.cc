@@ -98,6 +98,7 @@ void ResolveRest(RunConfig& c, int world_size) {
   SLUICE_DEFAULT(p, threads, 0);
   SLUICE_DEFAULT(p, recompute, "none");
   SLUICE_DEFAULT(p, threaded_streams, false);
+  SLUICE_DEFAULT(p, matmul_kernels, "auto");
   SLUICE_DEFAULT(p, keep_fp8_weights, false);
   SLUICE_DEFAULT(p, collectives, p.device() == "cuda" && world_size > 1 ? "nccl" : "host");
   Fp8Config& f = *c.mutable_fp8();
@@ -181,6 +182,8 @@ absl::Status ValidateNames(RunConfig& c) {
       Canonical("compute.device", {"cpu", "cuda"}, c.mutable_compute()->mutable_device()));
   RETURN_IF_ERROR(Canonical("compute.collectives", {"nccl", "host"},
                             c.mutable_compute()->mutable_collectives()));
+  RETURN_IF_ERROR(Canonical("compute.matmul_kernels", {"auto", "mma_sync"},
+                            c.mutable_compute()->mutable_matmul_kernels()));
   RETURN_IF_ERROR(Canonical("fp8.scales", {"F32", "UE8M0"}, c.mutable_fp8()->mutable_scales()));
   RETURN_IF_ERROR(Canonical("fp8.gradient_tiles", {"1x128", "128x128"},
                             c.mutable_fp8()->mutable_gradient_tiles()));

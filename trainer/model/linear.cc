@@ -69,7 +69,26 @@ absl::Status Linear::ReadKept(kernels::DeviceContext& device) {
   return stream.Synchronize();
 }
 
-// Codes, then scales (aligned, as every width is a multiple of 16), then the row tiles.
+namespace {
+
+// Every 128 but for the last one.
+bool IsEvery128(const std::vector<int32_t>& bounds) {
+  for (size_t i = 0; i + 1 < bounds.size(); ++i) {
+    if (bounds[i] != static_cast<int64_t>(i) * kernels::kQuantTile) return false;
+  }
+  return bounds.back() - bounds[bounds.size() - 2] <= kernels::kQuantTile;
+}
+
+// Of a tensor [rows, width] whose codes the device may want transposed.
+Shape ShapeOfColumnCodes(const Context& context, int64_t rows, int64_t width, int64_t groups) {
+  if (!kernels::ReadsTransposedColumns(context.stream)) return {rows, width};
+  return {width, kernels::NumColumnCodes(rows, groups)};
+}
+
+}  // namespace
+
+// Codes, then scales (aligned, as every width is a multiple of 16), then the row tiles, unless they
+// are the default.
 absl::Status Linear::AllocateQuantized(kernels::DeviceContext& device) {
   const std::vector<int32_t> bounds = RowTiles(*weight_);
   const int64_t row_tiles = static_cast<int64_t>(bounds.size()) - 1, tiles = NumTiles(in());
@@ -84,6 +103,7 @@ absl::Status Linear::AllocateQuantized(kernels::DeviceContext& device) {
   quantized_.scales = s.View(DType::kF32, {experts(), row_tiles, tiles}, 2 * aligned);
   quantized_.transposed_scales =
       s.View(DType::kF32, {experts(), tiles, row_tiles}, 2 * aligned + scales * 4);
+  if (IsEvery128(bounds)) return absl::OkStatus();
   const TensorView on_device = s.View(DType::kI32, {row_tiles + 1}, 2 * aligned + scales * 8);
   quantized_.row_tiles = on_device;
   Stream& stream = device.stream(kernels::StreamRole::kCompute);
@@ -157,8 +177,10 @@ void Linear::Fp8BackwardInput(const Context& context, ConstTensorView dy, ConstT
                               TensorView dx) const {
   const int64_t rows = dy.extent(0);
   const QuantizedColumns columns = {
-      context.tape.New(dy_codes_, DType::kE4M3, {rows, out()}),
-      context.tape.New(dy_scales_, DType::kF32, {NumColumnTiles(rows, experts()), out()})};
+      context.tape.New(dy_codes_, DType::kE4M3,
+                       ShapeOfColumnCodes(context, rows, out(), experts())),
+      context.tape.New(dy_scales_, DType::kF32, {NumColumnTiles(rows, experts()), out()}),
+      kernels::ReadsTransposedColumns(context.stream)};
   Temporary codes(context.pool, DType::kE4M3, {rows, out()});
   Temporary scales(context.pool, DType::kF32, {rows, quantized_.scales.extent(1)});
   const QuantizedRows along_rows = {codes.view(), scales.view()};
@@ -179,11 +201,11 @@ void Linear::Fp8BackwardInput(const Context& context, ConstTensorView dy, ConstT
 void Linear::Fp8BackwardWeight(const Context& context, ConstTensorView x,
                                ConstTensorView offsets) const {
   Tape& tape = context.tape;
-  const TensorView dy_codes = tape.Get(dy_codes_);
-  const int64_t rows = dy_codes.extent(0);
-  Temporary codes(context.pool, DType::kE4M3, {rows, in()});
+  const int64_t rows = keeps_ == Keeps::kInput ? Input(context).codes.extent(0) : x.extent(0);
+  const bool transposed = kernels::ReadsTransposedColumns(context.stream);
+  Temporary codes(context.pool, DType::kE4M3, ShapeOfColumnCodes(context, rows, in(), experts()));
   Temporary scales(context.pool, DType::kF32, {NumColumnTiles(rows, experts()), in()});
-  const QuantizedColumns columns = {codes.view(), scales.view()};
+  const QuantizedColumns columns = {codes.view(), scales.view(), transposed};
   if (keeps_ == Keeps::kInput) {
     kernels::RequantizeColumns(context.stream, {.rows = Input(context),
                                                 .offsets = offsets,
@@ -195,7 +217,7 @@ void Linear::Fp8BackwardWeight(const Context& context, ConstTensorView x,
         {.x = x, .columns = columns, .offsets = offsets, .options = fp8_->activations});
   }
   kernels::Fp8WeightGradient(context.stream,
-                             {.dy = {dy_codes, tape.Get(dy_scales_)},
+                             {.dy = {tape.Get(dy_codes_), tape.Get(dy_scales_), transposed},
                               .x = columns,
                               .offsets = offsets,
                               .dw = weight_->gradient.Reshape({experts(), out(), in()})});

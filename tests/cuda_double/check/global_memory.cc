@@ -101,7 +101,11 @@ void GlobalMemory::Narrow(Allocation& allocation) {
 bool GlobalMemory::IsOrdered(const Access& earlier, uint32_t as_block, const Accessor& who) const {
   if (earlier.op == who.op) {
     if (earlier.block != as_block) return false;
-    if (as_block == kAtomically || who.clock == nullptr || earlier.warp == who.warp) return true;
+    if (as_block == kAtomically || who.clock == nullptr) return true;
+    if (earlier.warp == who.warp) {
+      return earlier.lane < 0 || who.lane < 0 || earlier.lane == who.lane ||
+             earlier.epoch != who.epoch;
+    }
     return (*who.clock)[static_cast<size_t>(earlier.warp)] >= earlier.clock;
   }
   if (earlier.op == ordered_first_ && who.op == ordered_second_) return true;
@@ -117,6 +121,11 @@ std::string GlobalMemory::Conflict(const char* what, const Access& earlier,
     return std::string(what) + " by '" + clocks_.NameOf(earlier.op) +
            "', which no stream, event or synchronisation orders before '" + clocks_.NameOf(who.op) +
            "'";
+  }
+  if (earlier.block == who.block && earlier.warp == who.warp) {
+    const std::string lane =
+        earlier.lane == kManyLanes ? "several lanes" : "lane " + std::to_string(earlier.lane);
+    return std::string(what) + " by " + lane + " of the same warp with no warp barrier in between";
   }
   if (earlier.block == who.block) {
     return std::string(what) + " by warp " + std::to_string(earlier.warp) +
@@ -142,16 +151,26 @@ std::string GlobalMemory::TouchCell(Cell& cell, const Allocation& allocation, Ac
   }
   if (kind == AccessKind::kRead) {
     const bool is_other_block = cell.read.op == who.op && cell.read.block != who.block;
+    const bool is_other_lane = cell.read.op == who.op && cell.read.block == who.block &&
+                               cell.read.warp == who.warp && cell.read.epoch == who.epoch &&
+                               cell.read.lane != who.lane;
     cell.read = {.op = who.op,
                  .block = is_other_block ? kManyBlocks : who.block,
                  .clock = clock,
-                 .warp = who.warp};
+                 .epoch = who.epoch,
+                 .warp = static_cast<int8_t>(who.warp),
+                 .lane = is_other_lane ? kManyLanes : static_cast<int8_t>(who.lane)};
     return "";
   }
   if (cell.read.op != 0 && !IsOrdered(cell.read, who.block, who)) {
     return Conflict("read", cell.read, who);
   }
-  cell.write = {.op = who.op, .block = me, .clock = clock, .warp = who.warp};
+  cell.write = {.op = who.op,
+                .block = me,
+                .clock = clock,
+                .epoch = who.epoch,
+                .warp = static_cast<int8_t>(who.warp),
+                .lane = static_cast<int8_t>(who.lane)};
   return "";
 }
 

@@ -16,12 +16,14 @@ namespace sluice::cuda_double {
 enum class AccessKind : uint8_t { kRead, kWrite, kAtomic };
 
 // Who touches memory: an operation, and for a kernel which of its blocks (counted from 1) and of
-// the block's warps, with what that warp knows of the others.
+// the block's warps, with what that warp knows of the others, and which of its lanes.
 struct Accessor {
   OpId op = 0;
   uint32_t block = 0;
   int warp = 0;
   const Clock* clock = nullptr;  // null: no kernel
+  int lane = -1;                 // -1: none, a copy on the warp's behalf
+  uint32_t epoch = 0;            // how many barriers of its own the warp has passed
 };
 
 enum class MemoryKind : uint8_t {
@@ -45,12 +47,13 @@ class GlobalMemory {
 
  private:
   static constexpr size_t kRedZone = 256;
+  static constexpr int8_t kManyLanes = 32;
   static constexpr uint32_t kManyBlocks = 0xffffffffu, kAtomically = 0xfffffffeu;
   // An access that was made. The clock is the warp's own, and counts within its block alone.
   struct Access {
     OpId op = 0;
-    uint32_t block = 0, clock = 0;
-    int warp = 0;
+    uint32_t block = 0, clock = 0, epoch = 0;
+    int8_t warp = 0, lane = -1;  // kManyLanes: several, in this epoch
   };
   // The last write and the last read of a few bytes that have always been accessed together.
   struct Cell {

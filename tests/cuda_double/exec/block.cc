@@ -311,7 +311,7 @@ uint8_t* Block::Access(const Context& c, int lane, uint64_t address, size_t byte
     const auto thread = static_cast<uint64_t>(c.warp.index * kLanes + lane);
     if (why.empty()) data = local_.data() + thread * each + offset;
   } else {
-    why = launch_.memory->Touch(address, bytes, kind, AccessorOf(c.warp));
+    why = launch_.memory->Touch(address, bytes, kind, AccessorOf(c.warp, lane));
     data = reinterpret_cast<uint8_t*>(address);
   }
   if (why.empty()) return data;

@@ -93,8 +93,13 @@ class Block {
   std::vector<uint8_t>& shared() { return shared_; }
   const std::vector<uint8_t>& shared() const { return shared_; }
   std::mt19937& random() { return random_; }
-  Accessor AccessorOf(const Warp& warp) const {
-    return {.op = launch_.op, .block = number_ + 1, .warp = warp.index, .clock = &warp.known.clock};
+  Accessor AccessorOf(const Warp& warp, int lane = -1) const {
+    return {.op = launch_.op,
+            .block = number_ + 1,
+            .warp = warp.index,
+            .clock = &warp.known.clock,
+            .lane = lane,
+            .epoch = warp.epoch};
   }
 
  private:

@@ -16,6 +16,7 @@ struct Product {
   int pc = 0;
   uint64_t a = 0, b = 0;  // descriptors
   bool adds = false;      // to the registers; else it replaces them
+  bool transposes_a = false, transposes_b = false;
 };
 
 struct ProductGroup {

@@ -17,19 +17,22 @@ constexpr int kRowsOfWarp = 16;
 constexpr uint64_t kNonsense = 0x7fc0dead;  // in registers of a product under way
 
 struct Descriptor {
-  uint64_t start, stride;
+  uint64_t start, leading, stride;
   Swizzle swizzle;
   int base_offset;
+  bool is_transposed;  // M or N is contiguous in place of K
 };
 
 // Fields as in PTX ISA 9.0, "Matrix Descriptor Format". The leading dimension's is not read for
 // swizzled K-major tiles.
-Descriptor ReadDescriptor(uint64_t bits) {
+Descriptor ReadDescriptor(uint64_t bits, bool is_transposed) {
   constexpr Swizzle kSwizzles[] = {Swizzle::kNone, Swizzle::k128, Swizzle::k64, Swizzle::k32};
   return {.start = (bits & 0x3fff) << 4,
+          .leading = (bits >> 16 & 0x3fff) << 4,
           .stride = (bits >> 32 & 0x3fff) << 4,
           .swizzle = kSwizzles[bits >> 62],
-          .base_offset = static_cast<int>(bits >> 49 & 7)};
+          .base_offset = static_cast<int>(bits >> 49 & 7),
+          .is_transposed = is_transposed};
 }
 
 // Where 16 bytes of a row of a K-major tile lie.
@@ -40,30 +43,59 @@ uint64_t PlaceOf(const Descriptor& tile, int row, int byte) {
                   tile.swizzle);
 }
 
+// Where element k of a row of a transposed tile lies: 64 rows are side by side in the 128 bytes of
+// a k, eight k are a pattern; `stride` on are the next eight k, `leading` on the next 64 rows.
+uint64_t TransposedPlaceOf(const Descriptor& tile, int row, int k) {
+  return Swizzled(tile.start + static_cast<uint64_t>(row / 64) * tile.leading +
+                      static_cast<uint64_t>(k / 8) * tile.stride +
+                      static_cast<uint64_t>(k % 8 * 128 + row % 64 * 2),
+                  tile.swizzle);
+}
+
 std::string CheckDescriptor(const Descriptor& tile) {
   if (tile.swizzle == Swizzle::kNone) return "a tile without swizzle is not modelled";
+  if (tile.is_transposed && tile.swizzle != Swizzle::k128) {
+    return "a transposed tile with another swizzle than of 128 bytes is not modelled";
+  }
   const uint64_t rows = (1u << static_cast<int>(tile.swizzle)) - 1;
   if (tile.base_offset != 0) return "a tile with a base offset is not modelled";
   if ((tile.start >> 7 & rows) != 0) return "the tile does not start where its pattern does";
   return "";
 }
 
+bool HasARegisters(const Instruction& i) { return i.operands[1].kind == Operand::Kind::kVector; }
 int Columns(const Instruction& i) { return 2 * static_cast<int>(i.operands[0].rows.size()); }
 
 // The warp's rows of a, or all of b, as numbers: [rows][elements].
-std::vector<float> ReadTile(const Block& block, const Instruction& i, uint64_t descriptor,
+std::vector<float> ReadTile(const Block& block, const Instruction& i, const Descriptor& tile,
                             int first_row, int rows) {
-  const Descriptor tile = ReadDescriptor(descriptor);
   const bool is_fp8 = i.from_type == Type::kE4M3;
+  const int element = is_fp8 ? 1 : 2;
   std::vector<float> values;
   for (int row = first_row; row < first_row + rows; ++row) {
-    for (int byte = 0; byte < kRowBytes; byte += 16) {
-      const uint8_t* data = block.shared().data() + PlaceOf(tile, row, byte);
-      for (int at = 0; at < 16; at += is_fp8 ? 1 : 2) {
-        values.push_back(is_fp8
-                             ? FromE4M3(data[at])
-                             : FromBFloat16(static_cast<uint16_t>(data[at] | data[at + 1] << 8)));
-      }
+    for (int k = 0; k < kRowBytes / element; ++k) {
+      const uint64_t place = tile.is_transposed ? TransposedPlaceOf(tile, row, k)
+                                                : PlaceOf(tile, row, k * element / 16 * 16) +
+                                                      static_cast<uint64_t>(k * element % 16);
+      const uint8_t* data = block.shared().data() + place;
+      values.push_back(is_fp8 ? FromE4M3(data[0])
+                              : FromBFloat16(static_cast<uint16_t>(data[0] | data[1] << 8)));
+    }
+  }
+  return values;
+}
+
+// a out of the warp's registers, 16 x 16 of BF16 (PTX ISA 9.0, "Register Fragments for
+// wgmma.mma_async.m64nNk16"): register r of a lane holds two neighbours of a row.
+std::vector<float> ReadRegisters(Warp& warp, const std::vector<int>& rows) {
+  std::vector<float> values(kRowsOfWarp * 16);
+  for (int lane = 0; lane < kLanes; ++lane) {
+    for (int r = 0; r < 4; ++r) {
+      const int row = lane / 4 + r % 2 * 8, k = lane % 4 * 2 + r / 2 * 8;
+      const auto pair = Get<uint32_t>(warp.Row(rows[static_cast<size_t>(r)])[lane]);
+      values[static_cast<size_t>(row * 16 + k)] = FromBFloat16(static_cast<uint16_t>(pair));
+      values[static_cast<size_t>(row * 16 + k + 1)] =
+          FromBFloat16(static_cast<uint16_t>(pair >> 16));
     }
   }
   return values;
@@ -73,8 +105,12 @@ void Compute(const Block& block, Warp& warp, const Product& product) {
   const Instruction& i = *product.instruction;
   const int columns = Columns(i), first_row = warp.index % 4 * kRowsOfWarp;
   const size_t k = i.from_type == Type::kE4M3 ? 32 : 16;
-  const std::vector<float> a = ReadTile(block, i, product.a, first_row, kRowsOfWarp);
-  const std::vector<float> b = ReadTile(block, i, product.b, 0, columns);
+  const std::vector<float> a =
+      HasARegisters(i) ? ReadRegisters(warp, i.operands[1].rows)
+                       : ReadTile(block, i, ReadDescriptor(product.a, product.transposes_a),
+                                  first_row, kRowsOfWarp);
+  const std::vector<float> b =
+      ReadTile(block, i, ReadDescriptor(product.b, product.transposes_b), 0, columns);
   // The tensor core keeps all bits of a sum of BF16 products.
   const Accumulator how =
       i.from_type == Type::kE4M3 ? block.launch().accumulator : Accumulator::kExact;
@@ -98,13 +134,22 @@ void FinishOldest(const Block& block, Warp& warp) {
   }
 }
 
-bool CheckTile(const Context& c, uint64_t descriptor, int first_row, int rows) {
-  const Descriptor tile = ReadDescriptor(descriptor);
+bool CheckTransposedTile(const Context& c, const Descriptor& tile, int first_row, int rows) {
+  for (int k = 0; k < kRowBytes / 2; ++k) {
+    for (int row = first_row; row < first_row + rows; row += 8) {
+      if (!c.block.CheckTensorRead(c, TransposedPlaceOf(tile, row, k), 16)) return false;
+    }
+  }
+  return true;
+}
+
+bool CheckTile(const Context& c, const Descriptor& tile, int first_row, int rows) {
   const std::string why = CheckDescriptor(tile);
   if (!why.empty()) {
     c.block.Fail(c, 0, why);
     return false;
   }
+  if (tile.is_transposed) return CheckTransposedTile(c, tile, first_row, rows);
   for (int row = first_row; row < first_row + rows; ++row) {
     for (int byte = 0; byte < kRowBytes; byte += 16) {
       if (!c.block.CheckTensorRead(c, PlaceOf(tile, row, byte), 16)) return false;
@@ -131,22 +176,36 @@ bool IsWholeWarp(const Context& c) {
   return false;
 }
 
-// wgmma.mma_async {d}, a, b, adds, 1, 1 {, 0, 0}
+// The flags after `adds`: not negated, and for BF16 which operands in shared memory are transposed.
+bool ReadFlags(const Context& c, Product& product) {
+  const size_t count = c.instruction.operands.size();
+  for (size_t n = 4; n < count; ++n) {
+    uint64_t value = 0;
+    if (!Uniform(c, n, value)) return false;
+    if (n < 6 && value != 1) {
+      c.block.Fail(c, 0, "negated operands are not modelled");
+      return false;
+    }
+    if (n < 6) continue;
+    (n + 1 == count ? product.transposes_b : product.transposes_a) = value != 0;
+  }
+  return true;
+}
+
+// wgmma.mma_async {d}, a, b, adds, 1, 1 {, transposes a} {, transposes b}; a may be {registers}.
 void RunProduct(const Context& c) {
   Product product{.instruction = &c.instruction, .pc = c.pc};
+  const bool has_a_registers = HasARegisters(c.instruction);
   uint64_t adds = 0;
-  if (!IsWholeWarp(c) || !Uniform(c, 1, product.a) || !Uniform(c, 2, product.b) ||
-      !Uniform(c, 3, adds))
+  if (!IsWholeWarp(c) || (!has_a_registers && !Uniform(c, 1, product.a)) ||
+      !Uniform(c, 2, product.b) || !Uniform(c, 3, adds) || !ReadFlags(c, product))
     return;
-  for (size_t n = 4; n < c.instruction.operands.size(); ++n) {
-    uint64_t value = 0;
-    if (!Uniform(c, n, value)) return;
-    if (value != (n < 6 ? 1u : 0u))
-      return c.block.Fail(c, 0, "negated or transposed operands are not modelled");
-  }
   product.adds = (adds & 1) != 0;
-  if (!CheckTile(c, product.a, c.warp.index % 4 * kRowsOfWarp, kRowsOfWarp)) return;
-  if (!CheckTile(c, product.b, 0, Columns(c.instruction))) return;
+  if (!has_a_registers && !CheckTile(c, ReadDescriptor(product.a, product.transposes_a),
+                                     c.warp.index % 4 * kRowsOfWarp, kRowsOfWarp))
+    return;
+  if (!CheckTile(c, ReadDescriptor(product.b, product.transposes_b), 0, Columns(c.instruction)))
+    return;
   ProductQueue& queue = c.warp.products;
   const std::vector<int>& rows = c.instruction.operands[0].rows;
   const auto [sums, is_new] = queue.sums.try_emplace(rows[0]);
@@ -227,7 +286,9 @@ void DecodeWarpgroup(Instruction& i, Modifiers& modifiers) {
   i.from_type = modifiers.TakeType();
   const bool is_fp8 = i.type == Type::kE4M3;
   if (i.type != i.from_type || (!is_fp8 && i.type != Type::kBF16)) return;
-  if (i.operands.size() != (is_fp8 ? 6 : 8)) return;
+  const bool has_a_registers = HasARegisters(i);
+  if (has_a_registers && (is_fp8 || i.operands[1].rows.size() != 4)) return;
+  if (i.operands.size() != (is_fp8 ? 6u : has_a_registers ? 7u : 8u)) return;
   const int n = Columns(i);
   if (n < 8 || n > 256 || n % 8 != 0) return;
   if (modifiers.Take("m64n" + std::to_string(n) + (is_fp8 ? "k32" : "k16"))) i.run = RunProduct;

@@ -57,6 +57,9 @@ Runtime::Runtime() : memory_(clocks_) {
   Configure(ConfigurationOfEnvironment());
   CreateStream();  // the default stream
   LoadReplacements();
+  if (const char* path = std::getenv("CUDA_DOUBLE_LAUNCHES")) {
+    launches_ = std::make_unique<std::ofstream>(path, std::ios::app);
+  }
 }
 
 void Runtime::LoadReplacements() {
@@ -171,6 +174,7 @@ cudaError_t Runtime::EnqueueLaunch(const LaunchRequest& request) {
     }
   }
   if (request.shared_bytes > function.most_dynamic_shared) return Finish(cudaErrorInvalidValue);
+  if (launches_ != nullptr) *launches_ << function.name << std::endl;
   Launch launch{.module = function.module,
                 .kernel = function.kernel,
                 .grid = request.grid,

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <fstream>
 #include <functional>
 #include <map>
 #include <memory>
@@ -156,6 +157,7 @@ class Runtime {
   void RunSomeAtRandom();
 
   std::mutex mutex_;
+  std::unique_ptr<std::ofstream> launches_;  // a line for each, if asked for
   Configuration configuration_;
   std::mt19937 random_;
   OpClocks clocks_;
