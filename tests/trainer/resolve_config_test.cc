@@ -189,6 +189,20 @@ const Refusal kRefusals[] = {
      1,
      [](RunConfig& c) { c.mutable_compute()->set_precision("FP4"); },
      {"compute.precision: found \"FP4\"", "FP32, BF16, FP8"}},
+    {"average_on_a_gpu",
+     1,
+     [](RunConfig& c) {
+       c.mutable_compute()->set_device("cuda");
+       c.mutable_train()->set_ema_decay(0.999);
+     },
+     {"train.ema_decay: found 0.999", "0 with compute.device cuda"}},
+    {"adapters_in_fp8",
+     1,
+     [](RunConfig& c) {
+       c.mutable_compute()->set_precision("FP8");
+       c.mutable_finetune()->set_mode("lora");
+     },
+     {"compute.precision: found FP8", "finetune.mode lora", "compute.keep_fp8_weights"}},
     {"unknown_rate",
      1,
      [](RunConfig& c) { c.mutable_train()->mutable_lr()->set_schedule("step"); },

@@ -217,6 +217,10 @@ absl::Status ValidateDevice(const RunConfig& c) {
   if (c.compute().keep_fp8_weights()) {
     return Wanted("compute.keep_fp8_weights", "true", "false with compute.device cuda");
   }
+  if (c.train().ema_decay() > 0) {
+    return Wanted("train.ema_decay", absl::StrCat(c.train().ema_decay()),
+                  "0 with compute.device cuda, which does not bring its masters to the host");
+  }
   return absl::OkStatus();
 }
 
@@ -225,7 +229,8 @@ absl::Status ValidateFp8(const RunConfig& c) {
   if (c.compute().precision() != "FP8") return absl::OkStatus();
   if (c.finetune().mode() != "full" || !c.finetune().freeze().empty()) {
     return Wanted("compute.precision", "FP8",
-                  "BF16 or FP32 with finetune.mode lora or experts, or finetune.freeze");
+                  "BF16 or FP32 with finetune.mode lora or experts, or finetune.freeze "
+                  "(compute.keep_fp8_weights keeps a base in FP8)");
   }
   if (c.compute().keep_fp8_weights()) {
     return Wanted("compute.keep_fp8_weights", "true", "false with compute.precision FP8");
