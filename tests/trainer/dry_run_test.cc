@@ -55,7 +55,8 @@ TEST_P(DryRunMemory, IsWhatARankHolds) {
   m.set_moe_intermediate_size(512);
   m.set_q_lora_rank(32);
   m.set_kv_lora_rank(32);
-  config.mutable_train()->set_moment_dtype(precision);
+  if (std::string(precision) == "FP8") m.set_qk_rope_head_dim(16);
+  config.mutable_train()->set_moment_dtype(std::string(precision) == "FP32" ? "FP32" : "BF16");
   const RunConfig resolved = ConfigOn(config, layout);
   const auto text = DryRun(resolved, layout.world());
   ASSERT_TRUE(text.ok()) << text.status();
@@ -81,7 +82,7 @@ TEST_P(DryRunMemory, IsWhatARankHolds) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, DryRunMemory,
-    ::testing::Combine(::testing::Values("FP32", "BF16"),
+    ::testing::Combine(::testing::Values("FP32", "BF16", "FP8"),
                        ::testing::Values(Layout{}, Layout{.pipe = 2, .data = 2, .expert = 2},
                                          Layout{.data = 4, .expert = 2},
                                          Layout{.pipe = 2, .schedule = "dualpipe"})),
