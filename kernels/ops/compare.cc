@@ -1,5 +1,7 @@
 #include "kernels/ops/compare.h"
 
+#include <cstring>
+
 #include "kernels/core/cpu_stream.h"
 #include "kernels/ops/check_arguments.h"
 
@@ -25,6 +27,26 @@ void AddSquaredDifference(Stream& stream, const SquaredDifferenceArgs& args) {
         const double difference = At(args.a, r * args.a.row_stride() + c) - b;
         *args.difference += difference * difference;
         *args.norm += b * b;
+      }
+    }
+  });
+}
+
+void SampleColumns(Stream& stream, const SampleColumnsArgs& args) {
+  const int64_t rows = args.x.extent(0), wanted = args.y.extent(1);
+  const DType dtype = args.x.dtype();
+  CheckTensor(stream, "x", args.x, {rows, args.x.extent(1)}, dtype);
+  CheckTensor(stream, "y", args.y, {rows, wanted}, dtype);
+  CHECK_LE(wanted, args.x.extent(1));
+  CpuStream::From(stream).Run([args, rows, wanted](ThreadPool& /*pool*/) {
+    const auto bytes = static_cast<int64_t>(SizeOf(args.x.dtype()));
+    const auto* from = static_cast<const char*>(args.x.raw_data());
+    auto* to = static_cast<char*>(args.y.raw_mutable_data());
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t j = 0; j < wanted; ++j) {
+        const int64_t column = j * args.x.extent(1) / wanted;
+        std::memcpy(to + (r * args.y.row_stride() + j) * bytes,
+                    from + (r * args.x.row_stride() + column) * bytes, static_cast<size_t>(bytes));
       }
     }
   });

@@ -1,4 +1,4 @@
-// How far two tensors are apart, for reports.
+// How far two tensors are apart, and samples of them, for reports. On the CPU only.
 #pragma once
 
 #include "kernels/core/stream.h"
@@ -14,5 +14,12 @@ struct SquaredDifferenceArgs {
   double* norm = nullptr;
 };
 void AddSquaredDifference(Stream& stream, const SquaredDifferenceArgs& args);
+
+// y[r, j] = x[r, j C / n] rounded down: n of C columns at even distances, n <= C.
+struct SampleColumnsArgs {
+  ConstTensorView x;  // [R, C]; rows may be strided
+  TensorView y;       // [R, n] same dtype
+};
+void SampleColumns(Stream& stream, const SampleColumnsArgs& args);
 
 }  // namespace sluice::kernels

@@ -146,6 +146,26 @@ TEST(Fp8HealthReport, SeesTheWeightsAndWhatTheirBlocksLose) {
   EXPECT_EQ(seen, 1);
 }
 
+// Gradients are those of the sum of the token losses; the optimizer divides by their number. So the
+// first sequences have the same output gradients however many follow. (The balance loss is left
+// out: its factor has the mean number of targets of a sequence, and one sequence here has fewer.)
+TEST(Fp8HealthReport, GradientsDoNotShrinkWithTheBatch) {
+  Fp8Health few, many;
+  for (Fp8Health* health : {&few, &many}) {
+    RunConfig config = TinyFp8();
+    config.mutable_model()->set_aux_loss_alpha(0);
+    config.mutable_train()->set_global_batch(health == &few ? 2 : 40);
+    OneRank run(config);
+    run.LoadRandomBatch(1);
+    TrainWith(run, health);
+  }
+  ASSERT_EQ(few.layers().size(), many.layers().size());
+  for (size_t i = 0; i < few.layers().size(); ++i) {
+    EXPECT_EQ(few.layers()[i]->dy.amax, many.layers()[i]->dy.amax) << few.layers()[i]->name;
+    EXPECT_EQ(few.layers()[i]->dx.norm, many.layers()[i]->dx.norm) << few.layers()[i]->name;
+  }
+}
+
 TEST(Fp8HealthReport, RanksAddUp) {
   Parameter weight;
   weight.pieces = {{"model.layers.2.mlp.experts.17.gate_proj.weight", {1, 1}, 0, 0, 1}};
@@ -155,9 +175,11 @@ TEST(Fp8HealthReport, RanksAddUp) {
   of_a.x = {2.5, 10, 1, 0};
   of_b.x = {1.5, 30, 2, 4};
   of_b.w = {0.5, 20, 3, 1};
-  of_a.y_error = of_b.y_error = 2;
-  of_a.y_norm = of_b.y_norm = 200;
-  of_b.dx_error = std::numeric_limits<double>::quiet_NaN();
+  of_a.y = of_b.y = {2, 200};
+  of_a.dx = {3, 100};
+  of_b.dx = {1, 300};
+  of_a.dw = {4, 300};
+  of_b.dw = {5, 600};
   const auto copy = Fp8Health::Parse(b.Serialize());
   ASSERT_TRUE(copy.ok()) << copy.status();
   a.Merge(*copy);
@@ -168,8 +190,19 @@ TEST(Fp8HealthReport, RanksAddUp) {
   EXPECT_EQ(of_a.x.clipped, 4);
   EXPECT_EQ(of_a.w.amax, 0.5);
   EXPECT_EQ(of_a.w.underflows, 3);
-  EXPECT_EQ(of_a.y_norm, 400);
-  EXPECT_TRUE(std::isinf(of_a.RelativeError()));  // what is no number is never good enough
+  EXPECT_EQ(of_a.y.RelativeError(), 0.1);
+  EXPECT_EQ(of_a.dx.RelativeError(), 0.1);
+  EXPECT_EQ(of_a.dw.RelativeError(), 0.1);
+  EXPECT_EQ(of_a.RelativeError(), 0.1);
+  // The largest of the three; what is no number is never good enough.
+  for (ShadowProduct Fp8LayerHealth::*product :
+       {&Fp8LayerHealth::y, &Fp8LayerHealth::dx, &Fp8LayerHealth::dw}) {
+    Fp8LayerHealth layer = of_a;
+    (layer.*product).difference = 100;
+    EXPECT_GT(layer.RelativeError(), 0.3);
+    (layer.*product).difference = std::numeric_limits<double>::quiet_NaN();
+    EXPECT_TRUE(std::isinf(layer.RelativeError()));
+  }
 }
 
 }  // namespace

@@ -10,10 +10,12 @@
 
 #include "kernels/ops/cast.h"
 #include "kernels/ops/fp8_matmul.h"
+#include "kernels/ops/matmul.h"
 #include "tests/support/near.h"
 #include "tests/trainer/one_rank.h"
 #include "tests/trainer/small_run.h"
 #include "trainer/loop/resolve_config.h"
+#include "trainer/model/fp8_health.h"
 #include "trainer/model/linear.h"
 
 namespace sluice::trainer {
@@ -218,6 +220,56 @@ TEST(Fp8Linear, ASecondForwardUsesTheKeptCodes) {
   layer.linear->Forward(layer.context(), x, y);
   layer.linear->Forward(layer.context(), {}, again);
   EXPECT_TRUE(Same(again, y));
+}
+
+// Forward, both backwards; what the health report says of them.
+Fp8LayerHealth HealthOf(Layer& layer, const Tensor& x, const Tensor& dy) {
+  Fp8Health health;
+  Context context = layer.context();
+  context.health = &health;
+  kernels::Fill(layer.stream(), layer.gradient(), 0);
+  const Tensor y({kTokens, kOut}, DType::kBF16), dx({kTokens, kIn}, DType::kBF16);
+  layer.linear->Forward(context, x, y);
+  layer.linear->BackwardInput(context, dy, dx);
+  layer.linear->BackwardWeight(context, {}, {});
+  CHECK_EQ(health.layers().size(), 1u);
+  return *health.layers()[0];
+}
+
+// Narrow enough that every column is in the sample: the error is that of the gradient, against the
+// product of the BF16 operands.
+TEST(Fp8Linear, TheReportedErrorOfTheWeightGradientIsThatOfTheGradient) {
+  Layer layer(Linear::Keeps::kInput);
+  const Tensor x = Tensor::Random({kTokens, kIn}, DType::kBF16, 2);
+  const Tensor dy = Tensor::Random({kTokens, kOut}, DType::kBF16, 3);
+  const Expected expected(layer, x, dy, /*columns_from_bf16=*/false);
+  const Fp8LayerHealth health = HealthOf(layer, x, dy);
+  ExpectGradient(layer, expected.dw);
+  const Tensor in_bf16({kOut, kIn});
+  kernels::Matmul(layer.stream(), {.a = dy, .b = x, .c = in_bf16, .transpose_a = true});
+  double difference = 0, norm = 0;
+  for (int64_t i = 0; i < kOut * kIn; ++i) {
+    difference += std::pow(expected.dw.At(i) - in_bf16.At(i), 2);
+    norm += std::pow(in_bf16.At(i), 2);
+  }
+  EXPECT_DOUBLE_EQ(health.dw.difference, difference);
+  EXPECT_DOUBLE_EQ(health.dw.norm, norm);
+}
+
+// A large token without a gradient sets the scales of all tokens in its tiles along the tokens,
+// and the others' x is lost in the weight gradient; along its rows it is alone.
+TEST(Fp8Linear, ATokenThatSpoilsTheWeightGradientShowsThereAlone) {
+  Layer layer(Linear::Keeps::kInput);
+  const Tensor x = Tensor::Random({kTokens, kIn}, DType::kBF16, 2);
+  const Tensor dy = Tensor::Random({kTokens, kOut}, DType::kBF16, 3);
+  constexpr int64_t kToken = 7;
+  for (int64_t i = 0; i < kIn; ++i) x.SetAt(kToken * kIn + i, 1e6 * x.At(kToken * kIn + i));
+  for (int64_t i = 0; i < kOut; ++i) dy.SetAt(kToken * kOut + i, 0);
+  const Fp8LayerHealth health = HealthOf(layer, x, dy);
+  EXPECT_LT(health.y.RelativeError(), 0.1);
+  EXPECT_LT(health.dx.RelativeError(), 0.1);
+  EXPECT_GT(health.dw.RelativeError(), 0.5);  // 127 of 150 tokens
+  EXPECT_EQ(health.RelativeError(), health.dw.RelativeError());
 }
 
 TEST(Fp8Linear, DemotedItIsTheBf16Layer) {

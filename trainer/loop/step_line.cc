@@ -142,7 +142,10 @@ std::string StepJson(const StepReport& r) {
                     {"underflows", stats.underflows},
                     {"clipped", stats.clipped}};
       }
-      of["relative_error"] = layer->RelativeError();
+      of["error"] = {{"y", layer->y.RelativeError()},
+                     {"dx", layer->dx.RelativeError()},
+                     {"dw", layer->dw.RelativeError()}};
+      of["relative_error"] = layer->RelativeError();  // the largest
     }
   }
   return row.dump();

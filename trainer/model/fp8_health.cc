@@ -14,13 +14,6 @@
 namespace sluice::trainer {
 namespace {
 
-double Relative(double error, double norm) {
-  if (!std::isfinite(error) || !std::isfinite(norm)) {
-    return std::numeric_limits<double>::infinity();
-  }
-  return norm > 0 ? std::sqrt(error / norm) : 0;
-}
-
 double Percent(int64_t part, int64_t whole) {
   return whole > 0 ? 100.0 * static_cast<double>(part) / static_cast<double>(whole) : 0;
 }
@@ -32,14 +25,26 @@ void Add(const kernels::QuantizationStats& from, kernels::QuantizationStats& to)
   to.clipped += from.clipped;
 }
 
+void Add(const ShadowProduct& from, ShadowProduct& to) {
+  to.difference += from.difference;
+  to.norm += from.norm;
+}
+
 std::string TextOf(const kernels::QuantizationStats& s) {
   return absl::StrFormat(" %.17g %d %d %d", s.amax, s.count, s.underflows, s.clipped);
 }
 
 }  // namespace
 
+double ShadowProduct::RelativeError() const {
+  if (!std::isfinite(difference) || !std::isfinite(norm)) {
+    return std::numeric_limits<double>::infinity();
+  }
+  return norm > 0 ? std::sqrt(difference / norm) : 0;
+}
+
 double Fp8LayerHealth::RelativeError() const {
-  return std::max(Relative(y_error, y_norm), Relative(dx_error, dx_norm));
+  return std::max({y.RelativeError(), dx.RelativeError(), dw.RelativeError()});
 }
 
 std::string Fp8LayerName(const Parameter& weight) {
@@ -68,10 +73,9 @@ void Fp8Health::Merge(const Fp8Health& other) {
     Add(from->x, to.x);
     Add(from->w, to.w);
     Add(from->dy, to.dy);
-    to.y_error += from->y_error;
-    to.y_norm += from->y_norm;
-    to.dx_error += from->dx_error;
-    to.dx_norm += from->dx_norm;
+    Add(from->y, to.y);
+    Add(from->dx, to.dx);
+    Add(from->dw, to.dw);
   }
   std::sort(layers_.begin(), layers_.end(),
             [](const auto& a, const auto& b) { return a->name < b->name; });
@@ -80,9 +84,11 @@ void Fp8Health::Merge(const Fp8Health& other) {
 std::string Fp8Health::Serialize() const {
   std::string text;
   for (const auto& l : layers_) {
-    absl::StrAppend(&text, l->name, TextOf(l->x), TextOf(l->w), TextOf(l->dy),
-                    absl::StrFormat(" %.17g %.17g %.17g %.17g\n", l->y_error, l->y_norm,
-                                    l->dx_error, l->dx_norm));
+    absl::StrAppend(&text, l->name, TextOf(l->x), TextOf(l->w), TextOf(l->dy));
+    for (const ShadowProduct& product : {l->y, l->dx, l->dw}) {
+      absl::StrAppendFormat(&text, " %.17g %.17g", product.difference, product.norm);
+    }
+    text += '\n';
   }
   return text;
 }
@@ -104,7 +110,10 @@ absl::StatusOr<Fp8Health> Fp8Health::Parse(const std::string& text) {
       number(&s->amax);
       in >> s->count >> s->underflows >> s->clipped;
     }
-    for (double* value : {&l.y_error, &l.y_norm, &l.dx_error, &l.dx_norm}) number(value);
+    for (ShadowProduct* product : {&l.y, &l.dx, &l.dw}) {
+      number(&product->difference);
+      number(&product->norm);
+    }
     if (!in) return absl::InternalError(absl::StrCat("FP8 health arrived damaged: ", line));
   }
   return health;
@@ -115,15 +124,15 @@ std::string Fp8Health::Table() const {
   for (const char* operand : {"x", "w", "dy"}) {
     absl::StrAppendFormat(&text, " %8s %6s %5s", absl::StrCat("amax ", operand), "under%", "clip%");
   }
-  absl::StrAppendFormat(&text, " %8s %8s\n", "error y", "error dx");
+  absl::StrAppendFormat(&text, " %8s %8s %8s\n", "error y", "error dx", "error dW");
   for (const auto& l : layers_) {
     absl::StrAppendFormat(&text, "  %-52s", l->name);
     for (const kernels::QuantizationStats& s : {l->x, l->w, l->dy}) {
       absl::StrAppendFormat(&text, " %8.2g %6.2f %5.2f", s.amax, Percent(s.underflows, s.count),
                             Percent(s.clipped, s.count));
     }
-    absl::StrAppendFormat(&text, " %8.1e %8.1e\n", Relative(l->y_error, l->y_norm),
-                          Relative(l->dx_error, l->dx_norm));
+    absl::StrAppendFormat(&text, " %8.1e %8.1e %8.1e\n", l->y.RelativeError(),
+                          l->dx.RelativeError(), l->dw.RelativeError());
   }
   return text;
 }

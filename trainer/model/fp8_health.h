@@ -2,6 +2,7 @@
 // error of products against the same products in BF16 ("shadow" products, of the first microbatch).
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,15 +13,24 @@
 
 namespace sluice::trainer {
 
-struct Fp8LayerHealth {
-  std::string name;  // of the weight; all experts of a layer are one
-  kernels::QuantizationStats x, w, dy;  // w: each rank's own part, once for each replica
-  // Sums of squares: of the difference to the BF16 product, and of that product.
-  double y_error = 0, y_norm = 0, dx_error = 0, dx_norm = 0;
+// A product in FP8 beside the same product in BF16: sums of squares.
+struct ShadowProduct {
+  double difference = 0, norm = 0;  // of the two, and of the one in BF16
 
-  // The larger relative error of the two products; infinity where one is not finite.
-  double RelativeError() const;
+  double RelativeError() const;  // infinity where a sum is not finite
 };
+
+struct Fp8LayerHealth {
+  std::string name;                     // of the weight; all experts of a layer are one
+  kernels::QuantizationStats x, w, dy;  // w: each rank's own part, once for each replica
+  ShadowProduct y, dx, dw;              // dw: of kSampledColumns columns of x and of dy at most
+
+  double RelativeError() const;  // the largest of the three
+};
+
+// Columns of each operand that the weight gradient's shadow has, at even distances; all of a
+// narrower operand. So its cost and what is kept for it do not grow with the model's widths.
+inline constexpr int64_t kSampledColumns = 256;
 
 class Fp8Health {
  public:

@@ -22,7 +22,9 @@ void Linear::set_adapter(std::unique_ptr<LowRankAdapter> adapter) { adapter_ = s
 
 Linear::Linear(Parameter& weight, TapeLayout& layout, Keeps keeps)
     : weight_(&weight), keeps_(keeps), may_be_fp8_(true) {
-  for (SlotId* slot : {&x_codes_, &x_scales_, &dy_codes_, &dy_scales_}) *slot = layout.NewSlot();
+  for (SlotId* slot : {&x_codes_, &x_scales_, &dy_codes_, &dy_scales_, &x_sample_, &dy_sample_}) {
+    *slot = layout.NewSlot();
+  }
 }
 
 void Linear::ShareInputOf(const Linear& owner) {
@@ -216,11 +218,13 @@ void Linear::Fp8BackwardWeight(const Context& context, ConstTensorView x,
         context.stream,
         {.x = x, .columns = columns, .offsets = offsets, .options = fp8_->activations});
   }
+  const QuantizedColumns dy = {tape.Get(dy_codes_), tape.Get(dy_scales_), transposed};
   kernels::Fp8WeightGradient(context.stream,
-                             {.dy = {tape.Get(dy_codes_), tape.Get(dy_scales_), transposed},
+                             {.dy = dy,
                               .x = columns,
                               .offsets = offsets,
                               .dw = weight_->gradient.Reshape({experts(), out(), in()})});
+  if (context.health != nullptr) ObserveWeightGradient(context, dy, columns, offsets);
   tape.Free(dy_codes_);
   tape.Free(dy_scales_);
   if (owns_input_) FreeInput(context);

@@ -96,6 +96,9 @@ class Linear {
   };
   void Observe(const Context& context, const Observation& seen) const;
   void ObserveWeight(const Context& context, kernels::QuantizationStats* stats) const;
+  void ObserveWeightGradient(const Context& context, const kernels::QuantizedColumns& dy,
+                             const kernels::QuantizedColumns& x, ConstTensorView offsets) const;
+  void KeepSample(const Context& context, SlotId slot, ConstTensorView operand) const;
   absl::Status AllocatePacked(kernels::DeviceContext& device);
   absl::Status ReadKept(kernels::DeviceContext& device);
   // c = a W^T or a W in the dtype of the values. `offsets` null: one expert.
@@ -122,6 +125,7 @@ class Linear {
   std::unique_ptr<LowRankAdapter> adapter_;
   kernels::QuantizedWeight quantized_;
   SlotId x_codes_ = -1, x_scales_ = -1, dy_codes_ = -1, dy_scales_ = -1;
+  SlotId x_sample_ = -1, dy_sample_ = -1;  // in BF16, in steps that report
 };
 
 }  // namespace sluice::trainer
