@@ -20,7 +20,6 @@ namespace {
 
 using kernels::NumTiles;
 using kernels::QuantizedRows;
-using sluice::testing::Near;
 using sluice::testing::Same;
 using sluice::testing::Tensor;
 
@@ -188,27 +187,27 @@ TEST_F(Fp8Moe, ExpertsReadTheBytesThatAreSentAndTheGateReadsBf16) {
   for (int e = 0; e <= kExperts; ++e) offsets.SetAt(e, bounds[e]);
   const Tensor out = Run({rows, row_scales}, "experts.0.", offsets);
 
-  // y = shared + sum over experts ascending of weight * output in FP32, rounded once.
+  // y = shared + sum over experts ascending of weight * output, all outputs in BF16, the sum in
+  // FP32 and rounded once: to the bit.
   ASSERT_TRUE(layer_.Combine(context, y).ok());
   const ConstTensorView expert_of = layer_.expert_of(context), weights = layer_.weights(context);
-  const Tensor expected({kLength, kHidden});
-  for (int64_t i = 0; i < expected.num_elements(); ++i) expected.SetAt(i, shared.At(i));
-  for (int64_t r = 0; r < kLength * kTopK; ++r) {
+  const Tensor sums = shared.To(DType::kF32);
+  for (int64_t r = 0; r < kLength * kTopK; ++r) {  // ascending by expert
     const int64_t t = token_of[r];
     int64_t k = t * kTopK;
     while (r >= bounds[expert_of.data<int32_t>()[k] + 1] ||
            r < bounds[expert_of.data<int32_t>()[k]]) {
       ++k;
     }
-    const double weight = weights.data<float>()[k];
+    const float weight = weights.data<float>()[k];
     for (int64_t i = 0; i < kHidden; ++i) {
       const int64_t at = t * kHidden + i;
-      expected.SetAt(at, expected.At(at) + weight * out.At(r * kHidden + i));
+      const auto output = static_cast<float>(out.At(r * kHidden + i));
+      sums.SetAt(at,
+                 static_cast<double>(std::fmaf(weight, output, static_cast<float>(sums.At(at)))));
     }
   }
-  // One rounding to BF16; sums near zero keep the FP32 roundings of terms below 8.
-  EXPECT_TRUE(Near(y, expected,
-                   {.absolute = 8 * 0x1p-22, .relative = sluice::testing::OneUlp(DType::kBF16)}));
+  EXPECT_TRUE(Same(y, sums.To(DType::kBF16)));
 }
 
 }  // namespace
