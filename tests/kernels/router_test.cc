@@ -141,6 +141,18 @@ TEST_P(RouterTest, TiesGoToTheLowerIndexAndExpertsAscend) {
   EXPECT_TRUE(Same(routed.expert_of, Tensor::Of({7, 9, 21}, DType::kI32, {1, 3})));
 }
 
+// Of two equal scores the higher index gives way to a later, larger one.
+TEST_P(RouterTest, ATieIsBrokenForTheLowerIndexWhenALargerScoreFollows) {
+  const RouterConfig config = {.num_experts = 40, .experts_per_token = 2};
+  const Tensor logits({1, 40}), bias({40});
+  for (int64_t i : {7, 9}) logits.SetAt(i, 1);
+  logits.SetAt(30, 2);
+  const Routed routed(config, 1);
+  Route(stream(), routed.Args(config, logits, bias));
+  Wait();
+  EXPECT_TRUE(Same(routed.expert_of, Tensor::Of({7, 30}, DType::kI32, {1, 2})));
+}
+
 // Selection scores may be negative under a bias: a dropped group must not win with zeros.
 TEST_P(RouterTest, DroppedGroupsNeverWin) {
   const RouterConfig config = {.num_experts = 8,
@@ -342,6 +354,8 @@ TEST_P(RouterTest, BalanceLossEqualsReference) {
     Route(stream(), actual.routed.Args(config, actual.logits, actual.bias));
     Wait();
     const Losses expected = actual.To(DType::kF64);
+    for (int64_t i = 0; i < actual.load.num_elements(); ++i)
+      actual.load.SetAt(i, 7);  // overwritten
     BalanceLoss(stream(), actual.Balance());
     Wait();
     reference::BalanceLoss(expected.Balance());
