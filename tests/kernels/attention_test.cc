@@ -255,6 +255,25 @@ TEST_P(AttentionTest, LargeScoresDoNotOverflow) {
   EXPECT_TRUE(Near(actual.o, expected.o, {.absolute = 2 * 1600 * 20 * 0x1p-24}));
 }
 
+// The maximum is over every key of a block, wherever it lies: one large score, at one key.
+TEST_P(AttentionTest, OneLargeScoreDoesNotOverflow) {
+  for (int64_t key : {0, 1, 30, 33, 63, 64, 69}) {
+    const Case problem({{70}, 1, 1, 16, 16}, DType::kF32);
+    for (int64_t i = 0; i < 70 * 16; ++i) {
+      problem.q.SetAt(i, 100);
+      problem.k.SetAt(i, i / 16 == key ? 10 : 0);
+    }
+    Attention(stream(), problem.Forward());
+    Wait();
+    // e^-4000 is 0: queries that see the key copy its value.
+    for (int64_t t = key; t < 70; ++t) {
+      for (int64_t i = 0; i < 16; ++i) {
+        ASSERT_EQ(problem.o.At(t * 16 + i), problem.v.At(key * 16 + i)) << key << " at " << t;
+      }
+    }
+  }
+}
+
 TEST(AttentionReferenceTest, GradientsAreFiniteDifferences) {
   for (const Problem& problem :
        std::vector<Problem>{{{1, 4, 0, 3}, 2, 1, 3, 2}, {{5}, 4, 2, 4, 3}}) {
