@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <thread>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -23,8 +24,9 @@ using parallel::Communicator;
 using parallel::ReduceOp;
 
 constexpr int kPeakSamples = 7;
-constexpr double kPeakSeconds = 0.02;  // of a sample
-constexpr int64_t kLargeBytes = 1 << 20;
+constexpr double kPeakSeconds = 0.02;      // of a sample
+constexpr int64_t kLargeBytes = 1 << 20;   // of messages and exchanges: a microbatch's
+constexpr int64_t kArrayBytes = 32 << 20;  // of gradients and parameters
 
 // Seconds of one rank -> the mean over ranks.
 absl::StatusOr<double> MeanOverRanks(double value, Communicator& world, kernels::Stream& stream) {
@@ -53,17 +55,21 @@ class Links {
     const int ranks = world_.size();
     if (ranks < 2) return absl::OkStatus();
     const int64_t large = kLargeBytes / ranks * ranks;
-    in_.assign(large, '\0');
-    out_.assign(large, '\0');
+    const int64_t array = kArrayBytes / (4 * ranks) * 4 * ranks;
+    in_.assign(array, '\0');
+    out_.assign(array, '\0');
     ASSIGN_OR_RETURN(to.message_latency, Seconds([&] { return Message(ranks); }));
     ASSIGN_OR_RETURN(const double sent, Seconds([&] { return Message(large); }));
     ASSIGN_OR_RETURN(to.exchange_latency, Seconds([&] { return Exchange(ranks); }));
     ASSIGN_OR_RETURN(const double exchanged, Seconds([&] { return Exchange(large); }));
-    ASSIGN_OR_RETURN(const double reduced, Seconds([&] { return Reduce(large); }));
+    ASSIGN_OR_RETURN(const double reduced, Seconds([&] { return Reduce(array); }));
+    ASSIGN_OR_RETURN(const double gathered, Seconds([&] { return Gather(array); }));
     const double bytes = static_cast<double>(large), share = (ranks - 1.0) / ranks;
     to.message_rate = bytes / std::max(1e-9, sent - to.message_latency);
     to.exchange_rate = share * bytes / std::max(1e-9, exchanged - to.exchange_latency);
-    to.reduce_rate = share * bytes / std::max(1e-9, reduced - to.exchange_latency);
+    const double all = share * static_cast<double>(array);
+    to.reduce_rate = all / std::max(1e-9, reduced - to.exchange_latency);
+    to.gather_rate = all / std::max(1e-9, gathered - to.exchange_latency);
     return absl::OkStatus();
   }
 
@@ -97,6 +103,14 @@ class Links {
     return WallSeconds() - start;
   }
 
+  absl::StatusOr<double> Gather(int64_t bytes) {
+    const int64_t part = bytes / world_.size();
+    const TensorView out(out_.data(), DType::kU8, {bytes});
+    const double start = WallSeconds();
+    RETURN_IF_ERROR(world_.AllGather(out.Rows(part * world_.rank(), part), out, stream_));
+    return WallSeconds() - start;
+  }
+
   // All ranks the same number of times; the lower quartile, then the mean of the ranks.
   absl::StatusOr<double> Seconds(const std::function<absl::StatusOr<double>()>& once) {
     std::vector<double> samples;
@@ -114,6 +128,32 @@ class Links {
   kernels::Stream& stream_;
   std::string in_, out_;
 };
+
+// Each rank computes on its core, first alone, then beside a thread that waits for a message as a
+// rank would. Where there are fewer ranks than cores the thread would have one of its own.
+absl::StatusOr<double> WaitingShare(Communicator& world, kernels::Stream& stream,
+                                    const Calibration& c) {
+  if (world.size() < 2 || world.size() * c.threads < c.cores) return 0;
+  ASSIGN_OR_RETURN(const auto self, world.Split(world.rank(), 0));
+  double sent = 0, received = 0;
+  const TensorView out(&sent, DType::kF64, {1}), in(&received, DType::kF64, {1});
+  std::vector<double> shares;
+  for (int i = 0; i < kPeakSamples; ++i) {
+    RETURN_IF_ERROR(world.Barrier());
+    ASSIGN_OR_RETURN(const double alone,
+                     kernels::MeasurePeakRate(stream, DType::kF32, kPeakSeconds));
+    RETURN_IF_ERROR(world.Barrier());
+    absl::Status waited;
+    std::thread waiter([&] { waited = self->Receive(in, 0, 0, stream); });
+    const auto beside = kernels::MeasurePeakRate(stream, DType::kF32, kPeakSeconds);
+    const absl::Status freed = self->Send(out, 0, 0, stream);
+    waiter.join();
+    for (const absl::Status& status : {beside.status(), freed, waited}) RETURN_IF_ERROR(status);
+    shares.push_back(std::clamp(alone / *beside - 1, 0.0, 1.0));
+  }
+  std::sort(shares.begin(), shares.end());
+  return shares[kPeakSamples / 2];
+}
 
 }  // namespace
 
@@ -159,10 +199,12 @@ absl::StatusOr<Calibration> Calibrate(const trainer::ModelConfig& model, int64_t
   ASSIGN_OR_RETURN(c.op_seconds, timer.OpSeconds());
   ASSIGN_OR_RETURN(c.adam_rate, timer.AdamRate());
   ASSIGN_OR_RETURN(c.pack_rate, timer.PackRate());
+  ASSIGN_OR_RETURN(c.clear_rate, timer.ClearRate());
+  ASSIGN_OR_RETURN(c.waiting_share, WaitingShare(world, stream, c));
   for (double* value :
        {&c.fp32_peak, &c.bf16_peak, &c.fp32_products, &c.bf16_products, &c.fp32_weight_factor,
         &c.bf16_weight_factor, &c.core_forward, &c.core_backward, &c.copy_rate, &c.element_share,
-        &c.op_seconds, &c.adam_rate, &c.pack_rate}) {
+        &c.op_seconds, &c.adam_rate, &c.pack_rate, &c.clear_rate, &c.waiting_share}) {
     ASSIGN_OR_RETURN(*value, MeanOverRanks(*value, world, stream));
   }
   RETURN_IF_ERROR(Links(world, device).Measure(c));
@@ -176,8 +218,11 @@ std::string ClusterText(const Calibration& c, const std::string& name) {
       "time;"
       "\n# shapes of %s, %d tokens a microbatch.\n",
       c.ranks, c.threads, c.cores, c.model, c.tokens);
-  absl::StrAppendFormat(&text, "name: \"%s\"\nnodes: 1\nranks_per_node: %d\ncores_per_node: %d\n",
-                        name, c.ranks, std::max(1, c.cores / c.threads));
+  absl::StrAppendFormat(
+      &text,
+      "name: \"%s\"\nnodes: 1\nranks_per_node: %d\ncores_per_node: %d\n"
+      "waiting_core_share: %.4f  # a receive that polls, beside a rank that works\n",
+      name, c.ranks, std::max(1, c.cores / c.threads), c.waiting_share);
   absl::StrAppendFormat(
       &text,
       "device {\n  name: \"%d CPU threads\"\n"
@@ -194,17 +239,22 @@ std::string ClusterText(const Calibration& c, const std::string& name) {
       "  memory_bytes_per_second: %.5g  # a copy that misses caches, read and written\n"
       "  memory_efficiency: %.4f  # norms, rotation, SwiGLU, gate, rows in order, cross-entropy\n"
       "  op_seconds: %.3g\n"
-      "  optimizer_parameters_per_second: %.5g  # AdamW, FP32 moments\n"
+      "  optimizer_parameters_per_second: %.5g  # AdamW, FP32 moments; the gradient's norm\n"
       "  packed_parameters_per_second: %.5g  # weights into both layouts of products\n"
+      "  cleared_parameters_per_second: %.5g  # FP32 gradients set to zero\n"
       "  weight_copies: 2  # packed for forward and for backward\n"
       "  memory_bytes: %.5g\n  reserved_bytes: 0\n}\n",
-      c.copy_rate, c.element_share, c.op_seconds, c.adam_rate, c.pack_rate, c.memory_bytes);
+      c.copy_rate, c.element_share, c.op_seconds, c.adam_rate, c.pack_rate, c.clear_rate,
+      c.memory_bytes);
   if (c.ranks < 2) return text;
   absl::StrAppendFormat(
       &text,
-      "# Of all ranks at once. A message of two ranks: %.4g bytes/s, %.3g s; a reduce-scatter "
-      "%.4g bytes/s.\ninside { bytes_per_second: %.5g latency_seconds: %.3g }  # all-to-all\n",
-      c.message_rate, c.message_latency, c.reduce_rate, c.exchange_rate, c.exchange_latency);
+      "inside {  # of all ranks at once\n  bytes_per_second: %.5g  # all-to-all\n"
+      "  latency_seconds: %.3g\n  reduction_bytes_per_second: %.5g\n"
+      "  gather_bytes_per_second: %.5g\n  message_bytes_per_second: %.5g  # of two ranks\n"
+      "  message_latency_seconds: %.3g\n}\n",
+      c.exchange_rate, c.exchange_latency, c.reduce_rate, c.gather_rate, c.message_rate,
+      c.message_latency);
   return text;
 }
 

@@ -23,14 +23,15 @@ struct Calibration {
   double fp32_peak = 0, bf16_peak = 0;                    // flop/s, on registers only
   double fp32_products = 0, bf16_products = 0;            // share of the peak
   double fp32_weight_factor = 1, bf16_weight_factor = 1;  // a weight gradient's time / a forward's
-  double core_forward = 0, core_backward = 0;      // attention proper, share of the BF16 peak
-  double copy_rate = 0;                            // bytes/s read and written
-  double element_share = 0;                        // of it that other ops reach, BF16
-  double op_seconds = 0;                           // of an op with next to nothing to do
-  double adam_rate = 0, pack_rate = 0;             // parameters a second
-  double message_latency = 0, message_rate = 0;    // point to point; seconds, bytes/s
-  double exchange_latency = 0, exchange_rate = 0;  // all-to-all, of a rank
-  double reduce_rate = 0;                          // reduce-scatter, of a rank
+  double core_forward = 0, core_backward = 0;           // attention proper, share of the BF16 peak
+  double copy_rate = 0;                                 // bytes/s read and written
+  double element_share = 0;                             // of it that other ops reach, BF16
+  double op_seconds = 0;                                // of an op with next to nothing to do
+  double adam_rate = 0, pack_rate = 0, clear_rate = 0;  // parameters a second
+  double message_latency = 0, message_rate = 0;         // point to point; seconds, bytes/s
+  double exchange_latency = 0, exchange_rate = 0;       // all-to-all, of a rank
+  double reduce_rate = 0, gather_rate = 0;              // reduce-scatter, all-gather, of a rank
+  double waiting_share = 0;                             // of a core, by a rank that waits
 };
 
 // Takes about three seconds for a small model. Collective. `model` is resolved.

@@ -1,12 +1,16 @@
 #include "launch/calibrate_ops.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <utility>
 
 #include "kernels/core/status_macros.h"
 #include "kernels/ops/adamw.h"
 #include "kernels/ops/attention.h"
+#include "kernels/ops/cast.h"
 #include "kernels/ops/matmul.h"
 #include "kernels/ops/rms_norm.h"
 #include "trainer/model/lm_head.h"
@@ -23,6 +27,15 @@ using kernels::TensorView;
 constexpr int64_t kMostExperts = 16, kMostColumns = 32768, kMostTokens = 4096;
 constexpr int kSamples = 7;
 constexpr double kSecondsPerSample = 0.003;
+constexpr int64_t kParameters = 4 << 20;  // of an optimizer's or a packing's measurement
+constexpr int64_t kMostCopies = 256;
+constexpr size_t kBlockBytes = size_t{64} << 20;
+
+// Twice what the last cache holds, 32 MiB where the system does not say.
+double ColdBytes() {
+  const int64_t cache = std::max<int64_t>(sysconf(_SC_LEVEL3_CACHE_SIZE), int64_t{32} << 20);
+  return 2.0 * static_cast<double>(cache);
+}
 
 OpShapes Cut(OpShapes shapes) {
   shapes.tokens = std::clamp<int64_t>(shapes.tokens, 1, kMostTokens);
@@ -67,12 +80,33 @@ OpTimer::OpTimer(const OpShapes& shapes, kernels::DeviceContext& device)
       device_(device),
       stream_(device.stream(kernels::StreamRole::kCompute)) {}
 
+int64_t OpTimer::CopiesOf(double bytes) {
+  return std::clamp<int64_t>(static_cast<int64_t>(ColdBytes() / bytes) + 1, 1, kMostCopies);
+}
+
+// Blocks are kept from one measurement to the next: pages that are new cost more than what is
+// timed.
 absl::StatusOr<TensorView> OpTimer::Take(DType dtype, Shape shape) {
-  ASSIGN_OR_RETURN(kernels::Buffer buffer,
-                   device_.Allocate(static_cast<size_t>(shape.num_elements()) * SizeOf(dtype),
-                                    MemoryTag::kScratch));
-  buffers_.push_back(std::move(buffer));
-  return buffers_.back().View(dtype, shape);
+  const size_t bytes = static_cast<size_t>(shape.num_elements()) * SizeOf(dtype);
+  while (block_ < buffers_.size() && used_ + bytes > buffers_[block_].size()) {
+    ++block_;
+    used_ = 0;
+  }
+  if (block_ == buffers_.size()) {
+    ASSIGN_OR_RETURN(kernels::Buffer buffer,
+                     device_.Allocate(std::max(bytes, kBlockBytes), MemoryTag::kScratch));
+    buffers_.push_back(std::move(buffer));
+  }
+  const TensorView view = buffers_[block_].View(dtype, shape, used_);
+  used_ += (bytes + 63) / 64 * 64;
+  taken_ += bytes;
+  std::memset(view.raw_mutable_data(), 0, bytes);
+  return view;
+}
+
+void OpTimer::GiveBack() {
+  block_ = 0;
+  used_ = taken_ = 0;
 }
 
 double OpTimer::Time(const std::function<void()>& run) {
@@ -122,57 +156,84 @@ std::vector<OpTimer::Product> OpTimer::ListProducts() const {
   return list;
 }
 
-absl::Status OpTimer::AddProduct(const Product& p, DType dtype, ProductTimes& times) {
-  buffers_.clear();
+absl::StatusOr<OpTimer::Operands> OpTimer::TakeOperands(const Product& p, DType dtype) {
   const int64_t experts = std::max<int64_t>(1, p.experts);
-  ASSIGN_OR_RETURN(const TensorView x, Take(dtype, {p.rows, p.k}));
-  ASSIGN_OR_RETURN(const TensorView y, Take(dtype, {p.rows, p.n}));
-  ASSIGN_OR_RETURN(const TensorView w, Take(dtype, {experts, p.n, p.k}));
-  ASSIGN_OR_RETURN(const TensorView dw, Take(DType::kF32, {experts, p.n, p.k}));
+  Operands o;
+  ASSIGN_OR_RETURN(o.x, Take(dtype, {p.rows, p.k}));
+  ASSIGN_OR_RETURN(o.y, Take(dtype, {p.rows, p.n}));
+  ASSIGN_OR_RETURN(o.dw, Take(DType::kF32, {experts, p.n, p.k}));
+  o.forward = {experts, p.k, p.n, dtype, {}};
+  o.backward = {experts, p.n, p.k, dtype, {}};
+  for (PackedMatrix* packed : {&o.forward, &o.backward}) {
+    const size_t bytes = kernels::PackedBytes(experts, packed->k, packed->n, dtype);
+    ASSIGN_OR_RETURN(packed->storage, Take(DType::kU8, {static_cast<int64_t>(bytes)}));
+  }
+  return o;
+}
+
+// One set of operands after the other, more than caches hold: in a step a product's weights come
+// from memory, and most of its rows.
+absl::Status OpTimer::AddProduct(const Product& p, DType dtype, ProductTimes& times) {
+  GiveBack();
+  const double width = static_cast<double>(SizeOf(dtype));
+  const int64_t experts = std::max<int64_t>(1, p.experts);
+  const double rows = static_cast<double>(p.rows * (p.k + p.n)) * width;
+  const double weights = static_cast<double>(experts * p.n * p.k);
+  std::vector<Operands> sets(CopiesOf(rows + weights * width));
+  for (Operands& set : sets) {
+    ASSIGN_OR_RETURN(set, TakeOperands(p, dtype));
+  }
   ASSIGN_OR_RETURN(const TensorView offsets, Take(DType::kI32, {experts + 1}));
   for (int64_t e = 0; e <= experts; ++e)
     offsets.mutable_data<int32_t>()[e] = static_cast<int32_t>(p.rows * e / experts);
-  PackedMatrix packed{experts, p.k, p.n, dtype, {}};
-  const auto packed_bytes = static_cast<int64_t>(kernels::PackedBytes(experts, p.k, p.n, dtype));
-  ASSIGN_OR_RETURN(packed.storage, Take(DType::kU8, {packed_bytes}));
-  kernels::PackMatrix(stream_, {.b = w, .transpose = true, .packed = packed});
-  const auto forward = [&] {
+  size_t turn = 0;
+  const auto next = [&]() -> const Operands& { return sets[turn++ % sets.size()]; };
+  const auto multiply = [&](const TensorView& a, const PackedMatrix& b, const TensorView& c) {
     if (p.experts > 0) {
-      kernels::GroupedMatmul(stream_, {.x = x, .w = packed, .offsets = offsets, .y = y});
+      kernels::GroupedMatmul(stream_, {.x = a, .w = b, .offsets = offsets, .y = c});
     } else {
-      kernels::PackedMatmul(stream_, {.a = x, .b = packed, .c = y});
+      kernels::PackedMatmul(stream_, {.a = a, .b = b, .c = c});
     }
   };
-  const auto weight = [&] {
+  const double forward = Time([&] {
+    const Operands& o = next();
+    multiply(o.x, o.forward, o.y);
+  });
+  const double input = Time([&] {
+    const Operands& o = next();
+    multiply(o.y, o.backward, o.x);
+  });
+  const double weight = Time([&] {
+    const Operands& o = next();
     if (p.experts > 0) {
-      kernels::GroupedWeightGradient(stream_, {.dy = y, .x = x, .offsets = offsets, .dw = dw});
+      kernels::GroupedWeightGradient(stream_,
+                                     {.dy = o.y, .x = o.x, .offsets = offsets, .dw = o.dw});
     } else {
-      kernels::Matmul(
-          stream_,
-          {.a = y, .b = x, .c = dw.Reshape({p.n, p.k}), .transpose_a = true, .accumulate = true});
+      kernels::Matmul(stream_, {.a = o.y,
+                                .b = o.x,
+                                .c = o.dw.Reshape({p.n, p.k}),
+                                .transpose_a = true,
+                                .accumulate = true});
     }
-  };
-  const double bytes = static_cast<double>(SizeOf(dtype));
-  const auto size = [&](const TensorView& view) {
-    return static_cast<double>(view.num_elements()) * bytes;
-  };
+  });
   times.flops += p.times * 2 * static_cast<double>(p.rows) * static_cast<double>(p.k * p.n);
-  times.forward_bytes += p.times * (size(x) + size(y) + size(w));
-  times.weight_bytes += p.times * (size(x) + size(y) + 8.0 * static_cast<double>(w.num_elements()));
-  times.forward_seconds += p.times * Time(forward);
-  times.weight_seconds += p.times * Time(weight);
+  times.forward_bytes += p.times * (rows + weights * width);
+  times.weight_bytes += p.times * (rows + 8.0 * weights);
+  // The model gives both the same rate.
+  times.forward_seconds += p.times * (forward + input) / 2;
+  times.weight_seconds += p.times * weight;
   return absl::OkStatus();
 }
 
 absl::StatusOr<ProductTimes> OpTimer::Products(DType dtype) {
   ProductTimes times;
   for (const Product& product : ListProducts()) RETURN_IF_ERROR(AddProduct(product, dtype, times));
-  buffers_.clear();
+  GiveBack();
   return times;
 }
 
 absl::StatusOr<AttentionTimes> OpTimer::Attention() {
-  buffers_.clear();
+  GiveBack();
   const Heads h = HeadsOf(shapes_.model);
   const int64_t tokens = shapes_.tokens, length = shapes_.sequence_length;
   const int64_t sequences = tokens / length;
@@ -215,49 +276,52 @@ absl::StatusOr<AttentionTimes> OpTimer::Attention() {
                                          .dv = dv,
                                          .scratch = scratch});
   });
-  buffers_.clear();
+  GiveBack();
   return times;
 }
 
 absl::StatusOr<double> OpTimer::CopyRate() {
   constexpr int64_t kFloats = int64_t{8} << 20;  // 32 MiB each way
-  buffers_.clear();
+  GiveBack();
   ASSIGN_OR_RETURN(const TensorView from, Take(DType::kF32, {kFloats}));
   ASSIGN_OR_RETURN(const TensorView to, Take(DType::kF32, {kFloats}));
   const double seconds = Time([&] { device_.Copy(from, to, stream_); });
-  buffers_.clear();
+  GiveBack();
   return 2.0 * sizeof(float) * static_cast<double>(kFloats) / seconds;
 }
 
 absl::StatusOr<double> OpTimer::OpSeconds() {
-  buffers_.clear();
+  GiveBack();
   ASSIGN_OR_RETURN(const TensorView x, Take(DType::kF32, {1, 16}));
   ASSIGN_OR_RETURN(const TensorView w, Take(DType::kF32, {16}));
   ASSIGN_OR_RETURN(const TensorView rms, Take(DType::kF32, {1}));
   return Time([&] { kernels::RmsNorm(stream_, {.x = x, .w = w, .y = x, .inverse_rms = rms}); });
 }
 
+// With the norm of the gradient before it.
 absl::StatusOr<double> OpTimer::AdamRate() {
-  constexpr int64_t kParameters = 1 << 20;
-  buffers_.clear();
+  GiveBack();
   std::vector<TensorView> views;
   for (int i = 0; i < 4; ++i) {
     ASSIGN_OR_RETURN(const TensorView view, Take(DType::kF32, {kParameters}));
     views.push_back(view);
   }
   ASSIGN_OR_RETURN(const TensorView value, Take(DType::kBF16, {kParameters}));
+  ASSIGN_OR_RETURN(const TensorView sum, Take(DType::kF64, {1}));
+  ASSIGN_OR_RETURN(const TensorView sums, Take(DType::kF64, {kParameters / 4096}));
   const double seconds = Time([&] {
+    kernels::SumSquares(stream_, {.x = views[1], .sum = sum, .scratch = sums});
     kernels::AdamW(
         stream_,
         {.master = views[0], .gradient = views[1], .m = views[2], .v = views[3], .value = value});
   });
-  buffers_.clear();
+  GiveBack();
   return static_cast<double>(kParameters) / seconds;
 }
 
 absl::StatusOr<double> OpTimer::PackRate() {
-  buffers_.clear();
-  const int64_t hidden = shapes_.model.hidden_size(), n = 4 * hidden;
+  GiveBack();
+  const int64_t hidden = shapes_.model.hidden_size(), n = std::max(hidden, kParameters / hidden);
   ASSIGN_OR_RETURN(const TensorView w, Take(DType::kBF16, {n, hidden}));
   PackedMatrix forward{1, hidden, n, DType::kBF16, {}}, backward{1, n, hidden, DType::kBF16, {}};
   for (PackedMatrix* packed : {&forward, &backward}) {
@@ -268,8 +332,16 @@ absl::StatusOr<double> OpTimer::PackRate() {
     kernels::PackMatrix(stream_, {.b = w, .transpose = true, .packed = forward});
     kernels::PackMatrix(stream_, {.b = w, .transpose = false, .packed = backward});
   });
-  buffers_.clear();
+  GiveBack();
   return static_cast<double>(n * hidden) / seconds;
+}
+
+absl::StatusOr<double> OpTimer::ClearRate() {
+  GiveBack();
+  ASSIGN_OR_RETURN(const TensorView gradients, Take(DType::kF32, {4 * kParameters}));
+  const double seconds = Time([&] { kernels::Fill(stream_, gradients, 0); });
+  GiveBack();
+  return 4.0 * static_cast<double>(kParameters) / seconds;
 }
 
 }  // namespace sluice::launch

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/core/device.h"
+#include "kernels/ops/matmul.h"
 #include "trainer/model/model.pb.h"
 
 namespace sluice::launch {
@@ -22,7 +23,8 @@ struct OpShapes {
 struct ProductTimes {
   double flops = 0;
   double forward_bytes = 0, weight_bytes = 0;  // as parallel/plan/layout.cc counts them
-  double forward_seconds = 0, weight_seconds = 0;
+  double forward_seconds = 0;                  // mean of forward and input gradients
+  double weight_seconds = 0;
   // r with flops / r + forward_bytes / memory_rate = forward_seconds; where memory alone would take
   // longer (it was in caches), flops / forward_seconds.
   double Rate(double memory_rate) const;
@@ -47,13 +49,19 @@ class OpTimer {
   // trainer/model/plan_work.cc counts for them, over their time.
   absl::StatusOr<double> ElementRate();
   absl::StatusOr<double> OpSeconds();
-  absl::StatusOr<double> AdamRate();  // parameters/s
-  absl::StatusOr<double> PackRate();  // parameters/s, both layouts
+  // Of arrays that caches do not hold:
+  absl::StatusOr<double> AdamRate();   // parameters/s, sum of squares included
+  absl::StatusOr<double> PackRate();   // parameters/s, both layouts
+  absl::StatusOr<double> ClearRate();  // FP32 gradients/s
 
  private:
   struct Product {
     double times = 1;                             // in a forward
     int64_t rows = 0, k = 0, n = 0, experts = 0;  // experts 0: dense
+  };
+  struct Operands {
+    kernels::TensorView x, y, dw;  // [rows, k], [rows, n], [experts, n, k] f32
+    kernels::PackedMatrix forward, backward;
   };
   struct Elements {
     double times = 1, elements = 0;
@@ -61,7 +69,12 @@ class OpTimer {
   };
   std::vector<Product> ListProducts() const;
   absl::Status AddProduct(const Product& product, kernels::DType dtype, ProductTimes& times);
+  absl::StatusOr<Operands> TakeOperands(const Product& product, kernels::DType dtype);
+  // How many times so many bytes are more than caches hold.
+  static int64_t CopiesOf(double bytes);
+  // Zeros; valid until GiveBack.
   absl::StatusOr<kernels::TensorView> Take(kernels::DType dtype, kernels::Shape shape);
+  void GiveBack();
   absl::Status AddNorms(std::vector<Elements>& list);
   absl::Status AddRotation(std::vector<Elements>& list);
   absl::Status AddExperts(std::vector<Elements>& list);
@@ -72,7 +85,9 @@ class OpTimer {
   const OpShapes shapes_;
   kernels::DeviceContext& device_;
   kernels::Stream& stream_;
-  std::vector<kernels::Buffer> buffers_;  // of the measurement at hand
+  std::vector<kernels::Buffer> buffers_;  // of all measurements so far
+  size_t block_ = 0, used_ = 0;           // where the next tensor of the one at hand lies
+  size_t taken_ = 0;                      // bytes of its tensors
 };
 
 }  // namespace sluice::launch

@@ -225,6 +225,11 @@ class Doctor : public Command {
       return absl::UnimplementedError(
           "compute.device: found cuda, wanted cpu: --calibrate measures CPUs only");
     }
+    // Before a measurement that nobody could keep.
+    absl::Status writable;
+    if (context.is_first_rank() && !std::ofstream(calibrate_, std::ios::app))
+      writable = CannotWrite();
+    RETURN_IF_ERROR(trainer::AgreeOnStatus(*context.world, writable));
     ASSIGN_OR_RETURN(const auto device, CreateDevice(config.compute(), context));
     const int64_t length = train.sequence_length();
     ASSIGN_OR_RETURN(
@@ -237,10 +242,14 @@ class Doctor : public Command {
       std::ofstream out(calibrate_, std::ios::trunc);
       out << text;
       out.close();
-      if (!out) written = absl::UnavailableError(absl::StrCat(calibrate_, ": cannot be written"));
+      if (!out) written = CannotWrite();
       if (out) std::fputs(text.c_str(), stdout);
     }
     return trainer::AgreeOnStatus(*context.world, written);
+  }
+
+  absl::Status CannotWrite() const {
+    return absl::UnavailableError(absl::StrCat(calibrate_, ": cannot be written"));
   }
 
   bool json_ = false;

@@ -105,6 +105,7 @@ class Simulate : public Command {
     request.groups = std::max(1, layout_.data / layout_.expert);
     request.cores_per_node = cores_per_node_;
     request.ranks_per_node = ranks_per_node_;
+    request.waiting_core_share = waiting_core_share_;
     if (!moe_layers_.empty()) request.rows = imbalance_.Factors(moe_layers_);
     RETURN_IF_ERROR(ReadStragglers(request.stragglers));
     const auto start = std::chrono::steady_clock::now();
@@ -131,6 +132,7 @@ class Simulate : public Command {
     }
     cores_per_node_ = cluster.cores_per_node;
     ranks_per_node_ = cluster.network.ranks_per_node;
+    waiting_core_share_ = cluster.waiting_core_share;
     ASSIGN_OR_RETURN(layout_, trainer::PlanLayout(config, ranks));
     const int batch = std::max(1, config.train().global_batch());
     if (batch % (layout_.data * layout_.microbatch) != 0 || layout_.data % layout_.expert != 0) {
@@ -224,6 +226,7 @@ class Simulate : public Command {
   parallel::StepCosts costs_;
   std::vector<int> moe_layers_;
   int cores_per_node_ = 0, ranks_per_node_ = 1;
+  double waiting_core_share_ = 0;
   parallel::Imbalance imbalance_ = parallel::Imbalance::Balanced();
 };
 

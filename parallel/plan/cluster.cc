@@ -1,6 +1,7 @@
 #include "parallel/plan/cluster.h"
 
 #include <cmath>
+#include <tuple>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/core/status_macros.h"
@@ -45,6 +46,7 @@ absl::StatusOr<Device> ToDevice(const DeviceProto& p) {
                                      p.fp32_weight_gradient_factor(), d.weight_gradient_factor);
   d.optimizer_parameters_per_second = p.optimizer_parameters_per_second();
   d.packed_parameters_per_second = p.packed_parameters_per_second();
+  d.cleared_parameters_per_second = p.cleared_parameters_per_second();
   d.weight_copies = p.weight_copies();
   if (d.weight_copies < 0) {
     return absl::InvalidArgumentError(absl::StrCat("cluster: device.weight_copies: found ",
@@ -58,13 +60,14 @@ absl::StatusOr<Device> ToDevice(const DeviceProto& p) {
   RETURN_IF_ERROR(Share("device.fp32_product_efficiency", d.fp32_product_efficiency));
   RETURN_IF_ERROR(Positive("device.weight_gradient_factor", d.weight_gradient_factor));
   RETURN_IF_ERROR(Positive("device.fp32_weight_gradient_factor", d.fp32_weight_gradient_factor));
-  if (p.has_optimizer_parameters_per_second()) {
-    RETURN_IF_ERROR(
-        Positive("device.optimizer_parameters_per_second", d.optimizer_parameters_per_second));
-  }
-  if (p.has_packed_parameters_per_second()) {
-    RETURN_IF_ERROR(
-        Positive("device.packed_parameters_per_second", d.packed_parameters_per_second));
+  for (const auto& [has, field, value] :
+       {std::tuple(p.has_optimizer_parameters_per_second(), "optimizer_parameters_per_second",
+                   d.optimizer_parameters_per_second),
+        std::tuple(p.has_packed_parameters_per_second(), "packed_parameters_per_second",
+                   d.packed_parameters_per_second),
+        std::tuple(p.has_cleared_parameters_per_second(), "cleared_parameters_per_second",
+                   d.cleared_parameters_per_second)}) {
+    if (has) RETURN_IF_ERROR(Positive(absl::StrCat("device.", field), value));
   }
   RETURN_IF_ERROR(Share("device.core_forward_efficiency", d.core_forward_efficiency));
   RETURN_IF_ERROR(Share("device.core_backward_efficiency", d.core_backward_efficiency));
@@ -77,6 +80,26 @@ absl::StatusOr<Device> ToDevice(const DeviceProto& p) {
   }
   if (taken > 0) d.compute_factor_in_overlap = static_cast<double>(all) / (all - taken);
   return d;
+}
+
+absl::StatusOr<Link> ToLink(absl::string_view name, const LinkProto& p, bool is_used) {
+  Link link{p.bytes_per_second(), p.latency_seconds()};
+  if (is_used)
+    RETURN_IF_ERROR(Positive(absl::StrCat(name, ".bytes_per_second"), link.bytes_per_second));
+  for (const auto& [has, field, value, to] :
+       {std::tuple(p.has_reduction_bytes_per_second(), "reduction_bytes_per_second",
+                   p.reduction_bytes_per_second(), &link.reduction_rate),
+        std::tuple(p.has_gather_bytes_per_second(), "gather_bytes_per_second",
+                   p.gather_bytes_per_second(), &link.gather_rate),
+        std::tuple(p.has_message_bytes_per_second(), "message_bytes_per_second",
+                   p.message_bytes_per_second(), &link.message_rate)}) {
+    if (!has) continue;
+    RETURN_IF_ERROR(Positive(absl::StrCat(name, ".", field), value));
+    *to = value;
+  }
+  link.message_latency =
+      Or(p.has_message_latency_seconds(), p.message_latency_seconds(), link.latency);
+  return link;
 }
 
 }  // namespace
@@ -121,14 +144,16 @@ absl::StatusOr<Cluster> ToCluster(const ClusterProto& proto) {
                                                    cluster.network.ranks_per_node,
                                                    " ranks, wanted each at least 1"));
   }
-  cluster.network.inside = {proto.inside().bytes_per_second(), proto.inside().latency_seconds()};
-  cluster.network.across = {proto.across().bytes_per_second(), proto.across().latency_seconds()};
-  if (cluster.network.ranks_per_node > 1)
-    RETURN_IF_ERROR(Positive("inside.bytes_per_second", proto.inside().bytes_per_second()));
-  if (cluster.nodes > 1)
-    RETURN_IF_ERROR(Positive("across.bytes_per_second", proto.across().bytes_per_second()));
+  ASSIGN_OR_RETURN(cluster.network.inside,
+                   ToLink("inside", proto.inside(), cluster.network.ranks_per_node > 1));
+  ASSIGN_OR_RETURN(cluster.network.across, ToLink("across", proto.across(), cluster.nodes > 1));
   cluster.dollars_per_device_hour = proto.dollars_per_device_hour();
   cluster.cores_per_node = proto.cores_per_node();
+  cluster.waiting_core_share = proto.waiting_core_share();
+  if (!(cluster.waiting_core_share >= 0 && cluster.waiting_core_share <= 1)) {
+    return absl::InvalidArgumentError(absl::StrCat("cluster: waiting_core_share: found ",
+                                                   cluster.waiting_core_share, ", wanted 0 to 1"));
+  }
   return cluster;
 }
 

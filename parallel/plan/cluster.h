@@ -23,6 +23,7 @@ struct Device {
   double fp32_product_efficiency = 1;
   double weight_gradient_factor = 1, fp32_weight_gradient_factor = 1;
   double optimizer_parameters_per_second = 0, packed_parameters_per_second = 0;  // 0: by bytes
+  double cleared_parameters_per_second = 0;                                      // 0: no time
   int weight_copies = 0;  // in the order that products read, beside the values
 
   double peak(Precision precision) const;
@@ -39,6 +40,7 @@ struct Cluster {
   Network network;
   double dollars_per_device_hour = 0;
   int cores_per_node = 0;
+  double waiting_core_share = 0;
   int num_ranks() const { return nodes * network.ranks_per_node; }
 };
 

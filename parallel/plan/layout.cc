@@ -427,21 +427,24 @@ TailCost LayoutCosts::Tail(const Held& held, const Schedule& schedule) const {
   const double dense = held.dense, expert = held.expert;
   const auto shards_d = dense_shards(schedule), shards_e = expert_shards(schedule);
   const Network& network = cluster_.network;
-  const auto ring = [&](double shards, int stride, double bytes) {
+  const auto reduce = [&](double shards, int stride, double bytes) {
     return ReduceScatterSeconds({static_cast<int>(shards), stride}, bytes, network);
+  };
+  const auto gather = [&](double shards, int stride, double bytes) {
+    return AllGatherSeconds({static_cast<int>(shards), stride}, bytes, network);
   };
   if (!layout_.overlap_gradients) {
     // From stage 2 on no rank holds whole gradients: they are reduced after each microbatch.
     const int asked = layout_.gradient_reductions;
     const int times = layout_.zero < 2 ? 1 : asked > 0 ? asked : layout_.microbatches;
-    tail.reduce_gradients = times * (ring(shards_d, layout_.tensor, dense * 4) +
-                                     ring(shards_e, layout_.expert, expert * 4));
+    tail.reduce_gradients = times * (reduce(shards_d, layout_.tensor, dense * 4) +
+                                     reduce(shards_e, layout_.expert, expert * 4));
     if (layout_.zero == 0) {  // an all-reduce; every rank then updates everything
       tail.gather_parameters = tail.reduce_gradients;
     } else if (layout_.zero < 3) {
       const double bytes = WideBytes(layout_.precision);
-      tail.gather_parameters = ring(shards_d, layout_.tensor, dense * bytes) +
-                               ring(shards_e, layout_.expert, expert * bytes);
+      tail.gather_parameters = gather(shards_d, layout_.tensor, dense * bytes) +
+                               gather(shards_e, layout_.expert, expert * bytes);
     }
   }
   // Master and moments read and written, gradient read, value written.
@@ -452,6 +455,8 @@ TailCost LayoutCosts::Tail(const Held& held, const Schedule& schedule) const {
                           : device.memory_bytes_per_second * device.memory_efficiency / bytes;
   tail.optimizer =
       (layout_.zero == 0 ? dense + expert : dense / shards_d + expert / shards_e) / rate;
+  if (device.cleared_parameters_per_second > 0)
+    tail.optimizer += (dense + expert) / device.cleared_parameters_per_second;
   if (device.packed_parameters_per_second > 0)
     tail.optimizer +=
         (held.narrow_weights + held.wide_weights) / device.packed_parameters_per_second;

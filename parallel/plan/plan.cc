@@ -131,6 +131,7 @@ absl::StatusOr<PlanEntry> Evaluate(const PlanRequest& request, const Layout& wri
       entry.layout.data * entry.layout.tensor * entry.layout.context / entry.layout.expert;
   if (request.cluster.cores_per_node > 0) {  // then groups take each other's time
     simulation.cores_per_node = request.cluster.cores_per_node;
+    simulation.waiting_core_share = request.cluster.waiting_core_share;
     simulation.ranks_per_node = request.cluster.network.ranks_per_node;
     simulation.groups = groups;
   }

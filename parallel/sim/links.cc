@@ -4,6 +4,20 @@
 #include <cmath>
 
 namespace sluice::parallel {
+namespace {
+
+const Link& LinkOf(bool across, const Network& network) {
+  return across ? network.across : network.inside;
+}
+
+double RateOf(const Link& link, double apart) { return apart > 0 ? apart : link.bytes_per_second; }
+
+double RingSeconds(const GroupShape& group, double bytes, const Link& link, double apart) {
+  if (group.size <= 1) return 0;
+  return bytes * (group.size - 1) / group.size / RateOf(link, apart) + link.latency;
+}
+
+}  // namespace
 
 int GroupShape::ranks_on_node(int ranks_per_node) const {
   return std::max(1, std::min(size, ranks_per_node / std::max(1, stride)));
@@ -53,18 +67,23 @@ double ExchangeSeconds(const ExchangeShape& shape, const Network& network) {
 }
 
 double ReduceScatterSeconds(const GroupShape& group, double bytes, const Network& network) {
-  if (group.size <= 1) return 0;
-  const bool across = group.nodes(network.ranks_per_node) > 1;
-  const Link& link = across ? network.across : network.inside;
-  return bytes * (group.size - 1) / group.size / link.bytes_per_second + link.latency;
+  const Link& link = LinkOf(group.nodes(network.ranks_per_node) > 1, network);
+  return RingSeconds(group, bytes, link, link.reduction_rate);
+}
+
+double AllGatherSeconds(const GroupShape& group, double bytes, const Network& network) {
+  const Link& link = LinkOf(group.nodes(network.ranks_per_node) > 1, network);
+  return RingSeconds(group, bytes, link, link.gather_rate);
 }
 
 double MessageSeconds(bool across_nodes, double bytes, const Network& network) {
-  return bytes / (across_nodes ? network.across : network.inside).bytes_per_second;
+  const Link& link = LinkOf(across_nodes, network);
+  return bytes / RateOf(link, link.message_rate);
 }
 
 double MessageLatency(bool across_nodes, const Network& network) {
-  return (across_nodes ? network.across : network.inside).latency;
+  const Link& link = LinkOf(across_nodes, network);
+  return link.message_latency >= 0 ? link.message_latency : link.latency;
 }
 
 }  // namespace sluice::parallel

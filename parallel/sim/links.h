@@ -9,6 +9,9 @@ namespace sluice::parallel {
 struct Link {
   double bytes_per_second = 0;  // of one rank, one direction, as libraries reach it
   double latency = 0;           // seconds a message takes beside its bytes
+  // Where they were measured apart; 0: bytes_per_second, negative latency: latency.
+  double reduction_rate = 0, gather_rate = 0, message_rate = 0;
+  double message_latency = -1;
 };
 
 struct Network {
@@ -59,9 +62,7 @@ double ExchangeSeconds(const ExchangeShape& shape, const Network& network);
 // Ring algorithms: (R - 1) / R of `bytes` (the whole array) through the slowest link. A group that
 // spans nodes goes through the node's links together: a rank has its own share.
 double ReduceScatterSeconds(const GroupShape& group, double bytes, const Network& network);
-inline double AllGatherSeconds(const GroupShape& group, double bytes, const Network& network) {
-  return ReduceScatterSeconds(group, bytes, network);
-}
+double AllGatherSeconds(const GroupShape& group, double bytes, const Network& network);
 double MessageSeconds(bool across_nodes, double bytes, const Network& network);  // without latency
 double MessageLatency(bool across_nodes, const Network& network);
 

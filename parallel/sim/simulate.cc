@@ -43,9 +43,9 @@ absl::Status CheckRequest(const SimulationRequest& request) {
 }
 
 // Ranks share the cores of their node: an action goes on at the pace of cores / ranks that run
-// there just then, at most 1, and a rank that waits leaves its share to the others, one that waits
-// for a fuller member of its group as well. Time goes from
-// one start or end of an action to the next.
+// there just then, at most 1, and a rank that waits leaves its share to the others but for what its
+// polling takes, one that waits for a fuller member of its group as well. Time goes from one start
+// or end of an action to the next.
 class SharedCores {
  public:
   SharedCores(const SimulationRequest& request, Timeline& timeline)
@@ -55,6 +55,10 @@ class SharedCores {
     places_.resize(static_cast<size_t>(pipe_) * request.groups);
     const int world = timeline.num_ranks();
     active_.resize((world + request.ranks_per_node - 1) / request.ranks_per_node, 0);
+    for (size_t node = 0; node < active_.size(); ++node) {
+      const int first = static_cast<int>(node) * request.ranks_per_node;
+      ranks_on_.push_back(std::min(request.ranks_per_node, world - first));
+    }
   }
 
   absl::Status Run() {
@@ -104,6 +108,8 @@ class SharedCores {
   double NextFinish() {
     std::fill(active_.begin(), active_.end(), 0);
     ForEachRunning([&](Place& place, int node) { active_[node] += place.busy; });
+    for (size_t node = 0; node < active_.size(); ++node)
+      active_[node] += request_.waiting_core_share * (ranks_on_[node] - active_[node]);
     for (Place& place : places_) place.pace = 1;
     const double cores = request_.cores_per_node;
     ForEachRunning(
@@ -154,6 +160,7 @@ class SharedCores {
   std::vector<GroupPlayer> players_;  // [G]
   std::vector<Place> places_;         // [G, P]
   std::vector<double> active_;        // [nodes] cores that are wanted
+  std::vector<int> ranks_on_;         // [nodes]
   double now_ = 0;
 };
 
@@ -199,10 +206,15 @@ absl::StatusOr<Timeline> Simulate(const SimulationRequest& request) {
     timeline.pipeline_seconds = std::max(timeline.pipeline_seconds, rank.finish);
   for (RankTimes& rank : timeline.ranks)
     rank.idle = timeline.pipeline_seconds - rank.compute - rank.exposed_comm;
-  double tail = 0;
-  for (const TailCost& cost : request.costs->tails) tail = std::max(tail, cost.total());
-  tail *= TailFactor(request, timeline.num_ranks());
-  timeline.step_seconds = timeline.pipeline_seconds + tail;
+  for (const TailCost& cost : request.costs->tails) {
+    if (cost.total() > timeline.tail.total()) timeline.tail = cost;
+  }
+  const double factor = TailFactor(request, timeline.num_ranks());
+  for (double* part : {&timeline.tail.reduce_gradients, &timeline.tail.optimizer,
+                       &timeline.tail.gather_parameters}) {
+    *part *= factor;
+  }
+  timeline.step_seconds = timeline.pipeline_seconds + timeline.tail.total();
   return timeline;
 }
 

@@ -40,7 +40,8 @@ struct SimulationRequest {
   // Ranks on CPUs: so many cores serve so many ranks, which lie on nodes in order of rank. 0: each
   // rank has a device of its own.
   int cores_per_node = 0, ranks_per_node = 1;
-  bool keep_spans = true;  // false: no spans, only sums (a search wants only those)
+  double waiting_core_share = 0;  // of a core, that a rank which waits takes by polling
+  bool keep_spans = true;         // false: no spans, only sums (a search wants only those)
 };
 
 struct ActionSpan {
@@ -61,7 +62,8 @@ struct Timeline {
   std::vector<std::vector<ActionSpan>> spans;  // [G * P], group-major
   std::vector<RankTimes> ranks;                // [G * P]
   double pipeline_seconds = 0;                 // until the last action of the slowest group
-  double step_seconds = 0;                     // with the longest tail
+  TailCost tail;                               // the longest of the ranks, on shared cores
+  double step_seconds = 0;                     // with it
   double bubble() const;                       // idle share of the pipeline part, over all ranks
   double exposed_comm() const;                 // share of it spent waiting for exchanges
   int num_ranks() const { return pipe * groups * members; }

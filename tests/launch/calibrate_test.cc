@@ -35,7 +35,12 @@ TEST(Calibrate, WritesAClusterFileThatSimulateReads) {
   EXPECT_GT(cluster->device.peak_fp32, 1e8);
   EXPECT_GT(cluster->device.optimizer_parameters_per_second, 1e6);
   EXPECT_GT(cluster->device.packed_parameters_per_second, 1e6);
+  EXPECT_GT(cluster->device.cleared_parameters_per_second, 1e6);
   EXPECT_LT(cluster->device.op_seconds, 1e-3);
+  EXPECT_GT(cluster->network.inside.reduction_rate, 1e6);
+  EXPECT_GT(cluster->network.inside.gather_rate, 1e6);
+  EXPECT_GT(cluster->network.inside.message_rate, 1e6);
+  EXPECT_GE(cluster->network.inside.message_latency, 0);
   EXPECT_GT(cluster->network.inside.bytes_per_second, 1e6);
   EXPECT_LT(cluster->network.inside.bytes_per_second, 1e12);
   // Two ranks of the mesh on the file's cores, then four: they share.

@@ -72,5 +72,18 @@ TEST(Links, RingsAndMessages) {
   EXPECT_EQ(MessageLatency(false, kH800), 10e-6);
 }
 
+TEST(Links, RatesMeasuredApartGoToTheirCollectives) {
+  Network network = kH800;
+  network.inside.reduction_rate = 1e9;
+  network.inside.gather_rate = 2e9;
+  network.inside.message_rate = 4e9;
+  network.inside.message_latency = 0;
+  EXPECT_NEAR(ReduceScatterSeconds({8, 1}, 8e9, network), 7 + 10e-6, 1e-9);
+  EXPECT_NEAR(AllGatherSeconds({8, 1}, 8e9, network), 3.5 + 10e-6, 1e-9);
+  EXPECT_NEAR(MessageSeconds(false, 8e9, network), 2, 1e-9);
+  EXPECT_EQ(MessageLatency(false, network), 0);
+  EXPECT_EQ(MessageSeconds(true, 8e9, network), MessageSeconds(true, 8e9, kH800));
+}
+
 }  // namespace
 }  // namespace sluice::parallel

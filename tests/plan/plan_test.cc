@@ -107,6 +107,16 @@ TEST(Plan, ProductsMayReadCopiesOfTheWeights) {
                    weights * (2 + 2 * (1 + 4.0 / (128 * 128))));
 }
 
+// Three million gradients are set to zero, of whatever stage.
+TEST(Plan, ClearedGradientsTakeTheirTime) {
+  PlanRequest request = Toy(3, 0, 1, 8);
+  PlanCache schedules;
+  const double before = Evaluate(request, {}, schedules, Detail::kFull).value().step_seconds;
+  request.cluster.device.cleared_parameters_per_second = 1e6;
+  EXPECT_NEAR(Evaluate(request, {}, schedules, Detail::kFull).value().step_seconds, before + 3,
+              1e-9);
+}
+
 // A step's end on four ranks: R seconds to reduce FP32 gradients, half of that to gather BF16.
 TEST(Plan, ZeroStagesMoveAndHoldWhatTheyShould) {
   PlanRequest request = Toy(4, 0, 1, 32);

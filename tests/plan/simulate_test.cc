@@ -97,6 +97,20 @@ TEST(SimulateSharedCores, BetweenWorkOverCoresAndThatWithBubbles) {
   EXPECT_FALSE(Simulate({.schedule = &schedule, .costs = &costs, .cores_per_node = -1}).ok());
 }
 
+// Two ranks take turns, so that one always waits: a core goes on at 1 / (1 + what polling takes),
+// two cores as if it took nothing.
+TEST(SimulateSharedCores, PollingTakesItsShare) {
+  const Schedule schedule = MakeSchedule("gpipe", {2, 1, 1}).value();
+  const StepCosts costs = EvenCosts(2, 1, 1, 1);
+  SimulationRequest request{.schedule = &schedule, .costs = &costs};
+  request.ranks_per_node = 2;
+  request.waiting_core_share = 0.25;
+  request.cores_per_node = 1;
+  EXPECT_NEAR(Simulate(request).value().step_seconds, 1.25 * 2 * 3, 1e-9);
+  request.cores_per_node = 2;
+  EXPECT_NEAR(Simulate(request).value().step_seconds, 2 * 3, 1e-9);
+}
+
 // Two members, of which the fuller has 1.5 times the mean: on two cores they take 1.5 seconds, on
 // one the two that they work.
 TEST(SimulateSharedCores, AMemberThatWaitsForAFullerOneLeavesItsCore) {
