@@ -1,6 +1,7 @@
 #include "kernels/core/cpu_stream.h"
 
 #include "kernels/core/check.h"
+#include "kernels/core/skipped_stream.h"
 
 namespace sluice::kernels {
 
@@ -9,7 +10,7 @@ CpuStream::CpuStream(CpuStreamMode mode, ThreadPool& pool) : mode_(mode), pool_(
 }
 
 CpuStream::~CpuStream() {
-  if (mode_ == CpuStreamMode::kInline) return;
+  if (mode_ != CpuStreamMode::kThreaded) return;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;
@@ -51,13 +52,14 @@ void CpuStream::Wait(const Event& event) {
 }
 
 absl::Status CpuStream::Synchronize() {
-  if (mode_ == CpuStreamMode::kInline) return absl::OkStatus();
+  if (mode_ != CpuStreamMode::kThreaded) return absl::OkStatus();
   std::unique_lock<std::mutex> lock(mutex_);
   changed_.wait(lock, [this] { return queue_.empty() && !busy_; });
   return absl::OkStatus();
 }
 
 void CpuStream::Enqueue(std::function<void()> work) {
+  if (mode_ == kSkippedStream) return;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     queue_.push_back(std::move(work));

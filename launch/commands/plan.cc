@@ -1,4 +1,5 @@
 // `sluice plan`: which layouts of a model fit a cluster, how long, how much.
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <memory>
@@ -18,6 +19,8 @@
 #include "launch/plan_input.h"
 #include "launch/plan_report.h"
 #include "trainer/loop/planned_step.h"
+#include "trainer/loop/rehearsal.h"
+#include "trainer/loop/trainer.h"
 
 namespace sluice::launch {
 namespace {
@@ -97,7 +100,8 @@ class Plan : public Command {
     parallel::PlanRequest request;
     RETURN_IF_ERROR(FillRequest(config, request));
     if (explain_) return Explain(config, request);
-    const parallel::Plans plans = parallel::MakePlans(request, static_cast<int>(top_));
+    parallel::Plans plans = parallel::MakePlans(request, static_cast<int>(top_));
+    if (request.cluster.cores_per_node > 0) RehearseAll(config, request, plans);
     if (json_) {
       std::puts(JsonText(PlansJson(request, plans)).c_str());
     } else {
@@ -157,13 +161,8 @@ class Plan : public Command {
     return absl::OkStatus();
   }
 
-  absl::Status Write(trainer::RunConfig config, const parallel::PlanEntry& entry) {
+  static void SetLayout(const parallel::PlanEntry& entry, trainer::RunConfig& config) {
     const parallel::Layout& layout = entry.layout;
-    if (layout.zero != 1) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("--write: found ZeRO stage ", layout.zero,
-                       " in the fastest layout, wanted 1, the one that train runs"));
-    }
     config.mutable_mesh()->set_pipe(layout.pipe);
     config.mutable_mesh()->set_data(layout.data);
     config.mutable_mesh()->set_expert(layout.expert);
@@ -175,6 +174,43 @@ class Plan : public Command {
     config.mutable_train()->set_microbatch(layout.microbatch);
     config.mutable_compute()->set_precision(std::string(parallel::NameOf(layout.precision)));
     config.mutable_compute()->set_recompute(layout.recompute.ToString());
+  }
+
+  // On CPUs the best layouts' memory is what their ranks really take; one that then does not fit is
+  // left out.
+  static void RehearseAll(const trainer::RunConfig& config, const parallel::PlanRequest& request,
+                          parallel::Plans& plans) {
+    const parallel::Device& device = request.cluster.device;
+    const auto does_not_fit = [&](parallel::PlanEntry& entry) {
+      if (entry.layout.zero != 1) return false;  // train runs no other: the estimate stays
+      trainer::RunConfig run = config;
+      SetLayout(entry, run);
+      const auto resolved = trainer::Resolve(run, entry.layout.num_ranks());
+      if (!resolved.ok()) return false;
+      const auto use =
+          trainer::Rehearse(*resolved, {.pipe_rank = entry.fullest_rank,
+                                        .threads = std::max(1, run.compute().threads()),
+                                        .sequences = request.global_batch,
+                                        .row_factor = entry.row_factor});
+      if (!use.ok()) return false;
+      entry.memory = *use;
+      return use->total() > device.memory_bytes - device.reserved_bytes;
+    };
+    const auto rest = std::remove_if(plans.fitting.begin(), plans.fitting.end(), does_not_fit);
+    const auto left_out = static_cast<int>(plans.fitting.end() - rest);
+    if (left_out > 0) plans.refused["memory, as rehearsed"] += left_out;
+    plans.num_fitting -= left_out;
+    plans.fitting.erase(rest, plans.fitting.end());
+  }
+
+  absl::Status Write(trainer::RunConfig config, const parallel::PlanEntry& entry) {
+    const parallel::Layout& layout = entry.layout;
+    if (layout.zero != 1) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("--write: found ZeRO stage ", layout.zero,
+                       " in the fastest layout, wanted 1, the one that train runs"));
+    }
+    SetLayout(entry, config);
     std::string text;
     google::protobuf::TextFormat::PrintToString(config, &text);
     std::ofstream out(write_, std::ios::trunc);

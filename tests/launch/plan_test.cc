@@ -12,6 +12,8 @@
 #include "launch/plan_input.h"
 #include "launch/presets.h"
 #include "tests/launch/run_program.h"
+#include "trainer/loop/rehearsal.h"
+#include "trainer/loop/trainer.h"
 
 namespace sluice::launch {
 namespace {
@@ -115,6 +117,25 @@ TEST(PlanCommand, WritesAConfigThatTrainTakes) {
   EXPECT_THAT(ReadAll(file), HasSubstr("stage_layers: \""));
   const Outcome dry = RunSluice("train --dry-run --config " + file);
   EXPECT_EQ(dry.exit_code, 0) << dry.err;
+}
+
+TEST(PlanCommand, MemoryOnCpusIsWhatARehearsalTakes) {
+  const std::string folder = TestFolder(), file = folder + "/plan.textproto";
+  const std::string flags = " --preset tiny --cluster laptop --set train.global_batch=8";
+  const Outcome plan = RunSluice("plan --json --top 1 --write " + file + flags);
+  ASSERT_EQ(plan.exit_code, 0) << plan.err;
+  const auto entry =
+      nlohmann::json::parse(plan.out.substr(0, plan.out.rfind("written:")))["plans"][0];
+  const auto config = trainer::Resolve(LoadConfig({.file = file}).value(), 2);
+  ASSERT_TRUE(config.ok()) << config.status();
+  const auto use = trainer::Rehearse(*config, {.pipe_rank = entry["fullest_rank"].get<int>(),
+                                               .sequences = 8,
+                                               .row_factor = entry["row_factor"].get<double>()});
+  ASSERT_TRUE(use.ok()) << use.status();
+  const auto& bytes = entry["memory_bytes"];
+  EXPECT_EQ(bytes["parameters"].get<double>(), use->parameters);
+  EXPECT_EQ(bytes["activations"].get<double>(), use->activations);
+  EXPECT_EQ(bytes["total"].get<double>(), use->total());
 }
 
 TEST(PlanCommand, RoutesShowWhatPlacementGains) {

@@ -70,6 +70,28 @@ TEST_F(PlannedRun, StepsShowThePlanAndWriteRoutesThatPlanAndSimulateRead) {
   EXPECT_GT(step(" --routes " + routes), step(""));
 }
 
+// One rank gets all rows, so that nothing is assumed: every kind of memory is what was planned, to
+// the byte.
+TEST_F(PlannedRun, MemoryIsThePlannedOnEachStep) {
+  const Outcome run = RunShell(TrainCommand("a", 1, {"train.steps=2", "eval.every=0"}));
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const std::vector<json> rows = JsonRows(RunDir("a") + "/metrics.jsonl");
+  ASSERT_EQ(rows.size(), 2u);
+  for (const json& row : rows) {
+    EXPECT_EQ(row["planned_memory_bytes"], row["memory_bytes"]);
+    double parts = 0;
+    for (const auto& [part, seconds] : row["seconds"].items()) {
+      EXPECT_GT(seconds.get<double>(), 0) << part;
+      parts += seconds.get<double>();
+    }
+    EXPECT_LE(parts, row["step_seconds"].get<double>());
+    double planned = 0;
+    for (const auto& [part, seconds] : row["planned_seconds"].items())
+      planned += seconds.get<double>();
+    EXPECT_NEAR(planned, row["planned_step_seconds"].get<double>(), 1e-9);
+  }
+}
+
 TEST_F(PlannedRun, AClusterFileThatIsNoneIsSaid) {
   const std::string file = dir_ + "/machine.textproto";
   std::ofstream(file) << "name: \"x\"\ndevice { peak: 3 }\n";

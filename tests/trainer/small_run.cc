@@ -10,6 +10,7 @@
 #include "kernels/core/check.h"
 #include "kernels/core/philox.h"
 #include "trainer/loop/rank_model.h"
+#include "trainer/loop/rehearsal.h"
 
 namespace sluice::trainer {
 namespace {
@@ -138,6 +139,7 @@ void RunRank(const RunConfig& config, const Layout& layout, parallel::Communicat
     if (world.rank() == 0) record.steps.push_back(*result);
   }
   Collect(**model, false, record.masters, mutex);
+  record.memory[world.rank()] = HeldBy((*device)->memory());
 }
 
 double Norm(const std::vector<float>& x) {
@@ -213,6 +215,7 @@ RunRecord RunLayout(const RunConfig& config, const Layout& layout, int steps,
     worlds = parallel::CreateThreadCommunicators(layout.world());
   }
   RunRecord record;
+  record.memory.resize(layout.world());
   std::mutex mutex;
   std::vector<std::thread> ranks;
   for (auto& world : worlds) {

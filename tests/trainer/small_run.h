@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "parallel/comm/communicator.h"
+#include "parallel/plan/plan.h"
 #include "trainer/loop/train_step.h"
 #include "trainer/loop/trainer.h"
 
@@ -33,6 +34,7 @@ struct RunRecord {
   std::map<std::string, std::vector<float>>
       gradients;  // of the first step, summed over the batch, by named tensor
   std::map<std::string, std::vector<float>> masters;  // at the end
+  std::vector<parallel::MemoryUse> memory;            // [rank] the allocation table at the end
 };
 
 // Wraps a rank's world communicator, to plant a bug; null: none.

@@ -12,6 +12,7 @@
 #include "google/protobuf/text_format.h"
 #include "kernels/core/status_macros.h"
 #include "parallel/sim/simulate.h"
+#include "trainer/loop/rehearsal.h"
 #include "trainer/loop/resolve_config.h"
 #include "trainer/loop/stage_map.h"
 #include "trainer/model/model_config.h"
@@ -131,11 +132,16 @@ parallel::Cluster TypicalMachine(const MachineAtHand& machine) {
 }
 
 absl::StatusOr<RunPlanner> RunPlanner::Create(const RunConfig& config,
-                                              const parallel::Cluster& cluster, int ranks_on_host) {
+                                              const parallel::Cluster& cluster, int ranks_on_host,
+                                              int threads) {
   RunPlanner planner;
+  planner.config_ = config;
+  planner.threads_ = threads;
   parallel::PlanRequest& request = planner.request_;
   request.model = DescribeWork(config.model(), config.train().sequence_length());
   request.cluster = cluster;
+  // Linear keeps a packing for forward and one for backward, on any device.
+  request.cluster.device.weight_copies = std::max(2, request.cluster.device.weight_copies);
   if (cluster.cores_per_node > 0) request.cluster.network.ranks_per_node = ranks_on_host;
   request.global_batch = config.train().global_batch();
   request.expert_cv = kExpertSpread;
@@ -163,13 +169,24 @@ absl::StatusOr<PlannedStep> RunPlanner::Plan(int64_t sequences, int pipe_rank) {
   simulation.members = layout.expert;
   simulation.rows.constant = imbalance.mean();
   simulation.cores_per_node = request_.cluster.cores_per_node;
+  simulation.waiting_core_share = request_.cluster.waiting_core_share;
   simulation.ranks_per_node = std::max(1, request_.cluster.network.ranks_per_node);
   simulation.keep_spans = false;
   ASSIGN_OR_RETURN(const parallel::Timeline timeline, parallel::Simulate(simulation));
   PlannedStep planned;
   planned.seconds = timeline.step_seconds;
-  planned.memory = parallel::MemoryOf(request_, layout, costs, stages_, schedule, pipe_rank,
-                                      imbalance.Quantile(request_.memory_quantile));
+  planned.parts = {timeline.pipeline_seconds, timeline.tail.reduce_gradients,
+                   timeline.tail.optimizer + timeline.tail.gather_parameters};
+  const double row_factor = imbalance.Quantile(request_.memory_quantile);
+  planned.memory =
+      parallel::MemoryOf(request_, layout, costs, stages_, schedule, pipe_rank, row_factor);
+  if (request_.cluster.cores_per_node > 0) {
+    const auto rehearsed = Rehearse(config_, {.pipe_rank = pipe_rank,
+                                              .threads = threads_,
+                                              .sequences = sequences,
+                                              .row_factor = row_factor});
+    if (rehearsed.ok()) planned.memory = *rehearsed;  // else the estimate stands
+  }
   known_[sequences] = planned;
   return planned;
 }

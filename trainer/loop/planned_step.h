@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "parallel/plan/plan.h"
 #include "trainer/loop/run_config.pb.h"
+#include "trainer/loop/train_step.h"
 
 namespace sluice::trainer {
 
@@ -38,19 +39,24 @@ parallel::Cluster TypicalMachine(const MachineAtHand& machine);
 
 struct PlannedStep {
   double seconds = 0;
+  StepSeconds parts;           // of them
   parallel::MemoryUse memory;  // of one rank
 };
 
 class RunPlanner {
  public:
-  // `config` is resolved. Ranks of a host share its cores.
+  // `config` is resolved. Ranks of a host share its cores, each has `threads`.
   static absl::StatusOr<RunPlanner> Create(const RunConfig& config,
-                                           const parallel::Cluster& cluster, int ranks_on_host);
+                                           const parallel::Cluster& cluster, int ranks_on_host,
+                                           int threads);
   // Of a step of so many sequences, and of a rank of the pipe. The same sequences are simulated
-  // once.
+  // once. Memory is what a rehearsal of the rank takes (rehearsal.h) where ranks are on CPUs, else
+  // parallel/plan's estimate.
   absl::StatusOr<PlannedStep> Plan(int64_t sequences, int pipe_rank);
 
  private:
+  RunConfig config_;
+  int threads_ = 1;
   parallel::PlanRequest request_;
   parallel::Layout layout_;
   std::vector<parallel::StageShare> stages_;

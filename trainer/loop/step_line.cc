@@ -33,6 +33,9 @@ void AddPlan(const StepReport& r, nlohmann::ordered_json& row) {
   using kernels::MemoryTag;
   const parallel::MemoryUse& use = r.planned->memory;
   row["planned_step_seconds"] = r.planned->seconds;
+  const StepSeconds& parts = r.planned->parts;
+  row["planned_seconds"] = {
+      {"pipeline", parts.pipeline}, {"reduce", parts.reduce}, {"update", parts.update}};
   for (const auto& [tag, planned] : {std::pair(MemoryTag::kParameters, use.parameters),
                                      std::pair(MemoryTag::kGradients, use.gradients),
                                      std::pair(MemoryTag::kOptimizer, use.optimizer),
@@ -125,6 +128,9 @@ std::string StepJson(const StepReport& r) {
   row["tokens"] = r.result.num_targets;
   row["tokens_per_second"] = r.tokens_per_second();
   row["step_seconds"] = r.seconds;
+  const StepSeconds& parts = r.result.seconds;
+  row["seconds"] = {
+      {"pipeline", parts.pipeline}, {"reduce", parts.reduce}, {"update", parts.update}};
   row["share_of_peak"] = r.share_of_peak();
   row["expert_load_max_over_mean"] = load.max_over_mean;
   row["dead_experts"] = load.dead_experts;

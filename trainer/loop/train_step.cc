@@ -1,6 +1,7 @@
 #include "trainer/loop/train_step.h"
 
 #include <array>
+#include <chrono>
 #include <cmath>
 #include <functional>
 #include <optional>
@@ -29,6 +30,20 @@ absl::Status AllReduce(parallel::Communicator& ranks, std::span<int64_t> values,
       TensorView(values.data(), DType::kI64, {static_cast<int64_t>(values.size())}), ReduceOp::kSum,
       stream);
 }
+
+// Seconds since the call before.
+class Lap {
+ public:
+  double Take() {
+    const auto now = std::chrono::steady_clock::now();
+    const std::chrono::duration<double> took = now - last_;
+    last_ = now;
+    return took.count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
 
 double SumInOrder(const std::vector<double>& values) {
   double sum = 0;
@@ -202,6 +217,7 @@ absl::Status Update(RankModel& model, const StepOptions& options, const StepResu
 absl::StatusOr<StepResult> TrainStep(RankModel& model, const DeviceBatch& batch,
                                      const StepOptions& options) {
   StepResult result;
+  Lap lap;
   SequenceSums& sums = model.step_memory().sums;
   const ModelConfig& config = model.config().model();
   const bool balances_globally = config.router_aux_loss_coef() != 0;
@@ -210,6 +226,7 @@ absl::StatusOr<StepResult> TrainStep(RankModel& model, const DeviceBatch& batch,
              balances_globally ? config.n_routed_experts() : 0);
   ASSIGN_OR_RETURN(const TargetCounts targets, CountTargets(model, batch));
   ClearGradients(model);
+  result.seconds.update = lap.Take();
   std::vector<float> load_scale;
   std::optional<Temporary> load_on_device;
   const auto set_global_load = [&]() -> absl::Status {
@@ -231,6 +248,7 @@ absl::StatusOr<StepResult> TrainStep(RankModel& model, const DeviceBatch& batch,
   const absl::Status ran = model.Run(batch.inputs(), scales, true, &sums, before);
   for (const auto& stage : model.stages()) stage->set_fp8_health(nullptr);
   RETURN_IF_ERROR(ran);
+  result.seconds.pipeline = lap.Take();
   RETURN_IF_ERROR(ReduceLosses(model, targets, options.global_sequences, sums, result));
   if (balances_globally) {
     result.aux_loss = GlobalLoadLoss(load_scale, sums, targets.main);
@@ -241,8 +259,10 @@ absl::StatusOr<StepResult> TrainStep(RankModel& model, const DeviceBatch& batch,
   result.grad_norm = std::sqrt(squares) / static_cast<double>(targets.main);
   result.skipped =
       !std::isfinite(result.loss) || !std::isfinite(result.mtp_loss) || !std::isfinite(squares);
+  result.seconds.reduce = lap.Take();
   if (!result.skipped) RETURN_IF_ERROR(Update(model, options, result));
   RETURN_IF_ERROR(model.stream().Synchronize());
+  result.seconds.update += lap.Take();
   return result;
 }
 

@@ -18,7 +18,15 @@ struct StepOptions {
   Fp8Health* fp8_health = nullptr;  // null: nobody looks
 };
 
-// The same on every rank.
+// Where the seconds of a step went on this rank. Ranks wait for each other at the end of the
+// pipeline and at each reduction.
+struct StepSeconds {
+  double pipeline = 0;  // forward, backward, messages, waiting
+  double reduce = 0;    // losses, loads and gradients; their norm
+  double update = 0;    // gradients cleared, AdamW, values gathered, weights packed, biases
+};
+
+// The same on every rank, but for `seconds`.
 struct StepResult {
   double loss = 0;          // main cross-entropy, mean over all target tokens of the global batch
   double mtp_loss = 0;      // mean over MTP's target tokens
@@ -30,6 +38,7 @@ struct StepResult {
   bool skipped = false;     // loss or gradient not finite: nothing was changed
   int64_t num_targets = 0;
   std::vector<int64_t> load;  // [gates * experts] tokens routed, whole global batch
+  StepSeconds seconds;
 };
 
 // Forward and backward by the schedule, gradient reduction, norm, clip, AdamW, bias update.

@@ -163,7 +163,8 @@ absl::Status TrainingRun::PreparePlan() {
   if (!guessed) {
     ASSIGN_OR_RETURN(cluster, ReadClusterFile(config_.run().cluster()));
   }
-  auto planner = RunPlanner::Create(config_, cluster, rank_.ranks_on_host);
+  auto planner =
+      RunPlanner::Create(config_, cluster, rank_.ranks_on_host, rank_.device->num_threads());
   if (planner.ok()) {
     planner_ = *std::move(planner);
   } else {
