@@ -1,6 +1,7 @@
 // The commands that the documents show really run: every fenced block marked ```sh tested, line by
 // line, in a folder of its own that looks like the repository's. Runs are shrunk (a small model, a
 // hundredth of the steps) by a wrapper around the program; everything else is as written.
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -127,6 +128,72 @@ TEST_P(Documents, CommandsRun) {
         << GetParam() << ":" << block.line << ": the block fails\n"
         << outcome.err.substr(outcome.err.size() > 2000 ? outcome.err.size() - 2000 : 0);
   }
+}
+
+// The text between the first line of docs/plan.md that begins with `head` and the fence after it.
+std::string FencedFrom(const std::string& head) {
+  std::istringstream lines(ReadAll(testing::SourcePath("docs/plan.md")));
+  std::string text;
+  for (std::string line; std::getline(lines, line);) {
+    if (text.empty() && line.rfind(head, 0) != 0) continue;
+    if (line == "```") return text;
+    text += line + "\n";
+  }
+  return "docs/plan.md: no fenced line begins with " + head;
+}
+
+std::vector<std::string> WordsOf(const std::string& line) {
+  std::istringstream in(line);
+  std::vector<std::string> words;
+  for (std::string word; in >> word;) words.push_back(word);
+  return words;
+}
+
+TEST(PlanDocument, TheFigureLineByLineIsWhatTheProgramPrints) {
+  const Outcome plan = RunSluice(
+      "plan --preset deepseek_v3 --cluster h800_2048 --tokens 14.8e12 --explain "
+      "--set mesh.pipe=16 --set mesh.expert=64 --set schedule=dualpipe "
+      "--set compute.precision=FP8 --set compute.recompute=norm,mla_up,swiglu");
+  ASSERT_EQ(plan.exit_code, 0) << plan.err;
+  EXPECT_EQ(FencedFrom("pipe 16 data 128"), plan.out);
+}
+
+TEST(PlanDocument, PublishedRunsAreWhatTheProgramPrints) {
+  const Outcome plan = RunSluice("plan --published");
+  ASSERT_EQ(plan.exit_code, 0) << plan.err;
+  EXPECT_EQ(FencedFrom("# step seconds; one set"), plan.out);
+}
+
+// The document leaves columns out, and writes "all" for every kind of recompute: what it has stands
+// in the program's line, in this order.
+TEST(PlanDocument, TheSearchIsWhatTheProgramPrints) {
+  const Outcome plan =
+      RunSluice("plan --preset deepseek_v3 --cluster h800_2048 --tokens 14.8e12 --top 6");
+  ASSERT_EQ(plan.exit_code, 0) << plan.err;
+  std::vector<std::vector<std::string>> printed;
+  std::istringstream out(plan.out);
+  for (std::string line; std::getline(out, line);) printed.push_back(WordsOf(line));
+  std::istringstream shown(FencedFrom("1      8  256   64"));
+  int lines = 0;
+  for (std::string line; std::getline(shown, line);) {
+    std::vector<std::string> words = WordsOf(line);
+    if (words.empty() || line == "why not:") continue;
+    const auto is_spelled_otherwise = [](const std::string& word) {
+      return word == "all" || word == "GB" || word == "|";
+    };
+    words.erase(std::remove_if(words.begin(), words.end(), is_spelled_otherwise), words.end());
+    const bool found = std::any_of(printed.begin(), printed.end(), [&](const auto& whole) {
+      size_t next = 0;
+      for (const std::string& word : whole) next += next < words.size() && word == words[next];
+      return !whole.empty() && whole[0] == words[0] && next == words.size();
+    });
+    EXPECT_TRUE(found) << line << "\nis not in\n" << plan.out;
+    ++lines;
+  }
+  EXPECT_EQ(lines, 6 + 5);
+  EXPECT_NE(ReadAll(testing::SourcePath("docs/plan.md")).find("7,272 layouts are tried"),
+            std::string::npos);
+  EXPECT_NE(plan.out.find("7272 layouts tried, 25 fit"), std::string::npos) << plan.out;
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Documents,

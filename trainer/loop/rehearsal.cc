@@ -130,7 +130,9 @@ parallel::MemoryUse HeldBy(const kernels::MemoryTable& table) {
   return use;
 }
 
-absl::StatusOr<parallel::MemoryUse> Rehearse(const RunConfig& config, const Rehearsal& rehearsal) {
+absl::StatusOr<parallel::MemoryUse> Rehearse(const RunConfig& run, const Rehearsal& rehearsal) {
+  RunConfig config = run;
+  config.mutable_compute()->set_collectives("host");
   const parallel::MeshShape shape{config.mesh().pipe(), config.mesh().data(),
                                   config.mesh().expert()};
   const int data = rehearsal.data_rank;

@@ -1,6 +1,8 @@
 // What a run's rank will hold on the CPU: its own modules, tapes, pool, exchange and optimizer take
 // and give back what they do in a step, on streams that compute nothing and among ranks that are
 // not there. Pages are never touched, so this costs address space, not memory, and milliseconds.
+// What kernels take for themselves on the CPU (kernels/cpu/scratch.h), some MiB a thread, is not
+// known here.
 #pragma once
 
 #include <cstdint>
@@ -24,9 +26,9 @@ struct Rehearsal {
   int steps = 0;  // 0: until a step allocates nothing new, at most eight
 };
 
-// Bytes of each kind, as the allocation table of the rank has them after those steps. `config` is
+// Bytes of each kind, as the allocation table of the rank has them after those steps. `run` is
 // resolved. RESOURCE_EXHAUSTED: not even the address space is there.
-absl::StatusOr<parallel::MemoryUse> Rehearse(const RunConfig& config, const Rehearsal& rehearsal);
+absl::StatusOr<parallel::MemoryUse> Rehearse(const RunConfig& run, const Rehearsal& rehearsal);
 
 parallel::MemoryUse HeldBy(const kernels::MemoryTable& table);
 
