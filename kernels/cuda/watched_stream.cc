@@ -5,6 +5,8 @@
 
 namespace sluice::kernels::cuda {
 
+WatchedStream::WatchedStream(DeviceId device) : CudaStream(device) {}
+
 absl::Status WatchedStream::Synchronize() {
   if (check_ == nullptr) return CudaStream::Synchronize();
   constexpr auto kBetweenChecks = std::chrono::milliseconds(20);

@@ -36,6 +36,7 @@ std::vector<std::string> AllowedFor(const SourceFile& file) {
       {"kernels/reference", {"kernels/core", "kernels/ops"}},
       {"kernels/cpu", {"kernels/core", "kernels/ops"}},
       {"kernels/cuda", {"kernels/core", "kernels/ops"}},
+      {"kernels/vendor", {"kernels/core", "kernels/cuda"}},
       {"kernels", {"kernels"}},
       {"parallel/comm", {"kernels/core", "parallel/mesh"}},
       {"parallel/nccl",
@@ -101,6 +102,8 @@ const std::vector<Kept>& KeptHeaders() {
       {"absl/log/", {}},
       {"absl/synchronization/", {}},  // not instrumented for ThreadSanitizer on Debian
       {"cuda", {"kernels/cuda", "tests/cuda_double", "tests/cuda"}},
+      {"cublas", {"kernels/vendor"}},
+      {"cudnn", {"kernels/vendor"}},
       {"nccl.h", {"parallel/nccl", "tests/cuda_double"}},
   };
   return kKept;

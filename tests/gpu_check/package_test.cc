@@ -1,0 +1,103 @@
+// The package itself, on the software device: what it links, how large it is, and that it goes on
+// where it was cut short.
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/gpu_check/progress.h"
+#include "tests/launch/run_program.h"
+
+namespace sluice::testing {
+namespace {
+
+using launch::Outcome;
+using launch::RunShell;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using State = Progress::State;
+
+class GpuCheck : public ::testing::Test {
+ protected:
+  void SetUp() override { dir_ = launch::TestFolder(); }
+  void TearDown() override { std::filesystem::remove_all(dir_); }
+
+  Outcome Run(const std::string& options) const {
+    return RunShell("LD_LIBRARY_PATH=" SLUICE_CUDA_DOUBLE " " SLUICE_GPU_CHECK " --folder " + dir_ +
+                    " " + options);
+  }
+  std::string ProgressFile() const { return dir_ + "/progress.txt"; }
+
+  std::string dir_;
+};
+
+TEST_F(GpuCheck, LinksTheRuntimeLibraryAndTheSystemsAlone) {
+  const Outcome outcome = RunShell("readelf -d " SLUICE_GPU_CHECK " | grep NEEDED");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  const std::vector<std::string> known = {"libcudart.so.13", "libc.so.6",     "libm.so.6",
+                                          "libdl.so.2",      "libpthread.so", "ld-linux"};
+  std::istringstream lines(outcome.out);
+  for (std::string line; std::getline(lines, line);) {
+    const bool is_known = std::any_of(known.begin(), known.end(), [&](const std::string& name) {
+      return line.find(name) != line.npos;
+    });
+    EXPECT_TRUE(is_known) << line;
+  }
+  EXPECT_THAT(outcome.out, HasSubstr("libcudart.so.13"));
+}
+
+TEST_F(GpuCheck, IsBelow40MiB) {
+  EXPECT_LT(std::filesystem::file_size(SLUICE_GPU_CHECK), uintmax_t{40} << 20);
+}
+
+TEST_F(GpuCheck, WritesVectorsAndComparesThemWithAnotherRuns) {
+  const std::string filter = "--gtest_filter='*GoldenVectors.ProductIn*'";
+  const Outcome first = Run(filter);
+  ASSERT_EQ(first.exit_code, 0) << first.out << first.err;
+  EXPECT_THAT(first.out, HasSubstr("golden 1 matmul_fp8 f32 [70, 144] "));
+  EXPECT_THAT(first.out, HasSubstr("2 passed, 0 failed"));
+  std::filesystem::remove(ProgressFile());
+  const Outcome second = Run(filter + " --against " + dir_);
+  ASSERT_EQ(second.exit_code, 0) << second.out << second.err;
+  EXPECT_THAT(second.out, HasSubstr("  0 of 10080 elements differ"));
+}
+
+TEST_F(GpuCheck, ASoftwareDeviceHasNoSpeed) {
+  const Outcome outcome = Run("--gtest_filter='*Speed.Products*'");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.out << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr("fp8 tiny"));
+  EXPECT_THAT(outcome.out, Not(HasSubstr("TFLOP/s")));
+}
+
+TEST_F(GpuCheck, GoesOnWhereItWasCutShort) {
+  const std::string filter = "--gtest_filter='*CastTest.*'";
+  Progress before(ProgressFile());
+  before.Write(State::kPassed, "Devices/CastTest.LengthsAndStrides/cuda");
+  before.Write(State::kBegun, "Devices/CastTest.AddRoundsOnce/cuda");
+  std::ofstream(ProgressFile(), std::ios::app) << "passed Devices/CastTest.Fill";  // cut off
+  const Outcome outcome = Run(filter);
+  EXPECT_EQ(outcome.exit_code, 1) << outcome.out;
+  EXPECT_THAT(outcome.out, HasSubstr("did not come back in an earlier run: "
+                                     "Devices/CastTest.AddRoundsOnce/cuda"));
+  EXPECT_THAT(outcome.out, Not(HasSubstr("[ RUN      ] Devices/CastTest.LengthsAndStrides")));
+  EXPECT_THAT(outcome.out, HasSubstr("[ RUN      ] Devices/CastTest.FillSetsEveryElement"));
+  const Progress after(ProgressFile());
+  EXPECT_EQ(after.Count(State::kPassed), 4);
+  EXPECT_EQ(after.Count(State::kFailed), 1);
+  EXPECT_EQ(after.Count(State::kBegun), 0);
+  // All is known now.
+  EXPECT_THAT(Run(filter).out, Not(HasSubstr("[ RUN")));
+}
+
+TEST_F(GpuCheck, AnUnknownOptionIsRefused) {
+  const Outcome outcome = Run("--second 5");
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_THAT(outcome.err, HasSubstr("wanted [--folder DIR]"));
+}
+
+}  // namespace
+}  // namespace sluice::testing

@@ -1,0 +1,257 @@
+// TFLOP/s of the products and of attention at DeepSeek-V3's shapes, beside the floor: the slower of
+// arithmetic and memory by NVIDIA's data sheet of the H100 SXM; products beside cuBLASLt, where it
+// is installed. Nothing passes or fails by time.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <functional>
+#include <memory>
+#include <ostream>
+#include <string>
+
+#include "kernels/ops/attention.h"
+#include "kernels/ops/block_quantize.h"
+#include "kernels/ops/fp8_matmul.h"
+#include "kernels/ops/matmul.h"
+#include "kernels/vendor/cublaslt_matmul.h"
+#include "tests/gpu_check/gpu_check.h"
+#include "tests/support/every_device.h"
+
+namespace sluice::kernels {
+namespace {
+
+using testing::Tensor;
+
+constexpr double kFp8Flops = 1979e12, kBf16Flops = 989e12, kBytesPerSecond = 3.35e12;
+
+// Numbers in [1, 2) with random fractions and signs, which cost what a GPU's clock makes of real
+// ones; zeros would be faster.
+void FillWithNumbers(const Tensor& tensor) {
+  uint64_t state = 0x9e3779b97f4a7c15u;
+  const auto next = [&state] {
+    state ^= state << 13;
+    state ^= state >> 7;
+    return state ^= state << 17;
+  };
+  const int64_t n = tensor.num_elements();
+  if (tensor.dtype() == DType::kE4M3) {
+    auto* codes = static_cast<uint8_t*>(tensor.view().raw_mutable_data());
+    for (int64_t i = 0; i < n; ++i) codes[i] = static_cast<uint8_t>(0x38 | (next() >> 40 & 0x87));
+  } else if (tensor.dtype() == DType::kBF16) {
+    auto* values = tensor.view().mutable_data<BFloat16>();
+    for (int64_t i = 0; i < n; ++i) {
+      values[i].bits = static_cast<uint16_t>(0x3f80 | (next() >> 40 & 0x807f));
+    }
+  } else {
+    std::fill_n(tensor.view().mutable_data<float>(), n, 1.0f);
+  }
+}
+Tensor Numbers(const Shape& shape, DType dtype) {
+  const Tensor tensor(shape, dtype);
+  FillWithNumbers(tensor);
+  return tensor;
+}
+
+struct SpeedCase {
+  const char* name;
+  int64_t rows, columns, depth;
+};
+constexpr SpeedCase kProducts[] = {
+    {"tiny", 128, 128, 128},           {"q_a + kv_a", 4096, 2112, 7168},
+    {"q_b", 4096, 24576, 1536},        {"kv_b", 4096, 32768, 512},
+    {"o", 4096, 7168, 16384},          {"dense gate + up", 4096, 36864, 7168},
+    {"dense down", 4096, 7168, 18432}, {"shared gate + up", 4096, 4096, 7168},
+    {"shared down", 4096, 7168, 2048}};
+
+double Work(const SpeedCase& c) {
+  return static_cast<double>(c.rows) * static_cast<double>(c.columns) *
+         static_cast<double>(c.depth);
+}
+double Elements(const SpeedCase& c) {
+  return static_cast<double>(c.rows * c.depth + c.columns * c.depth);
+}
+
+class Speed : public testing::EveryDevice {
+ protected:
+  void SetUp() override {
+    EveryDevice::SetUp();
+    if (testing::IsSoftwareDevice()) return;  // it cannot run closed libraries
+    auto created = vendor::CublasLt::Create();
+    if (created.ok()) {
+      peer_ = *std::move(created);
+      std::printf("peer: cuBLASLt %s\n", peer_->Version().c_str());
+    } else {
+      std::printf("no peer: %s\n", std::string(created.status().message()).c_str());
+    }
+  }
+  void TearDown() override {
+    peer_.reset();
+    EveryDevice::TearDown();
+  }
+
+  // cuBLASLt's time for the same product, and how far its result is from ours.
+  void ReportPeer(const SpeedCase& c, DType operands, const vendor::DensePointers& pointers,
+                  const Tensor& ours) {
+    if (peer_ == nullptr) return;
+    const Tensor result(ours.shape(), DType::kBF16);
+    vendor::DensePointers to = pointers;
+    to.c = result.view().raw_mutable_data();
+    const vendor::DenseProduct product = {.m = c.rows,
+                                          .n = c.columns,
+                                          .k = c.depth,
+                                          .operands = operands,
+                                          .result = DType::kBF16,
+                                          .a_row = c.depth,
+                                          .b_row = c.depth,
+                                          .c_row = c.columns};
+    absl::Status status = peer_->Run(product, to, stream());
+    if (!status.ok()) {
+      std::printf("  %s\n", std::string(status.message()).c_str());
+      return;
+    }
+    const double bytes = operands == DType::kBF16 ? 2 : 1;
+    Report("  by cuBLASLt", 2 * Work(c),
+           bytes * Elements(c) + 2.0 * static_cast<double>(c.rows * c.columns),
+           operands == DType::kBF16 ? kBf16Flops : kFp8Flops,
+           [&] { status.Update(peer_->Run(product, to, stream())); });
+    ASSERT_TRUE(status.ok()) << status;
+    double worst = 0, largest = 0;
+    for (int64_t i = 0; i < ours.num_elements(); i += 997) {
+      worst = std::max(worst, std::abs(ours.At(i) - result.At(i)));
+      largest = std::max(largest, std::abs(ours.At(i)));
+    }
+    std::printf("  differs from ours by %.3g at most; the largest is %.3g\n", worst, largest);
+  }
+
+  // The work alone; its launches are few and asynchronous, so the host's clock will do.
+  void Report(const std::string& name, double flops, double bytes, double peak,
+              const std::function<void()>& work) {
+    work();
+    Wait();
+    if (testing::IsSoftwareDevice()) {
+      std::printf("%-32s ran; a software device has no speed\n", name.c_str());
+      return;
+    }
+    using Clock = std::chrono::steady_clock;
+    constexpr int kRounds = 5, kRuns = 10;
+    double best = 1e30;
+    for (int round = 0; round < kRounds; ++round) {
+      const auto start = Clock::now();
+      for (int run = 0; run < kRuns; ++run) work();
+      Wait();
+      const std::chrono::duration<double> taken = Clock::now() - start;
+      best = std::min(best, taken.count() / kRuns);
+    }
+    const double floor = std::max(flops / peak, bytes / kBytesPerSecond);
+    std::printf("%-32s %9.1f us  %7.1f TFLOP/s  floor %9.1f us (%.0f%% of it)\n", name.c_str(),
+                best * 1e6, flops / best * 1e-12, floor * 1e6, 100 * floor / best);
+  }
+
+ private:
+  std::unique_ptr<vendor::CublasLt> peer_;
+};
+INSTANTIATE_ON_EVERY_DEVICE(Speed);
+
+TEST_P(Speed, ProductsInBF16) {
+  for (const SpeedCase& c : kProducts) {
+    if (IsTooMuchHere(Work(c))) continue;
+    const Tensor x = Numbers({c.rows, c.depth}, DType::kBF16);
+    const Tensor w = Numbers({c.columns, c.depth}, DType::kBF16);
+    const Tensor y({c.rows, c.columns}, DType::kBF16);
+    const Tensor storage({static_cast<int64_t>(PackedBytes(1, c.depth, c.columns, DType::kBF16))},
+                         DType::kU8);
+    const PackedMatrix packed = {1, c.depth, c.columns, DType::kBF16, storage};
+    PackMatrix(stream(), {.b = w, .transpose = true, .packed = packed});
+    Report(std::string("bf16 ") + c.name, 2 * Work(c),
+           2 * Elements(c) + 2.0 * static_cast<double>(c.rows * c.columns), kBf16Flops,
+           [&] { PackedMatmul(stream(), {.a = x, .b = packed, .c = y}); });
+    ReportPeer(c, DType::kBF16, {.a = x.view().raw_data(), .b = w.view().raw_data()}, y);
+  }
+}
+
+TEST_P(Speed, ProductsInFp8) {
+  for (const SpeedCase& c : kProducts) {
+    if (IsTooMuchHere(Work(c))) continue;
+    const int64_t blocks = NumTiles(c.depth), row_blocks = NumTiles(c.columns);
+    const Tensor x = Numbers({c.rows, c.depth}, DType::kE4M3);
+    const Tensor scales = Numbers({c.rows, blocks}, DType::kF32);
+    const Tensor w = Numbers({1, c.columns, c.depth}, DType::kE4M3);
+    const Tensor w_scales = Numbers({1, row_blocks, blocks}, DType::kF32);
+    const Tensor transposed({1, c.depth, c.columns}, DType::kE4M3);
+    const Tensor transposed_scales({1, blocks, row_blocks});
+    const Tensor y({c.rows, c.columns}, DType::kBF16);
+    const Fp8MatmulArgs args = {
+        .a = {x, scales}, .w = {w, w_scales, transposed, transposed_scales, {}}, .c = y};
+    Report(std::string("fp8 ") + c.name, 2 * Work(c),
+           Elements(c) + 2.0 * static_cast<double>(c.rows * c.columns), kFp8Flops,
+           [&] { Fp8Matmul(stream(), args); });
+    // All scales are 1, so the other order in which cuBLASLt wants a's does not show.
+    ReportPeer(c, DType::kE4M3,
+               {.a = x.view().raw_data(),
+                .b = w.view().raw_data(),
+                .a_scales = scales.view().data<float>(),
+                .b_scales = w_scales.view().data<float>()},
+               y);
+  }
+}
+
+struct AttentionShape {
+  const char* name;
+  int64_t tokens, heads, qk, v;
+};
+constexpr AttentionShape kAttention[] = {{"tiny", 64, 1, 64, 64},
+                                         {"deepseek_v3, 4096 tokens", 4096, 128, 192, 128}};
+
+TEST_P(Speed, AttentionForwardAndBackward) {
+  for (const AttentionShape& s : kAttention) {
+    // Half of the pairs of tokens: causal.
+    const double pairs = 0.5 * static_cast<double>(s.tokens) * static_cast<double>(s.tokens) *
+                         static_cast<double>(s.heads);
+    if (IsTooMuchHere(pairs * static_cast<double>(s.qk + s.v))) continue;
+    const Shape q_shape = {s.tokens, s.heads, s.qk}, v_shape = {s.tokens, s.heads, s.v};
+    const Tensor q = Numbers(q_shape, DType::kBF16), k = Numbers(q_shape, DType::kBF16);
+    const Tensor v = Numbers(v_shape, DType::kBF16), dout = Numbers(v_shape, DType::kBF16);
+    const Tensor starts = Tensor::Of({0, static_cast<int>(s.tokens)});
+    const Tensor o(v_shape, DType::kBF16), log_sum_exp({s.tokens, s.heads});
+    const auto scratch_bytes = static_cast<int64_t>(
+        AttentionScratchBytes(stream(), s.tokens, s.heads, s.heads, s.qk, s.v));
+    const Tensor scratch({scratch_bytes}, DType::kU8);
+    constexpr float kScale = 0.07f;
+    const double q_bytes = 2.0 * static_cast<double>(q.num_elements());
+    const double v_bytes = 2.0 * static_cast<double>(v.num_elements());
+    const AttentionArgs forward = {.q = q,
+                                   .k = k,
+                                   .v = v,
+                                   .starts = starts,
+                                   .o = o,
+                                   .log_sum_exp = log_sum_exp,
+                                   .scale = kScale,
+                                   .scratch = scratch};
+    Report(std::string("attention ") + s.name, 2 * pairs * static_cast<double>(s.qk + s.v),
+           2 * q_bytes + 2 * v_bytes, kBf16Flops, [&] { Attention(stream(), forward); });
+    const Tensor dq(q_shape, DType::kBF16), dk(q_shape, DType::kBF16), dv(v_shape, DType::kBF16);
+    const AttentionBackwardArgs backward = {.dout = dout,
+                                            .q = q,
+                                            .k = k,
+                                            .v = v,
+                                            .starts = starts,
+                                            .o = o,
+                                            .log_sum_exp = log_sum_exp,
+                                            .dq = dq,
+                                            .dk = dk,
+                                            .dv = dv,
+                                            .scale = kScale,
+                                            .scratch = scratch};
+    // Scores and their gradient once, and three products more.
+    Report(std::string("attention backward ") + s.name,
+           2 * pairs * static_cast<double>(3 * s.qk + 2 * s.v), 4 * q_bytes + 4 * v_bytes,
+           kBf16Flops, [&] { AttentionBackward(stream(), backward); });
+  }
+}
+
+}  // namespace
+}  // namespace sluice::kernels
