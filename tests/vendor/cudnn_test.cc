@@ -27,8 +27,9 @@ TEST(Cudnn, TakesEveryTensorAndOperationOfAttention) {
             .sequences = 4, .tokens = 1000, .heads = 16, .qk_width = 64, .v_width = 64}}) {
     const auto described = cudnn->Describe(attention);
     ASSERT_TRUE(described.ok()) << described.status();
-    // 20 tensors; 15 operations, each with a descriptor of its kind.
-    EXPECT_EQ(*described, 20 + 2 * 15);
+    // 7 tensors with memory or a value and 12 between operations; 14 operations (two products, two
+    // reductions, ten pointwise), each with a descriptor of its kind.
+    EXPECT_EQ(*described, 7 + 12 + 2 * 14);
   }
 }
 
