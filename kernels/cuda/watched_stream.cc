@@ -5,7 +5,8 @@
 
 namespace sluice::kernels::cuda {
 
-WatchedStream::WatchedStream(DeviceId device) : CudaStream(device) {}
+WatchedStream::WatchedStream(DeviceId device, const CudaStreamOptions& options)
+    : CudaStream(device, options) {}
 
 absl::Status WatchedStream::Synchronize() {
   if (check_ == nullptr) return CudaStream::Synchronize();

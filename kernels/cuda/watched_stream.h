@@ -11,7 +11,7 @@ namespace sluice::kernels::cuda {
 
 class WatchedStream : public CudaStream {
  public:
-  explicit WatchedStream(DeviceId device);
+  explicit WatchedStream(DeviceId device, const CudaStreamOptions& options = {});
 
   // Called now and then while Synchronize waits: it ends what waits for ever, and its error comes
   // out of this Synchronize. Null: none, and nothing is polled.
