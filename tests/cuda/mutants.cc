@@ -152,7 +152,7 @@ std::vector<Mutant> Mutants() {
       {"ParityOfEmpty", "hopper_matmul.cuh", "WaitForPhase(shared.empty(stage), ring.phase ^ 1)",
        "WaitForPhase(shared.empty(stage), ring.phase)", "MatmulAgreementTest", "hopper_matmul.cu"},
       {"LeadingBytes", "hopper_ptx.cuh", "kLeadingBytes = kLines * 128",
-       "kLeadingBytes = kLines * 64", "MatmulAgreementTest", "hopper_matmul.cu"},
+       "kLeadingBytes = kLines * 64", "HopperMatmulTest", "hopper_matmul.cu"},
       {"AlignmentOfResult", "hopper_matmul.cuh",
        "reinterpret_cast<uint64_t>(p.c) % (4 * element) == 0", "true", "MatmulAgreementTest",
        "hopper_matmul.cu"},

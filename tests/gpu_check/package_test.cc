@@ -55,7 +55,7 @@ TEST_F(GpuCheck, IsBelow40MiB) {
 }
 
 TEST_F(GpuCheck, WritesVectorsAndComparesThemWithAnotherRuns) {
-  const std::string filter = "--gtest_filter='*GoldenVectors.ProductIn*'";
+  const std::string filter = "--gtest_filter='*GoldenVectors.ProductIn*/cuda'";
   const Outcome first = Run(filter);
   ASSERT_EQ(first.exit_code, 0) << first.out << first.err;
   EXPECT_THAT(first.out, HasSubstr("golden 1 matmul_fp8 f32 [70, 144] "));
@@ -74,7 +74,7 @@ TEST_F(GpuCheck, ASoftwareDeviceHasNoSpeed) {
 }
 
 TEST_F(GpuCheck, GoesOnWhereItWasCutShort) {
-  const std::string filter = "--gtest_filter='*CastTest.*'";
+  const std::string filter = "--gtest_filter='*CastTest.*/cuda'";
   Progress before(ProgressFile());
   before.Write(State::kPassed, "Devices/CastTest.LengthsAndStrides/cuda");
   before.Write(State::kBegun, "Devices/CastTest.AddRoundsOnce/cuda");
