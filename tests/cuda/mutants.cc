@@ -132,7 +132,7 @@ std::vector<Mutant> Mutants() {
        "Fp8MatmulTest"},
       // Hopper's products.
       {"WgmmaNotWaitedFor", "hopper_matmul.cuh", "        WaitWarpgroup<1>();\n", "",
-       "MatmulAgreementTest", "hopper_matmul.cu"},
+       "HopperMatmulTest", "hopper_matmul.cu"},
       {"WgmmaOfCodesNotWaitedFor", "hopper_matmul.cuh", "      WaitWarpgroup<0>();\n", "",
        "MatmulAgreementTest", "hopper_matmul.cu"},
       {"TailNotCleared", "hopper_matmul.cuh", "if (valid < kStepElements) ClearTail",

@@ -274,6 +274,23 @@ TEST_P(AttentionTest, OneLargeScoreDoesNotOverflow) {
   }
 }
 
+// More blocks of keys than any kernel holds at once, and maxima that rise from block to block, by
+// another amount in each row: what was summed before is scaled down again and again.
+TEST_P(AttentionTest, SumsOfManyBlocksAreScaledRowByRow) {
+  const Problem problem = {{400}, 1, 1, 64, 64};
+  const Case actual(problem, DType::kBF16);
+  for (int64_t i = 0; i < actual.tokens * problem.d; ++i) {
+    actual.k.SetAt(i, actual.k.At(i) * static_cast<double>(1 + i / problem.d / 100));
+  }
+  const Case expected = actual.To(DType::kF64);
+  Attention(stream(), actual.Forward());
+  Wait();
+  reference::Attention(expected.Forward());
+  const double bound = 4 * ForwardBound(problem, DType::kF32, actual.tokens) + 0x1p-8;
+  EXPECT_TRUE(
+      Near(actual.o, expected.o, {.absolute = bound, .relative = testing::OneUlp(DType::kBF16)}));
+}
+
 TEST(AttentionReferenceTest, GradientsAreFiniteDifferences) {
   for (const Problem& problem :
        std::vector<Problem>{{{1, 4, 0, 3}, 2, 1, 3, 2}, {{5}, 4, 2, 4, 3}}) {
