@@ -58,11 +58,11 @@ class Inspect : public Command {
     if (std::find(actions.begin(), actions.end(), action_) == actions.end()) {
       return absl::InvalidArgumentError(absl::StrCat("inspect: there is no action '", action_, "'",
                                                      DidYouMean(action_, actions),
-                                                     " Wanted list, verify, digest or diff"));
+                                                     "; wanted list, verify, digest or diff"));
     }
     if (paths_.size() != wanted) {
-      return absl::InvalidArgumentError(absl::StrCat("inspect ", action_, ": found ", paths_.size(),
-                                                     " checkpoints, wanted ", wanted));
+      return absl::InvalidArgumentError(absl::StrCat("inspect ", action_, ": wanted ", wanted,
+                                                     " of CHECKPOINT, found ", paths_.size()));
     }
     if (action_ == "list") return List();
     if (action_ == "verify") return Verify();

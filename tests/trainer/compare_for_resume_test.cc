@@ -1,6 +1,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <string>
+
+#include "absl/strings/str_cat.h"
 #include "tests/trainer/one_rank.h"
 #include "trainer/loop/resume.h"
 
@@ -22,6 +26,20 @@ RunConfig Resolved(const RunConfig& config, int ranks) {
   const auto resolved = Resolve(config, ranks);
   CHECK(resolved.ok()) << resolved.status().ToString();
   return *resolved;
+}
+
+// A changed field is one line, without the messages that hold it.
+TEST(CompareForResume, ALineForEachChangedField) {
+  RunConfig before = Resolved(TinyConfig(), 1), after = before;
+  after.mutable_train()->set_steps(before.train().steps() + 1);
+  before.mutable_compute()->clear_matmul_kernels();
+  const auto changes = CompareForResume(before, after);
+  ASSERT_TRUE(changes.ok()) << changes.status();
+  const std::string lines = *changes;
+  EXPECT_EQ(std::count(lines.begin(), lines.end(), '>'), 2) << lines;
+  EXPECT_THAT(lines, HasSubstr(absl::StrCat("train.steps: ", before.train().steps(), " -> ",
+                                            after.train().steps())));
+  EXPECT_THAT(lines, HasSubstr("compute.matmul_kernels: unset -> \"auto\""));
 }
 
 TEST(CompareForResume, ARampAllowsAnotherMeshThatRoundsBatchesAlike) {

@@ -139,6 +139,36 @@ TEST(LayoutParity, LoadBalancingLossOverTheGlobalBatch) {
   }
 }
 
+// The other attention, the other scores, a tied embedding with its copy on the last stage, and two
+// depths of multi-token prediction.
+TEST(LayoutParity, OtherModelsTakeTheSameFirstStep) {
+  RunConfig tied = SmallConfig("FP32");
+  tied.mutable_model()->set_tie_word_embeddings(true);
+  tied.mutable_model()->set_num_nextn_predict_layers(2);
+  RunConfig grouped = tied;
+  ModelConfig& model = *grouped.mutable_model();
+  for (auto clear : {&ModelConfig::clear_q_lora_rank, &ModelConfig::clear_kv_lora_rank,
+                     &ModelConfig::clear_qk_nope_head_dim, &ModelConfig::clear_qk_rope_head_dim,
+                     &ModelConfig::clear_v_head_dim, &ModelConfig::clear_n_group,
+                     &ModelConfig::clear_topk_group}) {
+    (model.*clear)();
+  }
+  model.set_num_key_value_heads(2);
+  model.set_head_dim(16);
+  model.set_scoring_func("softmax");
+  model.set_topk_method("greedy");
+  for (const RunConfig& config : {tied, grouped}) {
+    const RunRecord one = RunLayout(config, {}, 1);
+    const Layout layouts[] = {
+        {.data = 2, .expert = 2}, {.pipe = 2}, {.pipe = 2, .data = 2, .expert = 2}};
+    for (const Layout& layout : layouts) {
+      EXPECT_THAT(CompareFirstStep(one, RunLayout(config, layout, 1)), IsEmpty())
+          << layout.Name() << " of\n"
+          << config.model().DebugString();
+    }
+  }
+}
+
 // Schedules that keep the order of weight gradients give equal bits.
 TEST(LayoutParity, SchedulesOfOneStageCountGiveTheSameMasters) {
   const RunRecord base = RunLayout(SmallConfig("FP32"), {.pipe = 2, .schedule = "1f1b"}, 3);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -121,6 +122,44 @@ void ResolveRest(RunConfig& c, int world_size) {
   SLUICE_DEFAULT(d, cache_dir, c.run().dir() + "/data");
 }
 
+// Numbers that make no sense, wherever they are used.
+absl::Status ValidateNumbers(const RunConfig& c) {
+  constexpr double kAny = std::numeric_limits<double>::max();
+  const ModelConfig& m = c.model();
+  const TrainConfig& t = c.train();
+  const struct {
+    const char* field;
+    double found, least, most;
+  } numbers[] = {
+      {"model.rms_norm_eps", m.rms_norm_eps(), 0, kAny},
+      {"model.initializer_range", m.initializer_range(), 0, kAny},
+      {"model.rope_theta", m.rope_theta(), 1, kAny},
+      {"model.routed_scaling_factor", m.routed_scaling_factor(), 0, kAny},
+      {"train.adam_eps", t.adam_eps(), 0, kAny},
+      {"train.weight_decay", t.weight_decay(), 0, kAny},
+      {"train.mtp_loss_weight", t.mtp_loss_weight(), 0, kAny},
+      {"train.bias_update_speed", t.bias_update_speed(), 0, kAny},
+      {"train.lr.final_ratio", t.lr().final_ratio(), 0, kAny},
+      {"train.lr.decay_steps", static_cast<double>(t.lr().decay_steps()), 0, kAny},
+      {"train.global_batch", static_cast<double>(t.global_batch()), 1, 1 << 24},
+      {"train.microbatch * train.sequence_length",
+       static_cast<double>(t.microbatch()) * static_cast<double>(t.sequence_length()), 1, 1 << 24},
+      {"data.fim_rate", c.data().fim_rate(), 0, 1},
+      {"eval.every", static_cast<double>(c.eval().every()), 0, kAny},
+      {"eval.batches", static_cast<double>(c.eval().batches()), 0, kAny},
+      {"eval.sample_every", static_cast<double>(c.eval().sample_every()), 0, kAny},
+      {"eval.sample_tokens", static_cast<double>(c.eval().sample_tokens()), 0, kAny},
+      {"compute.threads", static_cast<double>(c.compute().threads()), 0, 1024},
+  };
+  for (const auto& number : numbers) {
+    if (number.found >= number.least && number.found <= number.most) continue;
+    return Wanted(number.field, absl::StrCat(number.found),
+                  number.most == kAny ? absl::StrCat("at least ", number.least)
+                                      : absl::StrCat(number.least, " to ", number.most));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ValidateTrain(const TrainConfig& t) {
   RETURN_IF_ERROR(AtLeast("train.steps", t.steps(), 1));
   RETURN_IF_ERROR(AtLeast("train.global_batch", t.global_batch(), 1));
@@ -159,6 +198,10 @@ absl::Status ValidateBatch(const RunConfig& c) {
     return Wanted("train.batch_ramp_start", absl::StrCat(c.train().batch_ramp_start()),
                   "0 to train.global_batch");
   }
+  if (c.train().batch_ramp_start() > 0 && c.train().batch_ramp_steps() < 1) {
+    return Wanted("train.batch_ramp_steps", absl::StrCat(c.train().batch_ramp_steps()),
+                  "at least 1 with train.batch_ramp_start");
+  }
   if (c.train().sequence_length() > c.model().max_position_embeddings()) {
     return Wanted("train.sequence_length", absl::StrCat(c.train().sequence_length()),
                   absl::StrCat("at most model.max_position_embeddings = ",
@@ -194,7 +237,6 @@ absl::Status ValidateNames(RunConfig& c) {
   RETURN_IF_ERROR(Canonical("train.lr.schedule", {"constant", "cosine", "wsd", "deepseek_v3"},
                             c.mutable_train()->mutable_lr()->mutable_schedule()));
   RETURN_IF_ERROR(ParseRecompute(c.compute().recompute()).status());
-  RETURN_IF_ERROR(AtLeast("compute.threads", c.compute().threads(), 0));
   RETURN_IF_ERROR(AtLeast("schedule_chunks", c.schedule_chunks(), 1));
   RETURN_IF_ERROR(AtLeast("checkpoint.keep", c.checkpoint().keep(), 1));
   return AtLeast("checkpoint.every", c.checkpoint().every(), 0);
@@ -336,6 +378,7 @@ absl::StatusOr<RunConfig> Resolve(const RunConfig& config, int world_size) {
   ResolveFinetune(*c.mutable_finetune());
   RETURN_IF_ERROR(ValidateModel(c.model()));
   RETURN_IF_ERROR(ValidateTrain(c.train()));
+  RETURN_IF_ERROR(ValidateNumbers(c));
   RETURN_IF_ERROR(ParameterRules::Create(c.train()).status());
   RETURN_IF_ERROR(ValidateFinetune(c.finetune(), c.model()));
   RETURN_IF_ERROR(ValidateNames(c));

@@ -19,13 +19,15 @@ using google::protobuf::Message;
 class Differences : public google::protobuf::util::MessageDifferencer::Reporter {
  public:
   using Path = std::vector<google::protobuf::util::MessageDifferencer::SpecificField>;
-  void ReportAdded(const Message& /*a*/, const Message& /*b*/, const Path& path) override {
-    Add(path, "unset", "set");
+  void ReportAdded(const Message& /*a*/, const Message& b, const Path& path) override {
+    Add(path, "unset", IsMessage(path) ? "set" : ValueOf(b, path));
   }
-  void ReportDeleted(const Message& /*a*/, const Message& /*b*/, const Path& path) override {
-    Add(path, "set", "unset");
+  void ReportDeleted(const Message& a, const Message& /*b*/, const Path& path) override {
+    Add(path, IsMessage(path) ? "set" : ValueOf(a, path), "unset");
   }
   void ReportModified(const Message& a, const Message& b, const Path& path) override {
+    // Of a message that holds other fields, those are reported as well.
+    if (IsMessage(path)) return;
     Add(path, ValueOf(a, path), ValueOf(b, path));
   }
   struct Difference {
@@ -34,6 +36,9 @@ class Differences : public google::protobuf::util::MessageDifferencer::Reporter 
   const std::vector<Difference>& found() const { return found_; }
 
  private:
+  static bool IsMessage(const Path& path) {
+    return path.back().field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE;
+  }
   // `parent`: the message that the last field of `path` belongs to.
   static std::string ValueOf(const Message& parent, const Path& path) {
     const FieldDescriptor* field = path.back().field;

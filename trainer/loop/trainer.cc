@@ -171,7 +171,13 @@ absl::Status TrainingRun::PreparePlan() {
     PrintNoPlan(planner.status());
   }
   if (const auto planned = PlanOf(BatchSize(ramp_, state_.step + 1))) {
-    Print(absl::StrFormat("planned on %s: %.1f ms a step", cluster.name, planned->seconds * 1e3));
+    const double mib = 1048576.0;
+    const parallel::MemoryUse& use = planned->memory;
+    Print(absl::StrFormat(
+        "planned on %s: %.1f ms a step; rank 0 comes to hold %.1f MiB (activations %.1f, "
+        "communication %.1f)",
+        cluster.name, planned->seconds * 1e3, use.total() / mib, use.activations / mib,
+        use.communication / mib));
   }
   return absl::OkStatus();
 }
