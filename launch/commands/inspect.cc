@@ -61,8 +61,8 @@ class Inspect : public Command {
                                                      "; wanted list, verify, digest or diff"));
     }
     if (paths_.size() != wanted) {
-      return absl::InvalidArgumentError(absl::StrCat("inspect ", action_, ": wanted ", wanted,
-                                                     " of CHECKPOINT, found ", paths_.size()));
+      return absl::InvalidArgumentError(absl::StrCat("inspect ", action_, ": found ", paths_.size(),
+                                                     " checkpoints, wanted ", wanted));
     }
     if (action_ == "list") return List();
     if (action_ == "verify") return Verify();
