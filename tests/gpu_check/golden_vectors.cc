@@ -15,6 +15,7 @@
 #include "kernels/ops/fp8_matmul.h"
 #include "kernels/ops/matmul.h"
 #include "tests/gpu_check/gpu_check.h"
+#include "tests/support/attention_tensors.h"
 #include "tests/support/every_device.h"
 
 namespace sluice::kernels {
@@ -96,38 +97,22 @@ TEST_P(GoldenVectors, ProductInFp8AndItsCodes) {
 TEST_P(GoldenVectors, AttentionAndItsGradients) {
   constexpr int64_t kTokens = 80, kHeads = 2, kWidth = 64;
   const Shape shape = {kTokens, kHeads, kWidth};
-  const Tensor q = Random(shape, 5), k = Random(shape, 6), v = Random(shape, 7);
-  const Tensor dout = Random(shape, 8), starts = Tensor::Of({0, 33, static_cast<int>(kTokens)});
-  const Tensor o(shape, DType::kBF16), log_sum_exp({kTokens, kHeads});
+  testing::AttentionTensors t;
+  t.q = Random(shape, 5), t.k = Random(shape, 6), t.v = Random(shape, 7), t.dout = Random(shape, 8);
+  t.starts = Tensor::Of({0, 33, static_cast<int>(kTokens)});
+  t.o = Tensor(shape, DType::kBF16), t.log_sum_exp = Tensor({kTokens, kHeads});
   const auto bytes = static_cast<int64_t>(
       AttentionScratchBytes(stream(), kTokens, kHeads, kHeads, kWidth, kWidth));
-  const Tensor scratch({bytes}, DType::kU8);
-  const float scale = 0.125f;
-  Attention(stream(), {.q = q,
-                       .k = k,
-                       .v = v,
-                       .starts = starts,
-                       .o = o,
-                       .log_sum_exp = log_sum_exp,
-                       .scale = scale,
-                       .scratch = scratch});
-  Keep("attention_o", o);
-  const Tensor dq(shape, DType::kBF16), dk(shape, DType::kBF16), dv(shape, DType::kBF16);
-  AttentionBackward(stream(), {.dout = dout,
-                               .q = q,
-                               .k = k,
-                               .v = v,
-                               .starts = starts,
-                               .o = o,
-                               .log_sum_exp = log_sum_exp,
-                               .dq = dq,
-                               .dk = dk,
-                               .dv = dv,
-                               .scale = scale,
-                               .scratch = scratch});
-  Keep("attention_dq", dq);
-  Keep("attention_dk", dk);
-  Keep("attention_dv", dv);
+  t.scratch = Tensor({bytes}, DType::kU8);
+  t.scale = 0.125f;
+  Attention(stream(), t.Forward());
+  Keep("attention_o", t.o);
+  t.dq = Tensor(shape, DType::kBF16), t.dk = Tensor(shape, DType::kBF16);
+  t.dv = Tensor(shape, DType::kBF16);
+  AttentionBackward(stream(), t.Backward());
+  Keep("attention_dq", t.dq);
+  Keep("attention_dk", t.dk);
+  Keep("attention_dv", t.dv);
 }
 
 }  // namespace

@@ -19,6 +19,7 @@
 #include "kernels/ops/matmul.h"
 #include "kernels/vendor/cublaslt_matmul.h"
 #include "tests/gpu_check/gpu_check.h"
+#include "tests/support/attention_tensors.h"
 #include "tests/support/every_device.h"
 
 namespace sluice::kernels {
@@ -213,43 +214,25 @@ TEST_P(Speed, AttentionForwardAndBackward) {
                          static_cast<double>(s.heads);
     if (IsTooMuchHere(pairs * static_cast<double>(s.qk + s.v))) continue;
     const Shape q_shape = {s.tokens, s.heads, s.qk}, v_shape = {s.tokens, s.heads, s.v};
-    const Tensor q = Numbers(q_shape, DType::kBF16), k = Numbers(q_shape, DType::kBF16);
-    const Tensor v = Numbers(v_shape, DType::kBF16), dout = Numbers(v_shape, DType::kBF16);
-    const Tensor starts = Tensor::Of({0, static_cast<int>(s.tokens)});
-    const Tensor o(v_shape, DType::kBF16), log_sum_exp({s.tokens, s.heads});
+    testing::AttentionTensors t;
+    t.q = Numbers(q_shape, DType::kBF16), t.k = Numbers(q_shape, DType::kBF16);
+    t.v = Numbers(v_shape, DType::kBF16), t.dout = Numbers(v_shape, DType::kBF16);
+    t.starts = Tensor::Of({0, static_cast<int>(s.tokens)});
+    t.o = Tensor(v_shape, DType::kBF16), t.log_sum_exp = Tensor({s.tokens, s.heads});
     const auto scratch_bytes = static_cast<int64_t>(
         AttentionScratchBytes(stream(), s.tokens, s.heads, s.heads, s.qk, s.v));
-    const Tensor scratch({scratch_bytes}, DType::kU8);
-    constexpr float kScale = 0.07f;
-    const double q_bytes = 2.0 * static_cast<double>(q.num_elements());
-    const double v_bytes = 2.0 * static_cast<double>(v.num_elements());
-    const AttentionArgs forward = {.q = q,
-                                   .k = k,
-                                   .v = v,
-                                   .starts = starts,
-                                   .o = o,
-                                   .log_sum_exp = log_sum_exp,
-                                   .scale = kScale,
-                                   .scratch = scratch};
+    t.scratch = Tensor({scratch_bytes}, DType::kU8);
+    t.scale = 0.07f;
+    const double q_bytes = 2.0 * static_cast<double>(t.q.num_elements());
+    const double v_bytes = 2.0 * static_cast<double>(t.v.num_elements());
     Report(std::string("attention ") + s.name, 2 * pairs * static_cast<double>(s.qk + s.v),
-           2 * q_bytes + 2 * v_bytes, kBf16Flops, [&] { Attention(stream(), forward); });
-    const Tensor dq(q_shape, DType::kBF16), dk(q_shape, DType::kBF16), dv(v_shape, DType::kBF16);
-    const AttentionBackwardArgs backward = {.dout = dout,
-                                            .q = q,
-                                            .k = k,
-                                            .v = v,
-                                            .starts = starts,
-                                            .o = o,
-                                            .log_sum_exp = log_sum_exp,
-                                            .dq = dq,
-                                            .dk = dk,
-                                            .dv = dv,
-                                            .scale = kScale,
-                                            .scratch = scratch};
+           2 * q_bytes + 2 * v_bytes, kBf16Flops, [&] { Attention(stream(), t.Forward()); });
+    t.dq = Tensor(q_shape, DType::kBF16), t.dk = Tensor(q_shape, DType::kBF16);
+    t.dv = Tensor(v_shape, DType::kBF16);
     // Scores and their gradient once, and three products more.
     Report(std::string("attention backward ") + s.name,
            2 * pairs * static_cast<double>(3 * s.qk + 2 * s.v), 4 * q_bytes + 4 * v_bytes,
-           kBf16Flops, [&] { AttentionBackward(stream(), backward); });
+           kBf16Flops, [&] { AttentionBackward(stream(), t.Backward()); });
   }
 }
 

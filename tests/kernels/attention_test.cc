@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "kernels/reference/attention.h"
+#include "tests/support/attention_tensors.h"
 #include "tests/support/every_device.h"
 #include "tests/support/finite_difference.h"
 #include "tests/support/near.h"
@@ -49,20 +50,21 @@ Tensor StartsOf(const std::vector<int>& lengths) {
 }
 
 // Inputs, outputs and gradients of one problem in one dtype.
-struct Case {
-  Case(const Problem& problem, DType dtype, int64_t padding = 0)
-      : starts(StartsOf(problem.lengths)),
-        tokens(static_cast<int64_t>(starts.At(starts.num_elements() - 1))),
-        q(Tensor::Random({tokens, problem.heads, problem.d}, dtype, 1, -2, 2, padding)),
-        k(Tensor::Random({tokens, problem.kv_heads, problem.d}, dtype, 2, -2, 2, 2 * padding)),
-        v(Tensor::Random({tokens, problem.kv_heads, problem.v}, dtype, 3, -1, 1, 3 * padding)),
-        o({tokens, problem.heads, problem.v}, dtype, padding),
-        log_sum_exp({tokens, problem.heads}, dtype == DType::kF64 ? dtype : DType::kF32),
-        dout(Tensor::Random({tokens, problem.heads, problem.v}, dtype, 4, -1, 1, padding)),
-        dq(q.shape(), dtype, padding),
-        dk(k.shape(), dtype, padding),
-        dv(v.shape(), dtype, padding),
-        scale(1.0f / std::sqrt(static_cast<float>(problem.d))) {}
+struct Case : testing::AttentionTensors {
+  Case(const Problem& problem, DType dtype, int64_t padding = 0) {
+    starts = StartsOf(problem.lengths);
+    tokens = static_cast<int64_t>(starts.At(starts.num_elements() - 1));
+    q = Tensor::Random({tokens, problem.heads, problem.d}, dtype, 1, -2, 2, padding);
+    k = Tensor::Random({tokens, problem.kv_heads, problem.d}, dtype, 2, -2, 2, 2 * padding);
+    v = Tensor::Random({tokens, problem.kv_heads, problem.v}, dtype, 3, -1, 1, 3 * padding);
+    o = Tensor({tokens, problem.heads, problem.v}, dtype, padding);
+    log_sum_exp = Tensor({tokens, problem.heads}, dtype == DType::kF64 ? dtype : DType::kF32);
+    dout = Tensor::Random({tokens, problem.heads, problem.v}, dtype, 4, -1, 1, padding);
+    dq = Tensor(q.shape(), dtype, padding);
+    dk = Tensor(k.shape(), dtype, padding);
+    dv = Tensor(v.shape(), dtype, padding);
+    scale = 1.0f / std::sqrt(static_cast<float>(problem.d));
+  }
 
   // The same inputs in another dtype.
   Case To(DType dtype) const {
@@ -74,33 +76,8 @@ struct Case {
     other.dv = Tensor(v.shape(), dtype);
     return other;
   }
-  AttentionArgs Forward() const {
-    return {.q = q,
-            .k = k,
-            .v = v,
-            .starts = starts,
-            .o = o,
-            .log_sum_exp = log_sum_exp,
-            .scale = scale};
-  }
-  AttentionBackwardArgs Backward() const {
-    return {.dout = dout,
-            .q = q,
-            .k = k,
-            .v = v,
-            .starts = starts,
-            .o = o,
-            .log_sum_exp = log_sum_exp,
-            .dq = dq,
-            .dk = dk,
-            .dv = dv,
-            .scale = scale};
-  }
 
-  Tensor starts;
   int64_t tokens;
-  Tensor q, k, v, o, log_sum_exp, dout, dq, dk, dv;
-  float scale;
 };
 
 // Multiply-adds of the forward; its exponentials and exchanges count as much again, twice. Those of
