@@ -1,7 +1,6 @@
 #include "kernels/core/cpu_stream.h"
 
 #include "kernels/core/check.h"
-#include "kernels/core/skipped_stream.h"
 
 namespace sluice::kernels {
 
@@ -59,7 +58,7 @@ absl::Status CpuStream::Synchronize() {
 }
 
 void CpuStream::Enqueue(std::function<void()> work) {
-  if (mode_ == kSkippedStream) return;
+  if (mode_ == CpuStreamMode::kSkipped) return;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     queue_.push_back(std::move(work));

@@ -15,7 +15,8 @@
 
 namespace sluice::kernels {
 
-enum class CpuStreamMode : uint8_t { kInline, kThreaded };
+// kSkipped: nothing runs, for a caller who only wants to know what memory a step takes.
+enum class CpuStreamMode : uint8_t { kInline, kThreaded, kSkipped };
 
 class CpuEvent : public Event {
  private:

@@ -167,7 +167,7 @@ inline void PackTransposed(const PackSource& s, const PackPart& part, uint32_t* 
   }
 }
 
-// 32 columns of one unit.
+// 32 columns of a whole unit of two rows.
 SLUICE_INLINE void InterleavePairs(const BFloat16* even, const BFloat16* odd, uint32_t* out) {
   const __m512i low = _mm512_loadu_si512(even), high = _mm512_loadu_si512(odd);
   const __m512i words = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);

@@ -11,7 +11,7 @@
 #include "kernels/core/check.h"
 #include "kernels/core/device.h"
 #include "kernels/core/memory_table.h"
-#include "kernels/core/skipped_stream.h"
+#include "kernels/core/cpu_stream.h"
 #include "parallel/comm/decorators.h"
 #include "tests/trainer/one_rank.h"
 #include "tests/trainer/small_run.h"
@@ -133,7 +133,7 @@ INSTANTIATE_TEST_SUITE_P(All, PlannedMemory,
 
 TEST(SkippedStream, RunsNothing) {
   const auto device =
-      kernels::DeviceContext::Create({.stream_mode = kernels::kSkippedStream}).value();
+      kernels::DeviceContext::Create({.stream_mode = kernels::CpuStreamMode::kSkipped}).value();
   const auto buffer = device->Allocate(4, MemoryTag::kScratch).value();
   const TensorView there = buffer.View(DType::kI32, {1});
   int32_t one = 1;

@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "kernels/core/check.h"
-#include "kernels/core/skipped_stream.h"
+#include "kernels/core/cpu_stream.h"
 #include "kernels/core/status_macros.h"
 #include "parallel/comm/communicator.h"
 #include "parallel/schedule/schedule.h"
@@ -138,9 +138,9 @@ absl::StatusOr<parallel::MemoryUse> Rehearse(const RunConfig& run, const Rehears
   const int data = rehearsal.data_rank;
   StandIn world({rehearsal.pipe_rank * shape.data + data, shape.pipe * shape.data},
                 SplitsOf(shape, rehearsal), rehearsal);
-  ASSIGN_OR_RETURN(const auto device,
-                   kernels::DeviceContext::Create(
-                       {.num_threads = rehearsal.threads, .stream_mode = kernels::kSkippedStream}));
+  ASSIGN_OR_RETURN(const auto device, kernels::DeviceContext::Create(
+                                          {.num_threads = rehearsal.threads,
+                                           .stream_mode = kernels::CpuStreamMode::kSkipped}));
   RankContext rank;
   rank.world = &world;
   rank.device = device.get();

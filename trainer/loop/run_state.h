@@ -22,8 +22,9 @@ namespace sluice::trainer {
 
 // Counters that belong to the state besides tensors.
 struct RunState {
-  int64_t step = 0;         // finished steps
-  int64_t updates = 0;      // of them applied (not skipped)
+  int64_t step = 0;     // finished steps
+  int64_t updates = 0;  // of them applied
+  int64_t num_skipped() const { return step - updates; }
   int64_t next_sample = 0;  // data position: index of the first sequence not yet read
   int64_t skipped_in_a_row = 0;
   std::vector<int64_t> load;                  // [gates * experts] of the last step

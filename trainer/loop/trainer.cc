@@ -267,7 +267,7 @@ absl::Status TrainingRun::Report(int64_t step, const StepResult& result, double 
   report.step = step;
   report.steps = config_.train().steps();
   report.result = result;
-  report.num_skipped = state_.step - state_.updates;
+  report.num_skipped = state_.num_skipped();
   report.learning_rate = LearningRate(lr_, step);
   report.seconds = seconds;
   report.fp8_health = health;
@@ -433,8 +433,9 @@ absl::Status TrainingRun::Loop() {
   }
   RETURN_IF_ERROR(Save());
   RETURN_IF_ERROR(Evaluate());
-  if (const int64_t skipped = state_.step - state_.updates; skipped > 0) {
-    Print(absl::StrCat(skipped, " of ", state_.step, " steps were skipped: not finite"));
+  if (state_.num_skipped() > 0) {
+    Print(
+        absl::StrCat(state_.num_skipped(), " of ", state_.step, " steps were skipped: not finite"));
   }
   return PrintMemory();
 }
