@@ -20,7 +20,7 @@ ROWS = {
     15: "tok/s, 2 threads / 1 thread, bf16",
     16: "tok/s, 2 ranks x 1 thread / 1 rank x 2 threads",
     17: "reduce-scatter, MPI_Reduce_scatter_block / ours, 2 ranks",
-    20: "large heap allocations (128 KiB and more) and mmap in a step",
+    20: "large heap allocations (64 KiB and more) and mmap in a step",
     21: "tok/s, ours fp8 / ours bf16, 2 threads; fp32 beside them",
 }
 
