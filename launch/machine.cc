@@ -1,6 +1,7 @@
 #include "launch/machine.h"
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -20,6 +21,16 @@ int64_t ReadNumber(const std::string& path, int64_t otherwise) {
   return std::ifstream(path) >> number ? number : otherwise;
 }
 
+// Of a control group.
+int64_t FileCacheBytes(const std::string& group) {
+  std::ifstream file(group + "memory.stat");
+  int64_t bytes = 0, number = 0;
+  for (std::string name; file >> name >> number;) {
+    if (name == "inactive_file" || name == "active_file") bytes += number;
+  }
+  return bytes;
+}
+
 }  // namespace
 
 int UsableCores() {
@@ -31,9 +42,14 @@ int UsableCores() {
 
 int ThreadsPerRank(int ranks_on_host) { return std::max(1, UsableCores() / ranks_on_host); }
 
-MemorySize ReadMemorySize() {
+std::string HostName() {
+  char name[256] = {};
+  return gethostname(name, sizeof(name) - 1) == 0 ? name : "";
+}
+
+MemorySize ReadMemorySize(const std::string& root) {
   MemorySize memory;
-  std::ifstream file("/proc/meminfo");
+  std::ifstream file(root + "/proc/meminfo");
   std::string name;
   std::string unit;
   int64_t kibibytes = 0;
@@ -42,9 +58,10 @@ MemorySize ReadMemorySize() {
     if (name == "MemAvailable:") memory.available_bytes = kibibytes * 1024;
     std::getline(file, unit);
   }
-  const int64_t limit = ReadNumber("/sys/fs/cgroup/memory.max", memory.total_bytes);
-  const int64_t used = ReadNumber("/sys/fs/cgroup/memory.current", 0);
+  const std::string group = root + "/sys/fs/cgroup/";
+  const int64_t limit = ReadNumber(group + "memory.max", memory.total_bytes);
   if (limit < memory.total_bytes) {
+    const int64_t used = ReadNumber(group + "memory.current", 0) - FileCacheBytes(group);
     memory.total_bytes = limit;
     memory.available_bytes = std::min(memory.available_bytes, std::max<int64_t>(0, limit - used));
   }

@@ -15,12 +15,16 @@ int UsableCores();
 // has one at least.
 int ThreadsPerRank(int ranks_on_host);
 
-// Bytes, of the machine or of the container when that has less. 0 if unknown.
+// Bytes, of the machine or of the container when that has less; what the kernel keeps of files and
+// gives back when asked counts as available. 0 if unknown.
 struct MemorySize {
   int64_t total_bytes = 0;
   int64_t available_bytes = 0;
 };
-MemorySize ReadMemorySize();
+// `root`: where /proc and /sys are looked for.
+MemorySize ReadMemorySize(const std::string& root = "");
+
+std::string HostName();
 
 // The folder of the bundled sample text: beside the binary (../data/samples), installed
 // (../share/sluice/samples) or in the source tree. NOT_FOUND names where it was looked for.

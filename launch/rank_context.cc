@@ -26,6 +26,8 @@ trainer::RankContext MakeRankContext(const CommandContext& context, kernels::Dev
   trainer::RankContext rank = {.world = context.world,
                                .device = &device,
                                .ranks_on_host = context.ranks_on_host,
+                               .host = HostName(),
+                               .free_bytes = ReadMemorySize().available_bytes,
                                .stop_requested = StopRequested};
   if (context.is_first_rank()) {
     rank.print = [lines](const std::string& line) {

@@ -29,6 +29,8 @@ class CpuDevice : public DeviceContext {
  public:
   explicit CpuDevice(const DeviceOptions& options) : pool_(options.num_threads) {
     memory_limit_bytes_ = options.memory_limit_bytes;
+    // Where nothing is computed nothing is written: the system need not have that much.
+    if (options.stream_mode == CpuStreamMode::kSkipped) map_flags_ |= MAP_NORESERVE;
     for (auto& stream : streams_) stream = std::make_unique<CpuStream>(options.stream_mode, pool_);
   }
   ~CpuDevice() override {
@@ -47,7 +49,7 @@ class CpuDevice : public DeviceContext {
  protected:
   // Whole pages from the system: zero-filled, given back when freed, huge where they are large.
   void* AllocateBytes(size_t bytes) override {
-    void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, map_flags_, -1, 0);
     if (data == MAP_FAILED) return nullptr;
     if (bytes >= kHugePageBytes) madvise(data, bytes, MADV_HUGEPAGE);
     return data;
@@ -56,6 +58,7 @@ class CpuDevice : public DeviceContext {
 
  private:
   static constexpr size_t kHugePageBytes = size_t{4} << 20;
+  int map_flags_ = MAP_PRIVATE | MAP_ANONYMOUS;
   ThreadPool pool_;
   std::unique_ptr<CpuStream> streams_[kNumStreamRoles];
 };

@@ -37,7 +37,7 @@ absl::StatusOr<Buffer> DeviceContext::Allocate(size_t bytes, MemoryTag tag) {
     return absl::ResourceExhaustedError(
         absl::StrCat("no memory for ", bytes, " bytes of ", NameOf(tag),
                      within ? "" : absl::StrCat(" within the limit of ", memory_limit_bytes_),
-                     "; held:\n", memory_.ToString()));
+                     "; MiB held: ", memory_.OneLine()));
   }
   buffer.owner_ = this;
   buffer.data_ = data;

@@ -64,7 +64,7 @@ class DeviceContext {
   virtual int num_threads() const = 0;  // of the host that serve this rank
   virtual Stream& stream(StreamRole role) = 0;
   virtual std::unique_ptr<Event> CreateEvent() = 0;
-  // Zero-filled, aligned to 64 bytes at least. RESOURCE_EXHAUSTED carries the whole memory table.
+  // Zero-filled, aligned to 64 bytes at least. RESOURCE_EXHAUSTED carries the memory table in one line.
   absl::StatusOr<Buffer> Allocate(size_t bytes, MemoryTag tag);
   // Copies equal shapes and dtypes; rows may be strided.
   virtual void Copy(ConstTensorView from, TensorView to, Stream& stream) = 0;

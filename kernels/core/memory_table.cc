@@ -43,4 +43,14 @@ std::string MemoryTable::ToString() const {
   return text;
 }
 
+std::string MemoryTable::OneLine() const {
+  std::string text;
+  for (int i = 0; i < kNumMemoryTags; ++i) {
+    const auto tag = static_cast<MemoryTag>(i);
+    absl::StrAppendFormat(&text, "%s %.1f, ", NameOf(tag), bytes(tag) / 1048576.0);
+  }
+  absl::StrAppendFormat(&text, "total %.1f", total_bytes() / 1048576.0);
+  return text;
+}
+
 }  // namespace sluice::kernels

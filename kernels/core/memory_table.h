@@ -29,6 +29,7 @@ class MemoryTable {  // any thread
   int64_t total_bytes() const;
   int64_t num_allocations() const { return num_allocations_; }  // ever made
   std::string ToString() const;  // one line a kind and a total, in MiB
+  std::string OneLine() const;   // the same for a sentence: "parameters 1.5, ..., total 20.0"
 
  private:
   std::array<std::atomic<int64_t>, kNumMemoryTags> held_{};

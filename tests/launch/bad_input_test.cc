@@ -10,6 +10,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "launch/machine.h"
 #include "tests/launch/running_program.h"
 #include "tests/launch/tiny_run.h"
 
@@ -65,6 +66,19 @@ TEST_F(BadInput, FilesThatAreNotThereAreNamed) {
 TEST_F(BadInput, AMeshThatDoesNotMultiplyIsNamedWithItsProduct) {
   ExpectRefusal(TrainCommand("run", 1, {"mesh.pipe=2", "mesh.data=3"}), {"mesh", "6", "1"});
   EXPECT_FALSE(fs::exists(RunDir("run")));
+}
+
+// A million tokens of each microbatch, so wide that their activations take more than the machine
+// has.
+TEST_F(BadInput, ARunThatWouldNotFitIntoTheMachineIsRefusedBeforeItTakesAnything) {
+  const int64_t width = 64 * (1 + ReadMemorySize().total_bytes / (int64_t{1} << 20) / 64);
+  const std::vector<std::string> edits = {
+      "train.sequence_length=512", "model.max_position_embeddings=512", "train.global_batch=2048",
+      "train.microbatch=2048", "model.hidden_size=" + std::to_string(width)};
+  ExpectRefusal(TrainCommand("run", 1, edits),
+                {"memory: found ", " GiB free on the host, wanted ", "for its 1 rank (",
+                 "lower train.microbatch (2048), or set run.check_memory=false"});
+  EXPECT_FALSE(fs::exists(RunDir("run") + "/config.textproto"));
 }
 
 TEST_F(BadInput, ADamagedTokenFileIsNotTakenForText) {

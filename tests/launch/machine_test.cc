@@ -1,11 +1,15 @@
 #include "launch/machine.h"
 
 #include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <string>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "launch/bundled_text.h"
 #include "launch/stop_signal.h"
+#include "tests/launch/run_program.h"
 
 namespace sluice::launch {
 namespace {
@@ -25,6 +29,28 @@ TEST(Machine, FreeMemoryIsPartOfTheWhole) {
   EXPECT_GT(memory.total_bytes, 0);
   EXPECT_GT(memory.available_bytes, 0);
   EXPECT_LE(memory.available_bytes, memory.total_bytes);
+}
+
+TEST(Machine, AContainersLimitCountsButNotWhatItKeepsOfFiles) {
+  const std::string root = TestFolder();
+  std::filesystem::create_directories(root + "/proc");
+  std::filesystem::create_directories(root + "/sys/fs/cgroup");
+  const auto write = [&](const std::string& path, const std::string& text) {
+    std::ofstream(root + path) << text;
+  };
+  EXPECT_EQ(ReadMemorySize(root).total_bytes, 0);
+  write("/proc/meminfo", "MemTotal: 1000 kB\nMemFree: 1 kB\nMemAvailable:   700 kB\n");
+  EXPECT_EQ(ReadMemorySize(root).available_bytes, 700 * 1024);
+  write("/sys/fs/cgroup/memory.max", "max\n");
+  EXPECT_EQ(ReadMemorySize(root).available_bytes, 700 * 1024);
+  write("/sys/fs/cgroup/memory.max", "409600\n");
+  write("/sys/fs/cgroup/memory.current", "389600\n");
+  write("/sys/fs/cgroup/memory.stat",
+        "anon 89600\nfile 300000\ninactive_file 200000\n"
+        "active_file 90000\n");
+  EXPECT_EQ(ReadMemorySize(root).total_bytes, 409600);
+  EXPECT_EQ(ReadMemorySize(root).available_bytes, 409600 - 99600);
+  std::filesystem::remove_all(root);
 }
 
 TEST(BundledText, FiveNovelsTrainAndOneIsHeldOut) {

@@ -119,6 +119,7 @@ void ResolveRest(RunConfig& c, int world_size) {
   SLUICE_DEFAULT(k, every, 0);
   SLUICE_DEFAULT(k, keep, 3);
   SLUICE_DEFAULT(*c.mutable_run(), dir, "runs/default");
+  SLUICE_DEFAULT(*c.mutable_run(), check_memory, true);
   SLUICE_DEFAULT(d, cache_dir, c.run().dir() + "/data");
 }
 

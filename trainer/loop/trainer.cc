@@ -24,6 +24,7 @@
 #include "trainer/loop/gate_statistics.h"
 #include "trainer/loop/generate.h"
 #include "trainer/loop/keep_tokenizer.h"
+#include "trainer/loop/memory_check.h"
 #include "trainer/loop/planned_step.h"
 #include "trainer/loop/rank_model.h"
 #include "trainer/loop/resident_memory.h"
@@ -486,6 +487,7 @@ absl::Status Train(const RunConfig& config, const RankContext& rank) {
   RETURN_IF_ERROR(AgreeOnStatus(*rank.world, MakeFolders(config, rank)));
   ASSIGN_OR_RETURN(auto data, RunData::Open(config, rank));
   ASSIGN_OR_RETURN(const RunConfig whole, CompleteConfig(config, *data, rank));
+  RETURN_IF_ERROR(CheckHostMemory(whole, rank));
   TrainingRun run(whole, rank, std::move(data), resident_at_start);
   RETURN_IF_ERROR(run.Prepare());
   return run.Loop();

@@ -20,6 +20,8 @@ struct RankContext {
   parallel::Communicator* world = nullptr;
   kernels::DeviceContext* device = nullptr;
   int ranks_on_host = 1;
+  std::string host;        // of one name: the ranks that share its memory
+  int64_t free_bytes = 0;  // of that memory, for all of them; 0: unknown
   double peak_flops =
       0;  // of all ranks together in the precision at hand, measured at start; 0: unknown
   std::function<void(const std::string&)>

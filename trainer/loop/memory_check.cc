@@ -1,0 +1,101 @@
+#include "trainer/loop/memory_check.h"
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "kernels/core/check.h"
+#include "kernels/core/status_macros.h"
+#include "trainer/loop/rehearsal.h"
+#include "trainer/loop/run_state.h"
+
+namespace sluice::trainer {
+namespace {
+
+struct Host {
+  int ranks = 0;
+  double free = 0;         // bytes
+  double state = 0;        // of all ranks: parameters, gradients, optimizer
+  double activations = 0;  // and what else a step takes
+  double wanted() const { return state + activations; }
+};
+
+std::string WhatToLower(const RunConfig& config, const Host& host) {
+  const TrainConfig& train = config.train();
+  if (host.state > host.activations) {
+    return absl::StrCat(
+        "take more hosts or a smaller model (model.num_hidden_layers is ",
+        config.model().num_hidden_layers(), ")",
+        train.moment_dtype() == "BF16" ? "" : ", set train.moment_dtype=BF16 for a smaller state");
+  }
+  // Of gpipe every microbatch is there at once, whatever its size.
+  if (config.schedule() == "gpipe" && train.global_batch() > config.mesh().data())
+    return absl::StrCat("lower train.global_batch (", train.global_batch(), ")");
+  if (train.microbatch() > 1)
+    return absl::StrCat("lower train.microbatch (", train.microbatch(), ")");
+  return absl::StrCat(
+      "lower train.sequence_length (", train.sequence_length(), ")",
+      config.compute().recompute() == "none" ? " or set compute.recompute=norm,mla_up,swiglu" : "");
+}
+
+absl::Status Judge(const RunConfig& config, const Host& host) {
+  if (host.wanted() <= host.free) return absl::OkStatus();
+  const double gib = int64_t{1} << 30;
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "memory: found %.2f GiB free on the host, wanted %.2f GiB for its %d rank%s (parameters, "
+      "gradients and optimizer %.2f, activations %.2f): %s, or set run.check_memory=false to try "
+      "all the same",
+      host.free / gib, host.wanted() / gib, host.ranks, host.ranks == 1 ? "" : "s",
+      host.state / gib, host.activations / gib, WhatToLower(config, host)));
+}
+
+// One line of each rank: free bytes, state, activations, and the host's name.
+absl::Status JudgeAll(const RunConfig& config, const std::vector<std::string>& lines) {
+  std::map<std::string, Host> hosts;
+  for (const std::string& line : lines) {
+    const std::vector<std::string> words = absl::StrSplit(line, absl::MaxSplits(' ', 3));
+    double free = 0, state = 0, activations = 0;
+    CHECK(words.size() == 4 && absl::SimpleAtod(words[0], &free) &&
+          absl::SimpleAtod(words[1], &state) && absl::SimpleAtod(words[2], &activations))
+        << line;
+    Host& host = hosts[words[3]];
+    ++host.ranks;
+    host.free = std::max(host.free, free);
+    host.state += state;
+    host.activations += activations;
+  }
+  const auto fullest =
+      std::max_element(hosts.begin(), hosts.end(), [](const auto& a, const auto& b) {
+        return a.second.wanted() - a.second.free < b.second.wanted() - b.second.free;
+      });
+  return Judge(config, fullest->second);
+}
+
+}  // namespace
+
+absl::Status CheckHostMemory(const RunConfig& config, const RankContext& rank) {
+  if (!config.run().check_memory() || config.compute().device() != "cpu" || rank.free_bytes <= 0)
+    return absl::OkStatus();
+  const int me = rank.world->rank(), data = config.mesh().data();
+  // (Where not even this works, the run itself will say why.)
+  parallel::MemoryUse use;
+  if (const auto found = Rehearse(config, {.pipe_rank = me / data,
+                                           .data_rank = me % data,
+                                           .threads = rank.device->num_threads(),
+                                           .sequences = config.train().global_batch()});
+      found.ok()) {
+    use = *found;
+  }
+  const double state = use.parameters + use.gradients + use.optimizer;
+  ASSIGN_OR_RETURN(const std::vector<std::string> lines,
+                   rank.world->GatherBytes(absl::StrFormat("%d %.0f %.0f %s", rank.free_bytes,
+                                                           state, use.total() - state, rank.host)));
+  return AgreeOnStatus(*rank.world, me == 0 ? JudgeAll(config, lines) : absl::OkStatus());
+}
+
+}  // namespace sluice::trainer
