@@ -151,6 +151,8 @@ absl::StatusOr<CorpusResult> TrainVocabulary(const CorpusOptions& options,
   }));
   ASSIGN_OR_RETURN(const std::string json, trainer->Train());
   RETURN_IF_ERROR(WriteWholeFile(output, json));
+  ASSIGN_OR_RETURN(const auto made, LoadTokenizer(output));
+  loop->result().vocab_size = made->vocab_size();
   return loop->Finish();
 }
 

@@ -36,6 +36,7 @@ struct CorpusResult {
   int64_t tokens = 0;           // with EOS
   int64_t num_replaced = 0;     // places that were not UTF-8
   double seconds = 0;
+  int64_t vocab_size = 0;  // of TrainVocabulary: what came out, which a short text makes smaller
 };
 
 // Writes the token file `output`: each document's tokens and the tokenizer's EOS, if it has one.

@@ -48,7 +48,9 @@ class Score : public Command {
   std::string description() const override {
     return "Reads lines of {\"ids\": [...]} or {\"text\": ...} from stdin; of n tokens the last n "
            "- 1\n"
-           "have a log-probability.\n\n"
+           "have a log-probability. All lines are read and checked first: if one is bad, nothing "
+           "is "
+           "written.\n\n"
            "  echo '{\"text\": \"It was\"}' | sluice score --checkpoint runs/first --json\n"
            "                                     writes {\"logprobs\": [...]} for each line";
   }
@@ -98,7 +100,7 @@ class Score : public Command {
         return absl::InvalidArgumentError(
             absl::StrCat("score: line ", number, " of stdin: ", json.status().message()));
       }
-      trainer::ScoreInput input = {.is_text = json->text.has_value()};
+      trainer::ScoreInput input = {.is_text = json->text.has_value(), .line = number};
       if (input.is_text) {
         input.text = *std::move(json->text);
       } else {

@@ -58,7 +58,9 @@ class Tokenize : public Command {
            "a\n"
            "folder of them. With --vocab-size a byte-level BPE vocabulary is trained on the inputs "
            "and\n"
-           "written to --tokenizer first.\n\n"
+           "written to --tokenizer first; a text that has not that many pairs of tokens twice "
+           "gives a\n"
+           "smaller one, and its size is printed.\n\n"
            "  sluice tokenize --vocab-size 4096 --tokenizer tokenizer.json --output train.tokens "
            "text/\n"
            "  sluice tokenize --tokenizer tokenizer.json --output train.tokens corpus.jsonl.zst\n\n"
@@ -169,6 +171,14 @@ class Tokenize : public Command {
     ASSIGN_OR_RETURN(const data::CorpusResult result,
                      data::TrainVocabulary(Corpus("vocabulary"), train, tokenizer_));
     Report("vocabulary", tokenizer_, result);
+    summary_["vocabulary"]["size"] = result.vocab_size;
+    if (json_) return absl::OkStatus();
+    std::puts(absl::StrCat("vocabulary: ", result.vocab_size, " tokens",
+                           result.vocab_size < vocab_size_
+                               ? absl::StrCat(" of the ", vocab_size_, " asked for: no pair of ",
+                                              "tokens is left that the text has twice")
+                               : "")
+                  .c_str());
     return absl::OkStatus();
   }
 

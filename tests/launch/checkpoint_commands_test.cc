@@ -67,6 +67,19 @@ class CheckpointCommands : public TinyRunTest {
   std::string Checkpoint() const { return " --checkpoint " + RunDir("run"); }
 };
 
+// All lines or none, whether a line cannot be read or has a token that there is not.
+TEST_F(CheckpointCommands, ScoreWritesNothingWhenALaterLineIsBad) {
+  const std::string good = "{\"ids\": [1, 2, 3]}\n\n", files = " --logits " + dir_ + "/none";
+  ASSERT_NE(RunSluice("score --json" + Checkpoint(), good).out, "");
+  for (const char* bad : {"{\"ids\": [1, 272]}", "{\"ids\": [1]}", "{\"ids\": [1, 2", "{}"}) {
+    const Outcome outcome = RunSluice("score --json" + Checkpoint() + files, good + bad + "\n");
+    EXPECT_EQ(outcome.exit_code, 1);
+    EXPECT_EQ(outcome.out, "") << bad;
+    EXPECT_THAT(outcome.err, HasSubstr("line 3")) << "a blank line counts";
+    EXPECT_FALSE(std::filesystem::exists(dir_ + "/none")) << bad;
+  }
+}
+
 // The text and its ids score alike; logits give the log-probabilities; gradients have a tensor for
 // each parameter; and the number of ranks changes nothing.
 TEST_F(CheckpointCommands, ScoreWritesLogprobsLogitsAndGradients) {

@@ -196,6 +196,20 @@ TEST_F(TokenizeCommand, ReportsWhatItWrote) {
   EXPECT_THAT(text.out, HasSubstr(" MB/s"));
 }
 
+// A text of six letters has few pairs: the vocabulary ends there, and its size is told.
+TEST_F(TokenizeCommand, AVocabularySmallerThanAskedForIsTold) {
+  std::ofstream(dir_ + "/short.txt") << "banana banana\n";
+  const std::string command = "tokenize --vocab-size 5000 " + dir_ + "/short.txt --tokenizer ";
+  const Outcome json = RunSluice(command + dir_ + "/1.json --json");
+  ASSERT_EQ(json.exit_code, 0) << json.err;
+  const auto size = nlohmann::json::parse(json.out)["vocabulary"]["size"];
+  EXPECT_GT(size, 257);
+  EXPECT_LT(size, 280);
+  EXPECT_EQ(summary_["vocabulary"]["size"], 280);
+  const Outcome text = RunSluice(command + dir_ + "/2.json");
+  EXPECT_THAT(text.out, HasSubstr("vocabulary: " + size.dump() + " tokens of the 5000 asked for"));
+}
+
 TEST_F(TokenizeCommand, IdsAndBackGiveTheText) {
   // One text a line, blank lines passed over, no line end needed at the end.
   const std::string texts = R"({"text": "the worst of times"})"

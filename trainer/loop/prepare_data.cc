@@ -136,7 +136,7 @@ class Preparer {
     ASSIGN_OR_RETURN(const data::CorpusResult result, data::TrainVocabulary(corpus, train, own));
     RETURN_IF_ERROR(data::PublishUnlessThere(own, path));
     Print(absl::StrFormat("vocabulary of %d tokens from %.1f MB of text in %.1f s: %s",
-                          train.vocab_size, result.text_bytes / 1e6, result.seconds, path));
+                          result.vocab_size, result.text_bytes / 1e6, result.seconds, path));
     return path;
   }
 

@@ -30,14 +30,15 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> ToIds(const ScoreOptions& opti
   for (const ScoreInput& input : inputs) {
     lines.push_back(input.is_text ? tokenizer->Encode(input.text) : input.ids);
     const int64_t count = static_cast<int64_t>(lines.back().size());
+    const int64_t number = input.line > 0 ? input.line : std::ssize(lines);
     if (count < 2 || count > most) {
       return absl::InvalidArgumentError(
-          absl::StrCat("line ", lines.size(), ": found ", count, " tokens, wanted 2 to ", most));
+          absl::StrCat("line ", number, ": found ", count, " tokens, wanted 2 to ", most));
     }
     for (int32_t id : lines.back()) {
       if (id >= 0 && id < vocabulary) continue;
-      return absl::InvalidArgumentError(absl::StrCat("line ", lines.size(), ": found token ", id,
-                                                     ", wanted 0 to ", vocabulary - 1));
+      return absl::InvalidArgumentError(
+          absl::StrCat("line ", number, ": found token ", id, ", wanted 0 to ", vocabulary - 1));
     }
   }
   return lines;

@@ -27,6 +27,7 @@ struct ScoreInput {
   std::vector<int32_t> ids;
   std::string text;
   bool is_text = false;
+  int64_t line = 0;  // its number for an error; 0: its place among the inputs
 };
 
 // logprobs[i] = log p(ids[i + 1] | ids[0..i]): one fewer than there are tokens. Done by the first
