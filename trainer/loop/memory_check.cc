@@ -8,11 +8,11 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "kernels/core/check.h"
 #include "kernels/core/status_macros.h"
 #include "trainer/loop/rehearsal.h"
-#include "trainer/loop/run_state.h"
 
 namespace sluice::trainer {
 namespace {
@@ -95,7 +95,10 @@ absl::Status CheckHostMemory(const RunConfig& config, const RankContext& rank) {
   ASSIGN_OR_RETURN(const std::vector<std::string> lines,
                    rank.world->GatherBytes(absl::StrFormat("%d %.0f %.0f %s", rank.free_bytes,
                                                            state, use.total() - state, rank.host)));
-  return AgreeOnStatus(*rank.world, me == 0 ? JudgeAll(config, lines) : absl::OkStatus());
+  // Every rank judges, so that it is no rank's own error.
+  ASSIGN_OR_RETURN(const std::string all,
+                   rank.world->BroadcastBytes(absl::StrJoin(lines, "\n"), 0));
+  return JudgeAll(config, absl::StrSplit(all, '\n'));
 }
 
 }  // namespace sluice::trainer
