@@ -146,6 +146,15 @@ TEST(InitialValues, DoNotDependOnTheRange) {
   }
 }
 
+TEST(InitialValues, DoNotDependOnTheThreads) {
+  constexpr int64_t kCount = (1 << 18) + 3, kBegin = 5;
+  std::vector<float> alone(kCount), together(kCount);
+  InitialValues(7, "some.weight", false, 0.02, kBegin, kCount, alone.data());
+  kernels::ThreadPool pool(3);
+  InitialValues(pool, 7, "some.weight", false, 0.02, kBegin, kCount, together.data());
+  EXPECT_EQ(together, alone);
+}
+
 // n normal numbers: mean within 5 / sqrt(n), variance within 5 sqrt(2 / n), fourth moment 3 within
 // 5 sqrt(96 / n), neighbours uncorrelated within 5 / sqrt(n).
 TEST(InitialValues, AreNormalAndIndependent) {

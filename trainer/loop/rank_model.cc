@@ -198,31 +198,33 @@ absl::Status RankModel::ConnectPipe() {
 }
 
 absl::Status RankModel::InitializeWeights() {
+  kernels::ThreadPool pool(
+      device_.num_threads());  // of this moment: a GPU's host threads have nothing else
   const double deviation = config_.model().initializer_range();
   for (int g = 0; g < kNumParameterGroups; ++g) {
     parallel::ShardedAdamW* optimizer = optimizers_[g].get();
     if (optimizer == nullptr) continue;
     const int64_t begin = optimizer->shard_begin();
     std::vector<float> host(optimizer->shard_end() - begin, 0.0f);
-    store_.ForEachRun(
-        static_cast<ParameterGroup>(g), begin, optimizer->shard_end(),
-        [&](const Parameter& parameter, const NamedPiece& piece, int64_t named_begin,
-            int64_t flat_begin, int64_t count) {
-          InitialValues(config_.train().seed(), piece.name, parameter.is_norm,
-                        parameter.initial_deviation < 0 ? deviation : parameter.initial_deviation,
-                        named_begin, count, host.data() + (flat_begin - begin));
-        });
+    store_.ForEachRun(static_cast<ParameterGroup>(g), begin, optimizer->shard_end(),
+                      [&](const Parameter& parameter, const NamedPiece& piece, int64_t named_begin,
+                          int64_t flat_begin, int64_t count) {
+                        const double its_own = parameter.initial_deviation;
+                        InitialValues(pool, config_.train().seed(), piece.name, parameter.is_norm,
+                                      its_own < 0 ? deviation : its_own, named_begin, count,
+                                      host.data() + (flat_begin - begin));
+                      });
     const TensorView master = optimizer->master();
     device_.Copy(ConstTensorView(host.data(), DType::kF32, master.shape()), master, stream());
     RETURN_IF_ERROR(stream().Synchronize());
     RETURN_IF_ERROR(optimizer->ResetAverage(stream()));
   }
-  RETURN_IF_ERROR(InitializeFrozen());
+  RETURN_IF_ERROR(InitializeFrozen(pool));
   return PublishWeights();
 }
 
 // Codes and scales have no initial values: they come from a checkpoint.
-absl::Status RankModel::InitializeFrozen() {
+absl::Status RankModel::InitializeFrozen(kernels::ThreadPool& pool) {
   for (int g = 0; g < kNumParameterGroups; ++g) {
     const auto group = static_cast<ParameterGroup>(g);
     const Range mine = FrozenShard(group);
@@ -231,8 +233,9 @@ absl::Status RankModel::InitializeFrozen() {
     store_.ForEachFrozenRun(group, FrozenAs::kValues, mine.begin, mine.end,
                             [&](const Parameter& parameter, const NamedPiece& piece,
                                 int64_t named_begin, int64_t flat_begin, int64_t count) {
-                              InitialValues(config_.train().seed(), piece.name, parameter.is_norm,
-                                            config_.model().initializer_range(), named_begin, count,
+                              InitialValues(pool, config_.train().seed(), piece.name,
+                                            parameter.is_norm, config_.model().initializer_range(),
+                                            named_begin, count,
                                             host.data() + (flat_begin - mine.begin));
                             });
     const TensorView part = store_.frozen_values(group).Rows(mine.begin, mine.end - mine.begin);

@@ -101,7 +101,7 @@ class RankModel {
   absl::Status CreateOptimizers();
   // Names who sends to whom in the pipe.
   absl::Status ConnectPipe();
-  absl::Status InitializeFrozen();
+  absl::Status InitializeFrozen(kernels::ThreadPool& pool);
   absl::StatusOr<const parallel::Schedule*> ScheduleFor(int num_microbatches);
 
   const RunConfig config_;

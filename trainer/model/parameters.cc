@@ -240,15 +240,24 @@ void InitialValues(uint64_t seed, const std::string& name, bool is_norm, double 
     return;
   }
   const uint64_t key = PhiloxKey(seed, RandomPurpose::kInit), stream = HashName(name);
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t index = begin + i;
-    const auto words = Philox(key, static_cast<uint64_t>(index / 2), stream);
+  for (int64_t pair = begin / 2; 2 * pair < begin + count; ++pair) {
+    const auto words = Philox(key, static_cast<uint64_t>(pair), stream);
     // Two normals from two uniforms (Box and Muller 1958); u1 lies in (0, 1].
     const double u1 = (words[0] + 1.0) * 0x1p-32, u2 = words[1] * 0x1p-32;
     const double radius = standard_deviation * std::sqrt(-2.0 * std::log(u1));
     const double angle = 2.0 * std::numbers::pi * u2;
-    out[i] = static_cast<float>(radius * (index % 2 == 0 ? std::cos(angle) : std::sin(angle)));
+    const int64_t i = 2 * pair - begin;
+    if (i >= 0) out[i] = static_cast<float>(radius * std::cos(angle));
+    if (i + 1 < count) out[i + 1] = static_cast<float>(radius * std::sin(angle));
   }
+}
+
+void InitialValues(kernels::ThreadPool& pool, uint64_t seed, const std::string& name, bool is_norm,
+                   double standard_deviation, int64_t begin, int64_t count, float* out) {
+  constexpr int64_t kGrain = 1 << 16;
+  pool.ParallelRanges(count, kGrain, [&](int64_t from, int64_t to) {
+    InitialValues(seed, name, is_norm, standard_deviation, begin + from, to - from, out + from);
+  });
 }
 
 }  // namespace sluice::trainer

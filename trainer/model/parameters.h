@@ -24,6 +24,7 @@
 #include "absl/status/status.h"
 #include "kernels/core/device.h"
 #include "kernels/core/tensor_view.h"
+#include "kernels/core/thread_pool.h"
 
 namespace sluice::trainer {
 
@@ -153,5 +154,8 @@ uint64_t HashName(const std::string& name);
 // the layout. Box-Muller on Philox.
 void InitialValues(uint64_t seed, const std::string& name, bool is_norm, double standard_deviation,
                    int64_t begin, int64_t count, float* out);
+// The same on the threads of `pool`.
+void InitialValues(kernels::ThreadPool& pool, uint64_t seed, const std::string& name, bool is_norm,
+                   double standard_deviation, int64_t begin, int64_t count, float* out);
 
 }  // namespace sluice::trainer
