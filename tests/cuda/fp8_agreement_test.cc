@@ -48,7 +48,7 @@ TensorView OnCpu(const Tensor& t) {
 
 class Fp8AgreementTest : public testing::EveryDevice {
  protected:
-  // 0: exact, 1: truncating (tests/cuda_double/runtime/control.h). False on a real GPU.
+  // 0: exact, 1: an H100's (tests/cuda_double/runtime/control.h). False on a real GPU.
   static bool AddLike(int accumulator) {
     using Configure = void (*)(int timing, unsigned seed, int accumulator);
     const auto configure =
@@ -92,36 +92,43 @@ class Fp8AgreementTest : public testing::EveryDevice {
 
   Tensor a, w, w_transposed, a_scales, w_scales, w_scales_transposed;
 };
-INSTANTIATE_TEST_SUITE_P(Devices, Fp8AgreementTest, ::testing::ValuesIn(testing::AllDevices()),
+INSTANTIATE_TEST_SUITE_P(Devices, Fp8AgreementTest,
+                         ::testing::Values(testing::AllDevices().front()),
                          [](const auto& info) { return info.param.name; });
 
-TEST_P(Fp8AgreementTest, BothInstructionsGiveTheSameBits) {
+// Where sums are exact. An H100's two instructions keep different numbers of bits.
+TEST_P(Fp8AgreementTest, BothInstructionsGiveTheSameBitsOfExactSums) {
   Fill(0x7e);
+  if (!AddLike(0)) GTEST_SKIP() << "a real GPU adds its own way";
   const Tensor exact = ByMma();
   EXPECT_TRUE(testing::Same(ByWgmma(), exact));
-  if (!AddLike(1)) return;
-  const Tensor truncated = ByMma();
-  EXPECT_TRUE(testing::Same(ByWgmma(), truncated));
-  EXPECT_FALSE(testing::Same(truncated, exact)) << "the sums were not truncated";
+  AddLike(1);
+  const Tensor by_mma = ByMma(), by_wgmma = ByWgmma();
+  EXPECT_FALSE(testing::Same(by_mma, exact));
+  EXPECT_FALSE(testing::Same(by_wgmma, exact));
+  EXPECT_FALSE(testing::Same(by_wgmma, by_mma));
 }
 
 // An instruction adds 32 products to the sum of a tile, of which there are four: each of the 33
-// terms loses less than 2^-13 of the largest, and no term nor sum is above the sum of magnitudes.
-TEST_P(Fp8AgreementTest, TruncatingSumsAreWithinTheirBound) {
+// terms loses less than 2^-13 of the largest, which no term nor sum is above, if a subnormal
+// operand counts as 2^-6; so does the result. What a real GPU adds is within this bound too.
+TEST_P(Fp8AgreementTest, SumsOfAnH100AreWithinTheirBound) {
   Fill(0x7e);
-  if (!AddLike(1)) GTEST_SKIP() << "a real GPU adds its own way";
+  AddLike(1);
   const Tensor expected({kM, kN}), magnitude({kM, kN});
   reference::Fp8Matmul(Args(expected));
   const auto absolute = [](const Tensor& t) {
     const Tensor to = t.Clone();
-    for (int64_t i = 0; i < t.num_elements(); ++i) to.SetAt(i, std::abs(t.At(i)));
+    for (int64_t i = 0; i < t.num_elements(); ++i) {
+      to.SetAt(i, std::max(std::abs(t.At(i)), 0x1p-6));
+    }
     return to;
   };
-  const Tensor found = ByMma();
+  const Tensor found = ByWgmma();
   a = absolute(a), w = absolute(w), w_transposed = absolute(w_transposed);
   reference::Fp8Matmul(Args(magnitude));
   EXPECT_TRUE(testing::Near(found, expected,
-                            {.magnitude = &magnitude, .magnitude_factor = 4 * 33 * 0x1p-13}));
+                            {.magnitude = &magnitude, .magnitude_factor = 4 * 34 * 0x1p-13}));
 }
 
 // Codes up to 0x13 are multiples of 2^-9 below 2^-4: a tile's products are multiples of 2^-18 and

@@ -221,16 +221,5 @@ TEST(WarpgroupProduct, BrokenRulesAreNamed) {
   EXPECT_TRUE(Says(broken([](ProductPieces& p) { p.k = "m64n16k32"; }), {"not modelled"}));
 }
 
-// 13 bits of fraction below the largest term: a product of 2^-14 of it is lost, one of 2^-13 is
-// not.
-TEST(TensorSum, TruncatingKeepsThirteenBits) {
-  const float a[] = {256, 1.0f / 32, -1.0f / 64}, b[] = {1, 1, 1};
-  EXPECT_EQ(TensorSum(0, a, b, 2, Accumulator::kTruncating), 256.03125f);
-  EXPECT_EQ(TensorSum(0, a, b, 3, Accumulator::kTruncating), 256.03125f);
-  EXPECT_EQ(TensorSum(0, a, b, 3, Accumulator::kExact), 256.015625f);
-  EXPECT_EQ(TensorSum(-256, a, b, 2, Accumulator::kTruncating), 0.03125f);
-  EXPECT_EQ(TensorSum(0, a, b, 0, Accumulator::kTruncating), 0);
-}
-
 }  // namespace
 }  // namespace sluice::cuda_double

@@ -120,16 +120,16 @@ TEST(Mma, FragmentsOfCodesLieAsTheManualSays) {
 }
 
 float Large(Place p) { return p.column == 0 ? 256.0f : 0.125f; }
-float Ones(Place p) { return p.row == 0 ? 256.0f : 0.125f; }
+float Small(Place p) { return p.row == 0 ? 256.0f : 0x1p-8f; }
 
-// 2^16 and 31 times 2^-6: 13 bits below 2^16 are 2^3, so the small ones vanish.
-TEST(Mma, TruncatingCodesLosesWhatIsFarBelow) {
-  for (const Accumulator how : {Accumulator::kExact, Accumulator::kTruncating}) {
+// 2^16 and 31 times 2^-11, which an H100 cuts 25 bits below 2^16.
+TEST(Mma, CodesLoseWhatIsFarBelow) {
+  for (const Accumulator how : {Accumulator::kExact, Accumulator::kH100}) {
     PtxProgram program(CodesBody(), 1);
     program.launch.accumulator = how;
-    const uint64_t memory = program.AllocateAndFill(CodeWords(Large, Ones, false));
+    const uint64_t memory = program.AllocateAndFill(CodeWords(Large, Small, false));
     ASSERT_EQ(program.Run({memory}), "");
-    const float wanted = how == Accumulator::kExact ? 65536.0f + 31.0f / 64 : 65536.0f;
+    const float wanted = how == Accumulator::kExact ? 65536.0f + 2 * 0x1p-7f : 65536.0f;
     EXPECT_EQ(program.WordAt(memory + 4 * 6), Bits(wanted));
   }
 }

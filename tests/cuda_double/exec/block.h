@@ -25,10 +25,10 @@ struct Extent {
   unsigned x = 1, y = 1, z = 1;
 };
 
-// How the FP8 tensor instructions add. The hardware's own rounding is not documented.
+// How the tensor instructions add.
 enum class Accumulator : uint8_t {
-  kExact,       // exact products and sums, rounded once to FP32
-  kTruncating,  // products and accumulator aligned to the largest exponent, 13 fraction bits kept
+  kExact,  // exact products and sums, rounded once to FP32
+  kH100,   // with the bits of an H100 (tensor_sum.h)
 };
 
 // When asynchronous work is done: at issue, at the latest legal moment, or by the seed.

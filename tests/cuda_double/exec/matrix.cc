@@ -27,12 +27,14 @@ uint32_t Register(const Context& c, size_t operand, int i, int lane) {
 // An operand's elements: how many share a register, and the value of one of them.
 struct BF16Elements {
   static constexpr int kPerRegister = 2;
+  static constexpr TensorInstruction kInstruction = TensorInstruction::kBF16;
   static float At(uint32_t bits, int i) {
     return FromBFloat16(static_cast<uint16_t>(bits >> (16 * i)));
   }
 };
 struct E4M3Elements {
   static constexpr int kPerRegister = 4;
+  static constexpr TensorInstruction kInstruction = TensorInstruction::kE4M3ByWarp;
   static float At(uint32_t bits, int i) { return FromE4M3(static_cast<uint8_t>(bits >> (8 * i))); }
 };
 
@@ -57,13 +59,13 @@ void RunMma(const Context& c) {
       for (int e = 0; e < kEach; ++e) to[e] = Elements::At(bits, e);
     }
   }
-  const Accumulator how = kEach == 4 ? c.block.launch().accumulator : Accumulator::kExact;
+  const Accumulator how = c.block.launch().accumulator;
   uint64_t result[4][kLanes];
   for (int lane = 0; lane < kLanes; ++lane) {
     for (int i = 0; i < 4; ++i) {
       const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
       const float sum = Get<float>(Register(c, 3, i, lane));
-      result[i][lane] = Put<float>(TensorSum(sum, a[row], b[column], kK, how));
+      result[i][lane] = Put<float>(TensorSum(sum, a[row], b[column], kK, how, Elements::kInstruction));
     }
   }
   for (size_t i = 0; i < 4; ++i) {

@@ -111,16 +111,16 @@ void Compute(const Block& block, Warp& warp, const Product& product) {
                                   first_row, kRowsOfWarp);
   const std::vector<float> b =
       ReadTile(block, i, ReadDescriptor(product.b, product.transposes_b), 0, columns);
-  // The tensor core keeps all bits of a sum of BF16 products.
-  const Accumulator how =
-      i.from_type == Type::kE4M3 ? block.launch().accumulator : Accumulator::kExact;
+  const Accumulator how = block.launch().accumulator;
+  const TensorInstruction instruction =
+      i.from_type == Type::kE4M3 ? TensorInstruction::kE4M3ByWarpgroup : TensorInstruction::kBF16;
   std::vector<float>& sums = warp.products.sums.at(i.operands[0].rows[0]);
   for (int lane = 0; lane < kLanes; ++lane) {
     for (int r = 0; r < columns / 2; ++r) {
       const int row = lane / 4 + (r / 2 % 2) * 8, column = r / 4 * 8 + lane % 4 * 2 + r % 2;
       float& sum = sums[static_cast<size_t>(r * kLanes + lane)];
       sum = TensorSum(product.adds ? sum : 0, &a[static_cast<size_t>(row) * k],
-                      &b[static_cast<size_t>(column) * k], k, how);
+                      &b[static_cast<size_t>(column) * k], k, how, instruction);
     }
   }
 }

@@ -26,8 +26,8 @@ Configuration ConfigurationOfEnvironment() {
   if (timing == "late") configuration.timing = Timing::kLate;
   if (!seed.empty())
     configuration.seed = static_cast<uint32_t>(std::strtoul(seed.c_str(), nullptr, 10));
-  if (value("CUDA_DOUBLE_ACCUMULATOR") == "truncating") {
-    configuration.accumulator = Accumulator::kTruncating;
+  if (value("CUDA_DOUBLE_ACCUMULATOR") == "h100") {
+    configuration.accumulator = Accumulator::kH100;
   }
   return configuration;
 }

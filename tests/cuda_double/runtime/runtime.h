@@ -28,7 +28,7 @@ struct Configuration {
 };
 
 // From CUDA_DOUBLE_TIMING=early|late|random, CUDA_DOUBLE_SEED and
-// CUDA_DOUBLE_ACCUMULATOR=exact|truncating.
+// CUDA_DOUBLE_ACCUMULATOR=exact|h100.
 Configuration ConfigurationOfEnvironment();
 
 struct StreamState;
