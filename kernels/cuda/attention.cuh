@@ -97,6 +97,8 @@ void AttentionByTensorCores(Stream& stream, const AttentionArgs& args);
 // By Hopper's own instructions: false, having done nothing, for other widths than (192, 128), (128,
 // 128) and (64, 64), for rows that TMA cannot copy, and on a stream of mma.sync only.
 bool AttentionByWgmma(Stream& stream, const AttentionArgs& args);
+// The same for the gradients, with args.scratch.
+bool AttentionBackwardByWgmma(Stream& stream, const AttentionBackwardArgs& args);
 void AttentionBackwardByTensorCores(Stream& stream, const AttentionBackwardArgs& args);
 
 }  // namespace sluice::kernels::cuda

@@ -238,6 +238,7 @@ void LaunchBackward(Stream& stream, const AttentionBackwardParameters<bfloat16>&
 }  // namespace
 
 void AttentionBackwardByTensorCores(Stream& stream, const AttentionBackwardArgs& args) {
+  if (AttentionBackwardByWgmma(stream, args)) return;
   const auto p = ParametersOf<bfloat16>(args);
   if (p.q.width <= 128 && p.v.width <= 128) {
     LaunchBackward<128>(stream, p, args.q.extent(1));

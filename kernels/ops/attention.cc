@@ -49,10 +49,22 @@ void AttentionBackward(Stream& stream, const AttentionBackwardArgs& args) {
   CheckTensor(stream, "AttentionBackward.dq", args.dq, args.q.shape(), dtype);
   CheckTensor(stream, "AttentionBackward.dk", args.dk, args.k.shape(), dtype);
   CheckTensor(stream, "AttentionBackward.dv", args.dv, args.v.shape(), dtype);
+  const auto scratch_bytes = static_cast<int64_t>(AttentionScratchBytes(
+      stream, tokens, heads, args.k.extent(1), args.q.extent(2), args.v.extent(2)));
+  if (scratch_bytes > 0) {
+    CHECK_GE(args.scratch.num_elements(), scratch_bytes);
+    CheckTensor(stream, "AttentionBackward.scratch", args.scratch, args.scratch.shape(),
+                DType::kU8);
+  }
   RUN_OP(stream, AttentionBackward, args);
 }
 
-// The CPU keeps its blocks in grow-only memory of the threads that work on them.
-size_t AttentionScratchBytes(Stream&, int64_t, int64_t, int64_t, int64_t, int64_t) { return 0; }
+// The CPU keeps its blocks in grow-only memory of the threads that work on them. CUDA keeps two
+// statistics of each query, head by head.
+size_t AttentionScratchBytes(Stream& stream, int64_t tokens, int64_t heads, int64_t, int64_t,
+                             int64_t) {
+  if (!IsOnCuda(stream)) return 0;
+  return static_cast<size_t>(2 * heads * tokens) * sizeof(float);
+}
 
 }  // namespace sluice::kernels

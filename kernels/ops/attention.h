@@ -33,8 +33,9 @@ struct AttentionBackwardArgs {
 };
 void AttentionBackward(Stream& stream, const AttentionBackwardArgs& args);
 
-// Enough for forward and backward of these shapes on this stream's device; 0 is legal, scratch may then be null. The CPU
-// asks for none: each of its threads keeps 4 (6 D + 4 V + 2) bytes per token of the longest sequence it has met.
+// Enough for forward and backward of these shapes on this stream's device; 0 is legal, scratch may
+// then be null. CUDA's backward keeps 8 bytes a query and head. The CPU asks for none: each of its
+// threads keeps 4 (6 D + 4 V + 2) bytes per token of the longest sequence it has met.
 size_t AttentionScratchBytes(Stream& stream, int64_t tokens, int64_t heads, int64_t kv_heads,
                              int64_t d, int64_t v);
 

@@ -75,6 +75,21 @@ TEST(Sass, ProductsOfHopperUseWgmmaAndTma) {
   std::printf("%d kernels of QGMMA, %d of HGMMA, all with UTMALDG\n", num_fp8, num_bf16);
 }
 
+TEST(Sass, AttentionOfHopperUsesWgmmaAndTma) {
+  SKIP_WITHOUT_TOOL();
+  int found = 0;
+  for (const auto& [name, instructions] : SassOf("attention_hopper")) {
+    if (!Contains(name, "attention_hopper")) continue;
+    for (const char* wanted : {"HGMMA", "UTMALDG"}) {
+      EXPECT_EQ(instructions.count(wanted), 1u) << name << ": " << wanted;
+    }
+    EXPECT_EQ(instructions.count("HMMA"), 0u) << name;
+    ExpectNoLocalMemory(name, instructions);
+    ++found;
+  }
+  EXPECT_EQ(found, 9);  // forward, and two of backward, of three widths each
+}
+
 TEST(Sass, ProductsByMmaSyncUseTheTensorCores) {
   SKIP_WITHOUT_TOOL();
   int found = 0;

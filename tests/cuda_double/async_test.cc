@@ -114,6 +114,7 @@ TEST_F(TensorCopy, BrokenRulesAreNamed) {
       return Run(pieces, Swizzle::k128, Timing::kRandom, seed);
     };
     EXPECT_TRUE(Says(broken([](CopyPieces& p) { p.fence = ""; }), {"no proxy fence in between"}));
+    EXPECT_TRUE(Says(broken([](CopyPieces& p) { p.x = 4; }), {"no multiple of 16 bytes"}));
     EXPECT_TRUE(Says(broken([](CopyPieces& p) { p.bytes = "1040"; }),
                      {"deadlock", "warp 0 waits at", "warp 1 waits at", "mbarrier.try_wait"}));
     EXPECT_TRUE(Says(broken([](CopyPieces& p) { p.bytes = "1008"; }), {"deadlock"}));

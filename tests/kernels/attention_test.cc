@@ -38,6 +38,9 @@ std::vector<Problem> Problems() {
           {{70}, 1, 1, 208, 256},
           {{130, 3, 60}, 1, 1, 64, 64},
           {{5, 100}, 2, 1, 128, 128},
+          {{65, 3}, 2, 1, 128, 128},
+          {{64, 64}, 2, 1, 64, 64},
+          {{40}, 8, 1, 64, 64},
           {{257}, 1, 1, 64, 64}};
 }
 
@@ -92,7 +95,16 @@ double WorkOf(const Problem& problem, DType dtype) {
 // Elements between rows: whole vectors where the width is one, so that both ways to load are used.
 int64_t PaddingOf(const Problem& problem) { return problem.d % 16 == 0 ? 8 : 3; }
 
-class AttentionTest : public testing::EveryDevice {};
+class AttentionTest : public testing::EveryDevice {
+ protected:
+  void Backward(Case& c) {
+    c.scratch = Tensor(
+        {static_cast<int64_t>(AttentionScratchBytes(
+            stream(), c.tokens, c.q.shape()[1], c.k.shape()[1], c.q.shape()[2], c.v.shape()[2]))},
+        DType::kU8);
+    AttentionBackward(stream(), c.Backward());
+  }
+};
 INSTANTIATE_ON_EVERY_DEVICE(AttentionTest);
 
 // A score is a sum of d products of values in [-2, 2], times 1 / sqrt(d): its error is at most
@@ -127,6 +139,22 @@ TEST_P(AttentionTest, EqualsReference) {
 
 // Gradients are sums over queries or keys of dS, whose terms are bounded by the same relative
 // errors of P and by those of dP (a sum of v products): relative to the sums of absolute values.
+// |P| <= 1 and sums to 1 over keys; |dP|, |delta| <= v; so |dS| <= 2 v scale P. dq sums P over keys
+// (to 1), dk and dv over at most `tokens * heads / kv_heads` queries.
+void ExpectGradientsNear(const Case& actual, const Case& expected, const Problem& problem) {
+  const DType dtype = actual.q.dtype();
+  const double group = static_cast<double>(problem.heads / problem.kv_heads);
+  const double queries = static_cast<double>(actual.tokens) * group;
+  const double rounding =
+      ForwardBound(problem, dtype, actual.tokens) + (dtype == DType::kBF16 ? 0x1p-8 : 0.0);
+  const double ds = 2 * static_cast<double>(problem.v) * static_cast<double>(actual.scale);
+  const double ulp = testing::OneUlp(dtype);
+  EXPECT_TRUE(Near(actual.dq, expected.dq, {.absolute = 2 * ds * rounding, .relative = ulp}));
+  const double typical = 4 + std::sqrt(queries);  // of a sum of `queries` weights of random sign
+  EXPECT_TRUE(Near(actual.dk, expected.dk, {.absolute = typical * ds * rounding, .relative = ulp}));
+  EXPECT_TRUE(Near(actual.dv, expected.dv, {.absolute = typical * rounding, .relative = ulp}));
+}
+
 TEST_P(AttentionTest, BackwardEqualsReference) {
   for (DType dtype : {DType::kF32, DType::kBF16}) {
     for (const Problem& problem : Problems()) {
@@ -134,23 +162,10 @@ TEST_P(AttentionTest, BackwardEqualsReference) {
       Case actual(problem, dtype, PaddingOf(problem));
       reference::Attention(actual.Forward());
       const Case expected = actual.To(DType::kF64);
-      AttentionBackward(stream(), actual.Backward());
+      Backward(actual);
       Wait();
       reference::AttentionBackward(expected.Backward());
-      // |P| <= 1 and sums to 1 over keys; |dP|, |delta| <= v; so |dS| <= 2 v scale P. dq sums P
-      // over keys (to 1), dk and dv over at most `tokens * heads / kv_heads` queries.
-      const double group = static_cast<double>(problem.heads / problem.kv_heads);
-      const double queries = static_cast<double>(actual.tokens) * group;
-      const double rounding =
-          ForwardBound(problem, dtype, actual.tokens) + (dtype == DType::kBF16 ? 0x1p-8 : 0.0);
-      const double ds = 2 * static_cast<double>(problem.v) * static_cast<double>(actual.scale);
-      const double ulp = testing::OneUlp(dtype);
-      EXPECT_TRUE(Near(actual.dq, expected.dq, {.absolute = 2 * ds * rounding, .relative = ulp}));
-      const double typical =
-          4 + std::sqrt(queries);  // of a sum of `queries` weights of random sign
-      EXPECT_TRUE(
-          Near(actual.dk, expected.dk, {.absolute = typical * ds * rounding, .relative = ulp}));
-      EXPECT_TRUE(Near(actual.dv, expected.dv, {.absolute = typical * rounding, .relative = ulp}));
+      ExpectGradientsNear(actual, expected, problem);
       EXPECT_TRUE(actual.dq.PaddingIsUntouched() && actual.dk.PaddingIsUntouched() &&
                   actual.dv.PaddingIsUntouched());
     }
@@ -158,9 +173,14 @@ TEST_P(AttentionTest, BackwardEqualsReference) {
 }
 
 TEST_P(AttentionTest, SequenceDoesNotDependOnItsNeighbours) {
-  for (DType dtype : {DType::kF32, DType::kBF16}) {
-    const Problem together_problem = {{40, 70, 3}, 4, 2, 48, 32};
-    Case together(together_problem, dtype), alone({{70}, 4, 2, 48, 32}, dtype);
+  struct Kind {
+    DType dtype;
+    int64_t d, v;
+  };
+  for (const Kind& kind :
+       {Kind{DType::kF32, 48, 32}, Kind{DType::kBF16, 48, 32}, Kind{DType::kBF16, 64, 64}}) {
+    Case together({{40, 70, 3}, 4, 2, kind.d, kind.v}, kind.dtype);
+    Case alone({{70}, 4, 2, kind.d, kind.v}, kind.dtype);
     const auto copy = [&](const Tensor& from, const Tensor& to) {
       const int64_t width = from.shape().elements_per_row();
       for (int64_t i = 0; i < to.num_elements(); ++i) to.SetAt(i, from.At(40 * width + i));
@@ -169,8 +189,8 @@ TEST_P(AttentionTest, SequenceDoesNotDependOnItsNeighbours) {
     copy(together.dout, alone.dout);
     Attention(stream(), together.Forward());
     Attention(stream(), alone.Forward());
-    AttentionBackward(stream(), together.Backward());
-    AttentionBackward(stream(), alone.Backward());
+    Backward(together);
+    Backward(alone);
     Wait();
     const auto same = [&](const Tensor& whole, const Tensor& part) {
       Tensor cut(part.shape(), part.dtype());
@@ -189,12 +209,22 @@ TEST_P(AttentionTest, SequenceDoesNotDependOnItsNeighbours) {
 TEST_P(AttentionTest, InfiniteValuesStayInTheirDocument) {
   for (const Problem& problem :
        std::vector<Problem>{{{70, 40}, 1, 1, 64, 64}, {{70, 40}, 1, 1, 16, 16}}) {
-    const Case test(problem, DType::kBF16);
-    for (int64_t i = 70 * problem.v; i < test.v.num_elements(); ++i) test.v.SetAt(i, INFINITY);
+    Case test(problem, DType::kBF16);
+    const auto spoil = [&](const Tensor& x) {
+      for (int64_t i = 70 * problem.v; i < x.num_elements(); ++i) x.SetAt(i, INFINITY);
+    };
+    const auto expect_finite = [&](const Tensor& x) {
+      for (int64_t i = 0; i < 70 * problem.v; ++i) ASSERT_TRUE(std::isfinite(x.At(i))) << i;
+      EXPECT_FALSE(std::isfinite(x.At(70 * problem.v)));
+    };
+    spoil(test.v);
     Attention(stream(), test.Forward());
     Wait();
-    for (int64_t i = 0; i < 70 * problem.v; ++i) ASSERT_TRUE(std::isfinite(test.o.At(i))) << i;
-    EXPECT_FALSE(std::isfinite(test.o.At(70 * problem.v)));
+    expect_finite(test.o);
+    spoil(test.q), spoil(test.k), spoil(test.dout);
+    Backward(test);
+    Wait();
+    expect_finite(test.dq), expect_finite(test.dk), expect_finite(test.dv);
   }
 }
 
@@ -266,6 +296,23 @@ TEST_P(AttentionTest, SumsOfManyBlocksAreScaledRowByRow) {
   const double bound = 4 * ForwardBound(problem, DType::kF32, actual.tokens) + 0x1p-8;
   EXPECT_TRUE(
       Near(actual.o, expected.o, {.absolute = bound, .relative = testing::OneUlp(DType::kBF16)}));
+}
+
+// The widths that Hopper has kernels for: more steps than these have stages, tiles that a diagonal
+// or an end cuts in each way, and several query heads a key.
+TEST_P(AttentionTest, GradientsOfManyBlocks) {
+  for (const Problem& problem : std::vector<Problem>{{{260}, 1, 1, 64, 64},
+                                                     {{128, 1, 193}, 4, 2, 64, 64},
+                                                     {{129, 70}, 2, 1, 128, 128},
+                                                     {{63, 135}, 2, 1, 192, 128}}) {
+    Case actual(problem, DType::kBF16);
+    reference::Attention(actual.Forward());
+    const Case expected = actual.To(DType::kF64);
+    Backward(actual);
+    Wait();
+    reference::AttentionBackward(expected.Backward());
+    ExpectGradientsNear(actual, expected, problem);
+  }
 }
 
 TEST(AttentionReferenceTest, GradientsAreFiniteDifferences) {

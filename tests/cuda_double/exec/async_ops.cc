@@ -99,6 +99,10 @@ void RunCopyBox(const Context& c) {
     copy.pc = c.pc;
     if (copy.to % 128 != 0)
       return c.block.Fail(c, lane, "copies to an address that is no multiple of 128");
+    // Not in the PTX ISA: an H100 calls it an illegal instruction.
+    if (int64_t{copy.x} * map->element_bytes % 16 != 0) {
+      return c.block.Fail(c, lane, "copies a box whose first column is no multiple of 16 bytes");
+    }
     if (!c.block.mbarriers().IsFenced(copy.mbarrier, c.warp.known.fenced)) {
       return c.block.Fail(c, lane, "the mbarrier was initialised with no proxy fence in between");
     }
