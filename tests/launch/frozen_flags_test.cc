@@ -20,7 +20,7 @@ TEST(FrozenFlags, TheProgramHasExactlyTheseCommandsAndFlags) {
       {"eval",
        {"--checkpoint", "--text", "--sft", "--batches", "--multiple-choice", "--chat", "--ema",
         "--json"}},
-      {"score", {"--checkpoint", "--tokenizer", "--logits", "--gradients", "--json"}},
+      {"score", {"--checkpoint", "--tokenizer", "--logits", "--routes", "--gradients", "--json"}},
       {"generate",
        {"--checkpoint", "--prompt", "--tokens", "--temperature", "--top-p", "--seed", "--tokenizer",
         "--json"}},

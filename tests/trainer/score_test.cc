@@ -120,6 +120,35 @@ TEST_P(ScoreTest, LogitsGiveTheLogProbabilities) {
   }
 }
 
+// Each token's experts, as the model that was saved chooses them in an evaluation; of the one MoE
+// layer, and not of MTP's.
+TEST_P(ScoreTest, RoutesAreTheModels) {
+  std::vector<int32_t> wanted[2];
+  rank_->model->stages().back()->set_row_visitor(
+      [&](const char* what, int layer, const MicrobatchInput& input, ConstTensorView rows) {
+        if (what != std::string("routes") || layer != 1 || input.first_sequence != 0) return;
+        const int32_t* data = rows.data<int32_t>();
+        wanted[0].assign(data, data + 7 * 2);
+        wanted[1].assign(data + 7 * 2, data + 10 * 2);
+      });
+  rank_->Evaluate();
+  rank_->model->stages().back()->set_row_visitor(nullptr);
+  options_.routes_path = dir_.File("routes.safetensors");
+  const auto scores = Score(options_, {Line(0, 8), Line(1, 3)}, context_);
+  ASSERT_TRUE(scores.ok()) << scores.status();
+  const auto files = checkpoints::CreatePosixFileSystem();
+  const auto reader = checkpoints::SafetensorsReader::Open(*files, options_.routes_path);
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  EXPECT_EQ((*reader)->tensors().size(), size_t{2});
+  for (int line = 0; line < 2; ++line) {
+    const std::string name = "routes." + std::to_string(line) + ".1";
+    const std::vector<int64_t> shape = {line == 0 ? 7 : 3, 2};
+    std::vector<int32_t> routes(shape[0] * 2);
+    ASSERT_TRUE((*reader)->Read({name, DType::kI32, shape, 0, shape[0] * 2}, routes.data()).ok());
+    EXPECT_EQ(routes, wanted[line]) << line;
+  }
+}
+
 TEST_P(ScoreTest, RefusesALineByItsNumber) {
   const ScoreInput good = Line(0, 8);
   const auto message = [&](std::vector<int32_t> ids) {

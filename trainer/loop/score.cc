@@ -59,10 +59,11 @@ HostBatch ToBatch(const std::vector<std::vector<int32_t>>& lines, int64_t length
 
 using checkpoints::SafetensorsEntry;
 
+template <typename T>
 absl::Status WriteTensors(const std::string& path, const std::vector<SafetensorsEntry>& tensors,
-                          const std::vector<std::vector<float>>& values) {
+                          const std::vector<std::vector<T>>& values) {
   std::vector<const void*> data;
-  for (const std::vector<float>& value : values) data.push_back(value.data());
+  for (const std::vector<T>& value : values) data.push_back(value.data());
   const auto files = checkpoints::CreatePosixFileSystem();
   return checkpoints::WriteSafetensors(*files, path, tensors, data);
 }
@@ -105,6 +106,47 @@ absl::Status WriteLogits(const std::vector<std::vector<float>>& logits, int64_t 
   return WriteTensors(path, tensors, logits);
 }
 
+// What the gates choose, a tensor a line and layer.
+class RouteTensors {
+ public:
+  RouteTensors(const RankModel& model, const std::vector<std::vector<int32_t>>& lines)
+      : model_(model), lines_(lines) {}
+
+  void Attach() {
+    for (const auto& stage : model_.stages()) {
+      stage->set_row_visitor(
+          [this](const char* what, int layer, const MicrobatchInput& input, ConstTensorView rows) {
+            if (what == std::string("routes")) Add(layer, input, rows);
+          });
+    }
+  }
+  void Detach() {
+    for (const auto& stage : model_.stages()) stage->set_row_visitor(nullptr);
+  }
+  absl::Status Write(const std::string& path) const {
+    return WriteTensors(path, tensors_, values_);
+  }
+
+ private:
+  // A line is a sequence, and a microbatch has one.
+  void Add(int layer, const MicrobatchInput& input, ConstTensorView rows) {
+    if (layer >= model_.config().model().num_hidden_layers()) return;
+    const int64_t line = input.first_sequence, k = rows.extent(1);
+    const int64_t tokens =
+        std::min(static_cast<int64_t>(lines_[line].size()), input.sequence_length);
+    tensors_.push_back({.name = absl::StrCat("routes.", line, ".", layer),
+                        .dtype = DType::kI32,
+                        .shape = {tokens, k}});
+    const int32_t* data = rows.data<int32_t>();
+    values_.emplace_back(data, data + tokens * k);
+  }
+
+  const RankModel& model_;
+  const std::vector<std::vector<int32_t>>& lines_;
+  std::vector<SafetensorsEntry> tensors_;
+  std::vector<std::vector<int32_t>> values_;
+};
+
 }  // namespace
 
 absl::StatusOr<std::vector<std::vector<float>>> Score(const ScoreOptions& options,
@@ -144,6 +186,8 @@ absl::StatusOr<std::vector<std::vector<float>>> Score(const ScoreOptions& option
     out.head->Logits(context, out.hidden.Rows(0, rows),
                      TensorView(logits[line].data(), DType::kF32, {rows, vocabulary}));
   });
+  RouteTensors routes(model, lines);
+  if (!options.routes_path.empty()) routes.Attach();
   SequenceSums sums;
   sums.Reset(static_cast<int64_t>(lines.size()), model.num_gates());
   const bool gradients = !options.gradients_path.empty();
@@ -153,8 +197,10 @@ absl::StatusOr<std::vector<std::vector<float>>> Score(const ScoreOptions& option
   }
   RETURN_IF_ERROR(model.Run(batch.inputs(), LossScales(), gradients, &sums));
   last.set_head_visitor(nullptr);
+  routes.Detach();
   if (gradients)
     RETURN_IF_ERROR(WriteGradients(model, batch.num_targets(), options.gradients_path));
+  if (!options.routes_path.empty()) RETURN_IF_ERROR(routes.Write(options.routes_path));
   if (!logits.empty()) RETURN_IF_ERROR(WriteLogits(logits, vocabulary, options.logits_path));
   return logprobs;
 }

@@ -17,6 +17,8 @@ struct ScoreOptions {
   std::string checkpoint;   // a generation or a run folder
   std::string tokenizer;    // empty: the run's
   std::string logits_path;  // if not empty: a safetensors file with logits.<line> [tokens, V] f32
+  std::string routes_path;  // if not empty: a safetensors file with routes.<line>.<layer>
+                            // [tokens, K] i32, the experts of each token, ascending; without MTP
   std::string gradients_path;  // if not empty: a safetensors file with the gradient of the mean
                                // main loss over all lines, by the name that Hugging
                                // Face's files have
