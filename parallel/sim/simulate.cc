@@ -42,10 +42,18 @@ absl::Status CheckRequest(const SimulationRequest& request) {
   return absl::OkStatus();
 }
 
-// Ranks share the cores of their node: an action goes on at the pace of cores / ranks that run
-// there just then, at most 1, and a rank that waits leaves its share to the others but for what its
-// polling takes, one that waits for a fuller member of its group as well. Time goes from one start
-// or end of an action to the next.
+// Of `ranks` dealt evenly over `cores`, how many others one finds on its core, on the mean.
+double OthersOnCore(int ranks, int cores) {
+  const int each = ranks / cores, more = ranks % cores;  // `more` cores have one rank more
+  return static_cast<double>(more * (each + 1) * each + (cores - more) * each * (each - 1)) / ranks;
+}
+
+// Ranks share the cores of their node. Each has its place on a core, for longer than an action: the
+// kernel evens out how many processes each core has, and one that polls counts like one that works,
+// so nobody moves to the core of a rank that waits. Who shares a core is chance; so an action finds
+// on its own as many others as the mean, each of which works with the share of the node's other
+// ranks that do, and takes its polling if not. One that waits for a fuller member of its group
+// polls as well. Time goes from one start or end of an action to the next.
 class SharedCores {
  public:
   SharedCores(const SimulationRequest& request, Timeline& timeline)
@@ -58,6 +66,7 @@ class SharedCores {
     for (size_t node = 0; node < active_.size(); ++node) {
       const int first = static_cast<int>(node) * request.ranks_per_node;
       ranks_on_.push_back(std::min(request.ranks_per_node, world - first));
+      others_on_.push_back(OthersOnCore(ranks_on_.back(), request.cores_per_node));
     }
   }
 
@@ -108,17 +117,24 @@ class SharedCores {
   double NextFinish() {
     std::fill(active_.begin(), active_.end(), 0);
     ForEachRunning([&](Place& place, int node) { active_[node] += place.busy; });
-    for (size_t node = 0; node < active_.size(); ++node)
-      active_[node] += request_.waiting_core_share * (ranks_on_[node] - active_[node]);
     for (Place& place : places_) place.pace = 1;
-    const double cores = request_.cores_per_node;
-    ForEachRunning(
-        [&](Place& place, int node) { place.pace = std::min(place.pace, cores / active_[node]); });
+    ForEachRunning([&](Place& place, int node) {
+      place.pace = std::min(place.pace, 1 / CoreTime(place.busy, node));
+    });
     double next = kForever;
     for (const Place& place : places_) {
       if (place.running) next = std::min(next, now_ + std::max(0.0, place.left) / place.pace);
     }
     return next;
+  }
+
+  // What a second of a rank that is busy for that share of it costs its core.
+  double CoreTime(double busy, int node) const {
+    const double polling = request_.waiting_core_share;
+    const auto takes = [&](double works) { return works + polling * (1 - works); };
+    const int others = ranks_on_[node] - 1;
+    const double works = others > 0 ? std::max(0.0, active_[node] - busy) / others : 0;
+    return takes(busy) + others_on_[node] * takes(works);
   }
 
   void FinishWhatIsDone() {
@@ -159,8 +175,9 @@ class SharedCores {
   const int pipe_;
   std::vector<GroupPlayer> players_;  // [G]
   std::vector<Place> places_;         // [G, P]
-  std::vector<double> active_;        // [nodes] cores that are wanted
+  std::vector<double> active_;        // [nodes] ranks that work
   std::vector<int> ranks_on_;         // [nodes]
+  std::vector<double> others_on_;     // [nodes] ranks beside one on its core
   double now_ = 0;
 };
 

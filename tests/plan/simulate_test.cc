@@ -70,7 +70,8 @@ TEST(SimulateSharedCores, FourRanksOnTwoCoresTakeTwiceAsLong) {
   costs.tails = {{.reduce_gradients = 0.5, .optimizer = 0.25, .gather_parameters = 0.25}};
   EXPECT_NEAR(PlayOnCores(schedule, costs, 4, 4, 4).step_seconds, 6 * 3 + 1, 1e-9);
   EXPECT_NEAR(PlayOnCores(schedule, costs, 4, 2, 4).step_seconds, 2 * (6 * 3 + 1), 1e-9);
-  EXPECT_NEAR(PlayOnCores(schedule, costs, 4, 3, 4).step_seconds, 4 / 3.0 * (6 * 3 + 1), 1e-9);
+  // Of four on three cores two share one: on the mean a rank has half another one beside it.
+  EXPECT_NEAR(PlayOnCores(schedule, costs, 4, 3, 4).step_seconds, 1.5 * 6 * 3 + 4 / 3.0, 1e-9);
   // Two nodes of two cores each.
   EXPECT_NEAR(PlayOnCores(schedule, costs, 4, 2, 2).step_seconds, 6 * 3 + 1, 1e-9);
 }
@@ -108,6 +109,22 @@ TEST(SimulateSharedCores, PollingTakesItsShare) {
   request.cores_per_node = 1;
   EXPECT_NEAR(Simulate(request).value().step_seconds, 1.25 * 2 * 3, 1e-9);
   request.cores_per_node = 2;
+  EXPECT_NEAR(Simulate(request).value().step_seconds, 2 * 3, 1e-9);
+}
+
+// Two of four ranks work at a time, on two cores. A rank keeps its core, so the one beside it is
+// the other one that works in a third of all cases, and then it waits as if the second core were
+// not there; in the others the core has a rank that polls.
+TEST(SimulateSharedCores, AWorkingRankDoesNotMoveToTheCoreOfOneThatWaits) {
+  const Schedule schedule = MakeSchedule("gpipe", {2, 1, 1}).value();
+  const StepCosts costs = EvenCosts(2, 1, 1, 1);
+  SimulationRequest request{.schedule = &schedule, .costs = &costs, .groups = 2};
+  request.cores_per_node = 2;
+  request.ranks_per_node = 4;
+  EXPECT_NEAR(Simulate(request).value().step_seconds, (1 + 1 / 3.0) * 2 * 3, 1e-9);
+  request.waiting_core_share = 0.25;
+  EXPECT_NEAR(Simulate(request).value().step_seconds, (1 + 1 / 3.0 + 0.25 * 2 / 3) * 2 * 3, 1e-9);
+  request.cores_per_node = 4;
   EXPECT_NEAR(Simulate(request).value().step_seconds, 2 * 3, 1e-9);
 }
 
