@@ -70,20 +70,24 @@ cudaError_t LaunchTiles(cudaStream_t stream, const HopperMatmulConfig& config,
 template <MatmulOperands kOperands>
 cudaError_t Launch(cudaStream_t stream, const HopperMatmulConfig& config, const TensorMaps& maps,
                    const HopperMatmulParameters& p) {
-  const int n = config.block_n;
-  if constexpr (kOperands == MatmulOperands::kBF16 || kOperands == MatmulOperands::kBF16Columns) {
-    if (n == 256) {
-      return config.block_m == 64 ? LaunchTiles<kOperands, 64, 256>(stream, config, maps, p)
-                                  : LaunchTiles<kOperands, 128, 256>(stream, config, maps, p);
-    }
+  const bool is_low = config.block_m == 64;
+  switch (config.block_n) {
+    case 64:
+      return is_low ? LaunchTiles<kOperands, 64, 64>(stream, config, maps, p)
+                    : LaunchTiles<kOperands, 128, 64>(stream, config, maps, p);
+    case 128:
+      return is_low ? LaunchTiles<kOperands, 64, 128>(stream, config, maps, p)
+                    : LaunchTiles<kOperands, 128, 128>(stream, config, maps, p);
+    case 192:
+      return is_low ? LaunchTiles<kOperands, 64, 192>(stream, config, maps, p)
+                    : LaunchTiles<kOperands, 128, 192>(stream, config, maps, p);
+    case 256:
+      return is_low ? LaunchTiles<kOperands, 64, 256>(stream, config, maps, p)
+                    : LaunchTiles<kOperands, 128, 256>(stream, config, maps, p);
+    default:
+      CHECK(false) << config.block_n;
+      return cudaErrorInvalidValue;
   }
-  CHECK(n == 64 || n == 128) << n;
-  if (config.block_m == 64) {
-    return n == 64 ? LaunchTiles<kOperands, 64, 64>(stream, config, maps, p)
-                   : LaunchTiles<kOperands, 64, 128>(stream, config, maps, p);
-  }
-  return n == 64 ? LaunchTiles<kOperands, 128, 64>(stream, config, maps, p)
-                 : LaunchTiles<kOperands, 128, 128>(stream, config, maps, p);
 }
 
 }  // namespace
@@ -105,14 +109,15 @@ absl::Status HopperMatmul(cudaStream_t stream, const HopperMatmulArgs& args,
                .num_groups = static_cast<int>(shape.num_groups),
                .offsets = args.offsets,
                .pads_groups = shape.operands == MatmulOperands::kFp8Columns},
-      .output = args.output,
       .num_stages = config.num_stages,
-      .a_scales = args.a_scales,
-      .b_scales = args.b_scales,
-      .a_scale_row = args.a_scale_row,
-      .a_scale_step = args.a_scale_step,
-      .c = args.c,
-      .c_stride = args.c_stride};
+      .scales = {.a = args.a_scales,
+                 .b = args.b_scales,
+                 .a_row = args.a_scale_row,
+                 .a_step = args.a_scale_step},
+      .result = {.output = args.output,
+                 .c = args.c,
+                 .stride = args.c_stride,
+                 .columns = static_cast<int>(shape.n)}};
   cudaError_t error = cudaErrorInvalidValue;
   switch (shape.operands) {
     case MatmulOperands::kFp8Blocks:

@@ -4,30 +4,27 @@
 #pragma once
 
 #include <cuda.h>
-#include <cuda_bf16.h>
 
 #include <cstdint>
 
 #include "kernels/cuda/hopper_matmul.h"
 #include "kernels/cuda/hopper_ptx.cuh"
 #include "kernels/cuda/hopper_ring.cuh"
+#include "kernels/cuda/hopper_scales.cuh"
+#include "kernels/cuda/hopper_store.cuh"
 #include "kernels/cuda/hopper_tiles.cuh"
 #include "kernels/cuda/hopper_wgmma.cuh"
 
 namespace sluice::kernels::cuda {
 
-inline constexpr int kStepBytes = 128;   // of K in a stage
-inline constexpr int kScaleBlock = 128;  // columns of c that share a scale of b (kFp8Blocks)
+inline constexpr int kStepBytes = 128;                  // of K in a stage
 inline constexpr int kTransposedBox = 64 * kStepBytes;  // bytes
 
 struct HopperMatmulParameters {
   TileGrid grid;
-  MatmulOutput output = MatmulOutput::kBF16;
   int num_stages = 0;
-  const float *a_scales = nullptr, *b_scales = nullptr;  // kFp8Blocks
-  int64_t a_scale_row = 0, a_scale_step = 0;
-  void* c = nullptr;
-  int64_t c_stride = 0;
+  BlockScalePlaces scales;  // kFp8Blocks
+  HopperResult result;
 };
 
 template <MatmulOperands kOperands, int kBlockM, int kBlockN>
@@ -43,25 +40,29 @@ struct HopperMatmulKernel {
   static constexpr int kABytes = kBlockM * kStepBytes, kBBytes = kBlockN * kStepBytes;
   static constexpr int kScaleBytes = kHasColumnScales ? 4 * (kBlockM + kBlockN) : 0;
   static constexpr uint32_t kStageBytes = kABytes + kBBytes + kScaleBytes;
+  static constexpr int kStagePitch = (kStageBytes + 1023) / 1024 * 1024;
+  static constexpr int kHeadBytes = 1024 + 4 * kMultiplying * kStagingBytes;
+  // FP8 of 256 columns is multiplied in halves, so that sums and products fit into the registers.
+  static constexpr int kParts = kIsFp8 && kBlockN == 256 ? 2 : 1;
+  static constexpr int kPartN = kBlockN / kParts;
   using Walk = TileWalk<kBlockM, kBlockN, kStepElements>;
+  using Sums = float[kParts][kPartN / 2];
 
-  // Dynamic shared memory: all tiles of a, all tiles of b (each at a multiple of 1024 bytes, where
-  // the swizzle's pattern starts), scales, barriers. A transposed tile is boxes of 64 rows or
-  // columns, one behind the other, each with K from line to line.
+  // Dynamic shared memory, from a multiple of 1024 bytes on: barriers, what multiplying warps write
+  // their results through, and the stages, each a tile of a, one of b (both where the swizzle's
+  // pattern starts) and scales. A transposed tile is boxes of 64 rows or columns, one behind the
+  // other, each with K from line to line.
   struct Shared {
     uint8_t* base;
-    int num_stages;
-    __device__ uint8_t* a(int stage) const { return base + stage * kABytes; }
-    __device__ uint8_t* b(int stage) const { return base + num_stages * kABytes + stage * kBBytes; }
+    __device__ uint64_t* full(int stage) const { return reinterpret_cast<uint64_t*>(base) + stage; }
+    __device__ uint64_t* empty(int stage) const { return full(kMaxStages + stage); }
+    __device__ uint8_t* staging(int warp) const { return base + 1024 + warp * kStagingBytes; }
+    __device__ uint8_t* a(int stage) const { return base + kHeadBytes + stage * kStagePitch; }
+    __device__ uint8_t* b(int stage) const { return a(stage) + kABytes; }
     __device__ float* a_scales(int stage) const {
-      return reinterpret_cast<float*>(base + num_stages * (kABytes + kBBytes) +
-                                      stage * kScaleBytes);
+      return reinterpret_cast<float*>(b(stage) + kBBytes);
     }
     __device__ float* b_scales(int stage) const { return a_scales(stage) + kBlockM; }
-    __device__ uint64_t* full(int stage) const {
-      return reinterpret_cast<uint64_t*>(base + num_stages * kStageBytes) + stage;
-    }
-    __device__ uint64_t* empty(int stage) const { return full(num_stages + stage); }
   };
 
   struct Maps {
@@ -102,17 +103,17 @@ struct HopperMatmulKernel {
     }
   }
 
-  // One step along K, not waited for. `sum` is added to, or overwritten.
-  static __device__ void Multiply(float (&sum)[kBlockN / 2], const uint8_t* a, const uint8_t* b,
-                                  bool accumulate) {
+  // One step along K, not waited for. `sum` is added to, or overwritten. Tiles by the descriptors
+  // of their first bytes.
+  template <int kCount>
+  static __device__ void Multiply(float (&sum)[kCount], uint64_t a, uint64_t b, bool accumulate) {
     constexpr int kAdvance = kIsTransposed ? 16 * 128 : 32;  // bytes, from product to product
-    const uint64_t a_tile = kIsTransposed ? TransposedDescriptor<64>(a) : TileDescriptor(a);
-    const uint64_t b_tile = kIsTransposed ? TransposedDescriptor<64>(b) : TileDescriptor(b);
     HoldRegisters(sum);
     FenceWarpgroup();
 #pragma unroll
     for (int i = 0; i < kProductsPerStep; ++i) {
-      const uint64_t a_part = a_tile + (i * kAdvance >> 4), b_part = b_tile + (i * kAdvance >> 4);
+      const uint64_t a_part = MovedDescriptor(a, i * kAdvance);
+      const uint64_t b_part = MovedDescriptor(b, i * kAdvance);
       if constexpr (kIsFp8) {
         MultiplyE4M3(sum, a_part, b_part, accumulate || i > 0);
       } else {
@@ -123,64 +124,63 @@ struct HopperMatmulKernel {
     HoldRegisters(sum);
   }
 
-  // kFp8Blocks: the scales of a thread's two rows and of its columns, read a step ahead.
-  struct BlockScales {
-    const float *upper_at = nullptr, *lower_at = nullptr, *b_at = nullptr;
-    float upper = 0, lower = 0, of_b = 0;
-
-    __device__ void Begin(const HopperMatmulParameters& p, const Tile& tile, int row) {
-      if (tile.num_steps == 0) return;
-      const int last = p.grid.m - 1;  // rows past it are not stored
-      upper_at = p.a_scales + min(tile.row + row, last) * p.a_scale_row;
-      lower_at = p.a_scales + min(tile.row + row + 8, last) * p.a_scale_row;
-      const int64_t blocks = (p.grid.n + kScaleBlock - 1) / kScaleBlock;
-      b_at = p.b_scales + (tile.group * blocks + tile.column / kScaleBlock) * p.grid.num_steps;
-      upper = *upper_at, lower = *lower_at, of_b = *b_at;
-    }
-    __device__ void Advance(const HopperMatmulParameters& p) {
-      upper = *(upper_at += p.a_scale_step);
-      lower = *(lower_at += p.a_scale_step);
-      of_b = *++b_at;
+  // The descriptors of stage 0: of the 64 rows of a that a warpgroup multiplies, and of b.
+  struct Operands {
+    uint64_t a, b;
+    __device__ Operands(const Shared& shared, int warpgroup) {
+      const uint8_t* rows = shared.a(0) + warpgroup * (64 * kStepBytes);
+      a = kIsTransposed ? TransposedDescriptor<64>(rows) : TileDescriptor(rows);
+      b = kIsTransposed ? TransposedDescriptor<64>(shared.b(0)) : TileDescriptor(shared.b(0));
     }
   };
 
   // FP8: the tensor core's sum of 128 products has few bits (14 on H800, DeepSeek-V3 report section
-  // 3.3.2), so each is scaled and added up in FP32.
+  // 3.3.2), so each is scaled and added up in FP32. While the tensor cores multiply for this
+  // warpgroup, it reads the next scales and waits for the next stage; while it scales and adds,
+  // they multiply for the other one.
   static __device__ void SumFp8(const HopperMatmulParameters& p, const Shared& shared,
-                                const Tile& tile, int row, Ring& ring, float (&sum)[kBlockN / 2]) {
-    const int lane = threadIdx.x % 32;
-    BlockScales next;
-    if constexpr (!kHasColumnScales) next.Begin(p, tile, row);
-    for (int i = 0; i < tile.num_steps; ++i, ring.Advance()) {
+                                const Operands& operands, const Tile& tile, int row, Ring& ring,
+                                Sums& sum) {
+    if (tile.num_steps == 0) return;
+    const bool speaks = threadIdx.x % 32 == 0;
+    BlockScales<kBlockN> scales;
+    if constexpr (!kHasColumnScales) scales.Begin(p.scales, p.grid, tile, row);
+    WaitForPhase(shared.full(ring.stage), ring.phase);
+    for (int i = 0; i < tile.num_steps; ++i) {
       const int stage = ring.stage;
-      float upper = next.upper, lower = next.lower;
-      const float b_scale = next.of_b;
-      WaitForPhase(shared.full(stage), ring.phase);
-      if constexpr (kHasColumnScales) {
-        upper = shared.a_scales(stage)[row];
-        lower = shared.a_scales(stage)[row + 8];
-      } else {
-        if (i + 1 < tile.num_steps) next.Advance(p);
-      }
-      float product[kBlockN / 2];
-      Multiply(product, shared.a(stage) + row / 64 * (64 * kStepBytes), shared.b(stage), false);
-      WaitWarpgroup<0>();
-      HoldRegisters(product);
+      const bool is_last = i + 1 == tile.num_steps;
+      ScalePairs<kBlockN> pairs;
 #pragma unroll
-      for (int j = 0; j < kBlockN / 8; ++j) {
-        float left = b_scale, right = b_scale;
-        if constexpr (kHasColumnScales) {
-          const float* scales = shared.b_scales(stage) + 8 * j + 2 * (lane % 4);
-          left = scales[0];
-          right = scales[1];
+      for (int part = 0; part < kParts; ++part) {
+        float product[kPartN / 2];
+        Multiply(product, MovedDescriptor(operands.a, stage * kStagePitch),
+                 MovedDescriptor(operands.b, stage * kStagePitch + part * kPartN * kStepBytes),
+                 false);
+        if (!kHasColumnScales && part == 0) {
+          pairs = scales.Pairs();
+          if (!is_last) scales.Advance(p.scales);
         }
-        sum[4 * j] = fmaf(upper * left, product[4 * j], sum[4 * j]);
-        sum[4 * j + 1] = fmaf(upper * right, product[4 * j + 1], sum[4 * j + 1]);
-        sum[4 * j + 2] = fmaf(lower * left, product[4 * j + 2], sum[4 * j + 2]);
-        sum[4 * j + 3] = fmaf(lower * right, product[4 * j + 3], sum[4 * j + 3]);
+        if (part + 1 == kParts) {
+          ring.Advance();
+          if (!is_last) WaitForPhase(shared.full(ring.stage), ring.phase);
+        }
+        WaitWarpgroup<0>();
+        HoldRegisters(product);
+        if constexpr (kHasColumnScales) {
+          const float* of_rows = shared.a_scales(stage) + row;
+          AddScaledColumns(sum[part], product, of_rows[0], of_rows[8],
+                           shared.b_scales(stage) + part * kPartN);
+          __syncwarp();
+        }
+        if (part + 1 == kParts && speaks) Arrive(shared.empty(stage));
+        if constexpr (!kHasColumnScales) {
+          if (part == 0) {
+            AddScaled<0>(sum[part], product, pairs);
+          } else {
+            AddScaled<kPartN / 64>(sum[part], product, pairs);
+          }
+        }
       }
-      __syncwarp();
-      if (lane == 0) Arrive(shared.empty(stage));
     }
   }
 
@@ -200,8 +200,8 @@ struct HopperMatmulKernel {
 
   // BF16: the tensor core adds in FP32. A stage is given back when the products after it are under
   // way, so that they never wait for each other.
-  static __device__ void SumBF16(const Shared& shared, const Tile& tile, int row, Ring& ring,
-                                 float (&sum)[kBlockN / 2]) {
+  static __device__ void SumBF16(const Shared& shared, const Operands& operands, const Tile& tile,
+                                 Ring& ring, float (&sum)[kBlockN / 2]) {
     const bool speaks = threadIdx.x % 32 == 0;
     int last_stage = 0;
     for (int i = 0; i < tile.num_steps; ++i, ring.Advance()) {
@@ -210,8 +210,8 @@ struct HopperMatmulKernel {
         const int valid = tile.k_end - tile.first_k - i * kStepElements;
         if (valid < kStepElements) ClearTail(shared, ring.stage, valid);
       }
-      Multiply(sum, shared.a(ring.stage) + row / 64 * (64 * kStepBytes), shared.b(ring.stage),
-               true);
+      Multiply(sum, MovedDescriptor(operands.a, ring.stage * kStagePitch),
+               MovedDescriptor(operands.b, ring.stage * kStagePitch), true);
       if (i > 0) {
         WaitWarpgroup<1>();
         if (speaks) Arrive(shared.empty(last_stage));
@@ -223,84 +223,37 @@ struct HopperMatmulKernel {
     if (tile.num_steps > 0 && speaks) Arrive(shared.empty(last_stage));
   }
 
-  // Four neighbouring columns of one row, those that exist.
-  static __device__ void Store4(const HopperMatmulParameters& p, int group, int row, int column,
-                                const float (&value)[4]) {
-    int64_t at = row * p.c_stride + column;
-    if (p.grid.grouping == MatmulGrouping::kContracted) at += group * p.grid.m * p.c_stride;
-    const int element = p.output == MatmulOutput::kBF16 ? 2 : 4;
-    const bool is_whole = column + 4 <= p.grid.n && p.c_stride % 4 == 0 &&
-                          reinterpret_cast<uint64_t>(p.c) % (4 * element) == 0;
-    if (p.output == MatmulOutput::kBF16) {
-      __nv_bfloat16* c = static_cast<__nv_bfloat16*>(p.c) + at;
-      if (is_whole) {
-        const __nv_bfloat162 pair[2] = {__floats2bfloat162_rn(value[0], value[1]),
-                                        __floats2bfloat162_rn(value[2], value[3])};
-        *reinterpret_cast<uint2*>(c) = *reinterpret_cast<const uint2*>(pair);
-      } else {
-        for (int i = 0; i < 4 && column + i < p.grid.n; ++i) c[i] = __float2bfloat16_rn(value[i]);
-      }
-      return;
-    }
-    float* c = static_cast<float*>(p.c) + at;
-    const bool adds = p.output == MatmulOutput::kAddToF32;
-    if (is_whole) {
-      float4 out = make_float4(value[0], value[1], value[2], value[3]);
-      if (adds) {
-        const float4 old = *reinterpret_cast<const float4*>(c);
-        out = make_float4(old.x + out.x, old.y + out.y, old.z + out.z, old.w + out.w);
-      }
-      *reinterpret_cast<float4*>(c) = out;
-    } else {
-      for (int i = 0; i < 4 && column + i < p.grid.n; ++i) c[i] = (adds ? c[i] : 0) + value[i];
-    }
-  }
-
-  // A thread holds two columns of each eight. Four lanes trade theirs of two neighbouring eights,
-  // so that each has four columns side by side and a row's store fills sectors of 32 bytes.
-  static __device__ void Store(const HopperMatmulParameters& p, const Tile& tile, int row,
-                               const float (&sum)[kBlockN / 2]) {
-    const int lane = threadIdx.x % 32, quad = lane % 4;
-    const int first = lane - quad + 2 * (quad % 2);  // the lanes that hold what this one stores
-#pragma unroll
-    for (int j = 0; j < kBlockN / 8; j += 2) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float value[4];
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const float left = sum[4 * j + 2 * half + i], right = sum[4 * j + 4 + 2 * half + i];
-#pragma unroll
-          for (int from = 0; from < 2; ++from) {
-            const float of_left = __shfl_sync(0xffffffffu, left, first + from);
-            const float of_right = __shfl_sync(0xffffffffu, right, first + from);
-            value[2 * from + i] = quad < 2 ? of_left : of_right;
-          }
-        }
-        const int at = tile.row + row + 8 * half, column = tile.column + 8 * j + 4 * quad;
-        if (at < tile.row_end && column < p.grid.n) Store4(p, tile.group, at, column, value);
-      }
-    }
-  }
-
   static __device__ void MultiplyTiles(const HopperMatmulParameters& p, const Shared& shared) {
-    const int thread = threadIdx.x - kWarpgroup;
-    // Of the tile: this thread's first row; it has that and the one eight below.
-    const int row = thread / 32 * 16 + thread % 32 / 4;
+    // The same in all lanes, as the compiler sees by this.
+    const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0) - kWarpgroup / 32;
+    const int row = 16 * warp + threadIdx.x % 32 / 4;  // of a tile: this thread's, and that + 8
+    const Operands operands(shared, warp / 4);
     Ring ring{p.num_stages};
     Walk walk(p.grid, blockIdx.x, gridDim.x);
     for (Tile tile; walk.Next(tile);) {
-      float sum[kBlockN / 2];
+      Sums sum;
 #pragma unroll
-      for (int i = 0; i < kBlockN / 2; ++i) sum[i] = 0;
+      for (int part = 0; part < kParts; ++part) {
+#pragma unroll
+        for (int i = 0; i < kPartN / 2; ++i) sum[part][i] = 0;
+      }
       if constexpr (kIsFp8) {
-        SumFp8(p, shared, tile, row, ring, sum);
+        SumFp8(p, shared, operands, tile, row, ring, sum);
       } else {
-        SumBF16(shared, tile, row, ring, sum);
+        SumBF16(shared, operands, tile, ring, sum[0]);
       }
       // An empty range of K adds nothing.
-      if (tile.num_steps == 0 && p.output == MatmulOutput::kAddToF32) continue;
-      Store(p, tile, row, sum);
+      if (tile.num_steps == 0 && p.result.output == MatmulOutput::kAddToF32) continue;
+      const int first = tile.row + 16 * warp;
+      int64_t to_row = first;
+      if (p.grid.grouping == MatmulGrouping::kContracted) {
+        to_row += static_cast<int64_t>(tile.group) * p.grid.m;
+      }
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+        StoreRows(p.result, shared.staging(warp),
+                  {to_row, tile.row_end - first, tile.column + part * kPartN}, sum[part]);
+      }
     }
   }
 };
@@ -315,8 +268,7 @@ __global__ void __launch_bounds__(HopperMatmulKernel<kOperands, kBlockM, kBlockN
   using Kernel = HopperMatmulKernel<kOperands, kBlockM, kBlockN>;
   extern __shared__ uint8_t dynamic[];
   const uint32_t misaligned = SharedAddress(dynamic) % 1024;
-  const typename Kernel::Shared shared{dynamic + (misaligned == 0 ? 0 : 1024 - misaligned),
-                                       p.num_stages};
+  const typename Kernel::Shared shared{dynamic + (misaligned == 0 ? 0 : 1024 - misaligned)};
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < p.num_stages; ++stage) {
       InitBarrier(shared.full(stage), 1);

@@ -2,7 +2,6 @@
 // in FP8 with scales or in BF16; dense, or for groups (experts). DeepSeek-V3 report, section 3.3.
 //   M rows of the result, N columns, K contracted, E groups, P = K / 128 rounded up
 // BF16 also with M and N contiguous, which is how activations lie for a weight's gradient.
-// Never run on a GPU; executed by the software device of the tests.
 #pragma once
 
 #include <cuda_runtime.h>

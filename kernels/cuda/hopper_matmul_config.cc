@@ -32,15 +32,26 @@ int64_t NumTiles(const HopperMatmulShape& shape, int block_m, int block_n) {
   return 0;
 }
 
-// Clocks of a multiprocessor for one step along K, the slower of multiplying and copying. An H100's
-// data sheet (dense 1979 TFLOPS of FP8, half of that in BF16, 132 multiprocessors at 1.83 GHz)
-// means 4096 and 2048 multiply-adds a clock; a multiprocessor takes at most 64 bytes a clock from
-// L2.
-int64_t ClocksOfStep(bool is_fp8, int block_m, int block_n) {
-  const int64_t products = int64_t{block_m} * block_n * (is_fp8 ? kRowBytes : kRowBytes / 2);
-  const int64_t multiplying = products / (is_fp8 ? 4096 : 2048);
-  const int64_t copying = int64_t{kRowBytes} * (block_m + block_n) / 64;
-  return std::max(multiplying, copying);
+// What a tile takes of a multiprocessor: clocks for each step along K, and clocks besides (mostly
+// to write it). Fitted to the eight products of DeepSeek-V3 at 4096 tokens (docs/kernels.md),
+// measured in every configuration on one H100 SXM, with a clock of 1.7 GHz; 15% off at most where
+// tiles are 128 rows high and at least 128 columns wide.
+struct TileClocks {
+  int block_m = 0, block_n = 0;
+  int64_t step = 0, besides = 0;
+};
+constexpr TileClocks kFp8Tiles[] = {
+    {128, 256, 1260, 4250}, {128, 192, 1125, 2770}, {128, 128, 880, 1700}, {128, 64, 690, 400},
+    {64, 256, 850, 3870},   {64, 192, 710, 2340},   {64, 128, 540, 1710},  {64, 64, 410, 760}};
+constexpr TileClocks kBF16Tiles[] = {
+    {128, 256, 1080, 3340}, {128, 192, 815, 2740}, {128, 128, 595, 1770}, {128, 64, 610, 0},
+    {64, 256, 605, 2560},   {64, 192, 530, 1460},  {64, 128, 470, 180},   {64, 64, 345, 0}};
+
+// Of one group, if groups have equal shares.
+int64_t StepsOf(const HopperMatmulShape& shape, int block_k) {
+  const int64_t groups =
+      shape.grouping == MatmulGrouping::kContracted ? std::max<int64_t>(shape.num_groups, 1) : 1;
+  return std::max<int64_t>(CeilDiv(CeilDiv(shape.k, groups), block_k), 1);
 }
 
 absl::Status CheckShape(const HopperMatmulShape& shape) {
@@ -82,10 +93,11 @@ std::string HopperMatmulConfig::ToString() const {
 }
 
 int64_t HopperMatmulSharedBytes(MatmulOperands operands, int block_m, int block_n, int num_stages) {
+  constexpr int64_t kAlignment = 1024;  // of the swizzle; the base may need that much to reach it
+  constexpr int64_t kBarriers = 1024, kStaging = 2048;  // of a multiplying warp's results
   int64_t stage = int64_t{kRowBytes} * (block_m + block_n);
   if (operands == MatmulOperands::kFp8Columns) stage += 4 * (block_m + block_n);
-  constexpr int64_t kAlignment = 1024;  // of the swizzle; the base may need that much to reach it
-  return kAlignment + RoundUp(stage * num_stages, 8) + 2 * 8 * num_stages;
+  return kAlignment + kBarriers + block_m / 16 * kStaging + RoundUp(stage, kAlignment) * num_stages;
 }
 
 absl::StatusOr<HopperMatmulConfig> ChooseHopperMatmul(const HopperMatmulShape& shape,
@@ -93,24 +105,20 @@ absl::StatusOr<HopperMatmulConfig> ChooseHopperMatmul(const HopperMatmulShape& s
   if (absl::Status status = CheckShape(shape); !status.ok()) return status;
   const bool is_fp8 = IsFp8(shape.operands);
   HopperMatmulConfig best;
+  best.block_k = is_fp8 ? kRowBytes : kRowBytes / 2;
   int64_t best_clocks = 0;
   // The larger tile where the time is equal: it reads less.
-  for (const int block_m : {128, 64}) {
-    for (const int block_n : {256, 128, 64}) {
-      // 256 columns of FP8 would need two scales a block and twice the registers of a product.
-      if (is_fp8 && block_n == 256) continue;
-      const int64_t tiles = NumTiles(shape, block_m, block_n);
-      const int64_t waves = CeilDiv(tiles, num_multiprocessors);
-      const int64_t clocks = waves * ClocksOfStep(is_fp8, block_m, block_n);
-      if (best.block_m != 0 && clocks >= best_clocks) continue;
-      best_clocks = clocks;
-      best.block_m = block_m;
-      best.block_n = block_n;
-      best.num_waves = waves;
-      best.num_blocks = static_cast<int>(std::min<int64_t>(tiles, num_multiprocessors));
-    }
+  for (const TileClocks& tile : is_fp8 ? kFp8Tiles : kBF16Tiles) {
+    const int64_t tiles = NumTiles(shape, tile.block_m, tile.block_n);
+    const int64_t waves = CeilDiv(tiles, num_multiprocessors);
+    const int64_t clocks = waves * (StepsOf(shape, best.block_k) * tile.step + tile.besides);
+    if (best.block_m != 0 && clocks >= best_clocks) continue;
+    best_clocks = clocks;
+    best.block_m = tile.block_m;
+    best.block_n = tile.block_n;
+    best.num_waves = waves;
+    best.num_blocks = static_cast<int>(std::min<int64_t>(tiles, num_multiprocessors));
   }
-  best.block_k = is_fp8 ? kRowBytes : kRowBytes / 2;
   best.num_threads = 128 + 128 * (best.block_m / 64);
   const int64_t steps = std::max<int64_t>(CeilDiv(shape.k, best.block_k), 1);
   best.num_stages = static_cast<int>(std::clamp<int64_t>(steps, 2, kMaxStages));

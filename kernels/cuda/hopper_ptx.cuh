@@ -98,6 +98,12 @@ __device__ uint64_t TransposedDescriptor(const void* tile) {
   return (TileDescriptor(tile) & ~(uint64_t{0x3fff} << 16)) | (kLeadingBytes >> 4) << 16;
 }
 
+// The descriptor of a tile so many bytes further on. Only the lower half changes.
+__device__ inline uint64_t MovedDescriptor(uint64_t descriptor, int bytes) {
+  const uint32_t lower = static_cast<uint32_t>(descriptor) + (static_cast<uint32_t>(bytes) >> 4);
+  return (descriptor & 0xffffffff00000000u) | lower;
+}
+
 // What this thread wrote to shared memory, wgmma and TMA see after the next barrier.
 __device__ inline void FenceForTensorCores() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

@@ -42,9 +42,9 @@ class TileWalk {
       const int begin = grid_.grouping == MatmulGrouping::kRows ? grid_.offsets[group_] : 0;
       const int end = grid_.grouping == MatmulGrouping::kRows ? grid_.offsets[group_ + 1] : grid_.m;
       const int rows = (end - begin + kBlockM - 1) / kBlockM;
-      const int64_t tiles = static_cast<int64_t>(rows) * columns_;
+      const int tiles = rows * columns_;
       if (next_ - before_ < tiles) {
-        Place(static_cast<int>(next_ - before_), rows, begin, end, tile);
+        Place(next_ - before_, rows, begin, end, tile);
         next_ += num_blocks_;
         return true;
       }
@@ -56,7 +56,7 @@ class TileWalk {
  private:
   // Bands of rows, column after column inside: blocks that run together share rows of a and of b.
   __device__ void Place(int index, int rows, int begin, int end, Tile& tile) const {
-    constexpr int kBand = 8;
+    constexpr int kBand = 16;
     const int in_band = kBand * columns_;
     const int band = index / in_band;
     const int band_rows = min(rows - band * kBand, kBand);
@@ -77,7 +77,7 @@ class TileWalk {
   }
 
   const TileGrid& grid_;
-  int64_t next_, before_ = 0;  // index of the next tile; tiles of the groups before group_
+  int next_, before_ = 0;  // index of the next tile; tiles of the groups before group_
   const int num_blocks_, columns_;
   int group_ = 0;
 };

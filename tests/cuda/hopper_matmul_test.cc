@@ -324,10 +324,8 @@ TEST_P(HopperMatmulTest, SoItDoesWhereTheTensorCoresTruncate) {
 void HopperMatmulTest::CheckEveryConfiguration() {
   const Problem p(GetParam());
   std::vector<uint8_t> first;
-  const bool is_bf16 = p.is_bf16();
   for (const int block_m : {64, 128}) {
-    for (const int block_n : {64, 128, 256}) {
-      if (!is_bf16 && block_n == 256) continue;
+    for (const int block_n : {64, 128, 192, 256}) {
       HopperMatmulConfig config = ChooseHopperMatmul(p.shape, 3).value();
       config.block_m = block_m;
       config.block_n = block_n;
@@ -364,6 +362,7 @@ std::vector<Case> Fp8Cases() {
       {"fp8_full", Shape(kBlocks, kDense, 128, 256, 384)},
       {"fp8_ragged", Shape(kBlocks, kDense, 67, 203, 144), MatmulOutput::kF32, {}, 1},
       {"fp8_bf16_out", Shape(kBlocks, kDense, 130, 72, 256), MatmulOutput::kBF16},
+      {"fp8_wide", Shape(kBlocks, kDense, 9, 328, 256)},
       {"fp8_one_row", Shape(kBlocks, kDense, 1, 8, 16), MatmulOutput::kBF16},
       {"fp8_experts",
        Shape(kBlocks, kRows, 150, 136, 272, 5),

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <ostream>
@@ -38,7 +39,7 @@ void FillWithNumbers(const Tensor& tensor) {
     state ^= state >> 7;
     return state ^= state << 17;
   };
-  const int64_t n = tensor.num_elements();
+  const int64_t n = std::min<int64_t>(tensor.num_elements(), 1 << 20);  // of which the rest repeats
   if (tensor.dtype() == DType::kE4M3) {
     auto* codes = static_cast<uint8_t*>(tensor.view().raw_mutable_data());
     for (int64_t i = 0; i < n; ++i) codes[i] = static_cast<uint8_t>(0x38 | (next() >> 40 & 0x87));
@@ -49,6 +50,13 @@ void FillWithNumbers(const Tensor& tensor) {
     }
   } else {
     std::fill_n(tensor.view().mutable_data<float>(), n, 1.0f);
+  }
+  auto* bytes = static_cast<char*>(tensor.view().raw_mutable_data());
+  const size_t all = tensor.view().bytes();
+  for (size_t done = static_cast<size_t>(n) * SizeOf(tensor.dtype()); done < all;) {
+    const size_t next = std::min(done, all - done);
+    std::memcpy(bytes + done, bytes, next);
+    done += next;
   }
 }
 Tensor Numbers(const Shape& shape, DType dtype) {
@@ -197,6 +205,86 @@ TEST_P(Speed, ProductsInFp8) {
                 .a_scales = scales.view().data<float>(),
                 .b_scales = w_scales.view().data<float>()},
                y);
+  }
+}
+
+// Four experts of DeepSeek-V3 on one GPU, 8192 rows each: nothing of cuBLASLt's is like it.
+constexpr int64_t kExperts = 4;
+constexpr SpeedCase kExpertProducts[] = {{"tiny experts", 64, 128, 128},
+                                         {"experts, gate + up", 32768, 4096, 7168},
+                                         {"experts, down", 32768, 7168, 2048}};
+
+Tensor EqualGroups(int64_t rows) {
+  Tensor offsets({kExperts + 1}, DType::kI32);
+  for (int64_t e = 0; e <= kExperts; ++e) {
+    offsets.SetAt(e, static_cast<double>(rows / kExperts * e));
+  }
+  return offsets;
+}
+double BytesOfExperts(const SpeedCase& c, double element) {
+  return element * static_cast<double>(c.rows * c.depth + kExperts * c.columns * c.depth) +
+         2.0 * static_cast<double>(c.rows * c.columns);
+}
+// The gradient is read and written in FP32.
+double BytesOfWeightGradient(const SpeedCase& c, double element) {
+  return element * static_cast<double>(c.rows * (c.columns + c.depth)) +
+         8.0 * static_cast<double>(kExperts * c.columns * c.depth);
+}
+
+TEST_P(Speed, ProductsOfExpertsInBF16) {
+  for (const SpeedCase& c : kExpertProducts) {
+    if (IsTooMuchHere(Work(c))) continue;
+    const Tensor offsets = EqualGroups(c.rows);
+    const Tensor x = Numbers({c.rows, c.depth}, DType::kBF16);
+    const Tensor y = Numbers({c.rows, c.columns}, DType::kBF16);
+    {
+      // Packed on a GPU are the rows of [E, N, K].
+      const Tensor storage({2 * kExperts * c.columns * c.depth}, DType::kU8);
+      const Tensor w = Numbers({kExperts, c.columns, c.depth}, DType::kBF16);
+      std::memcpy(storage.view().raw_mutable_data(), w.view().raw_data(), w.view().bytes());
+      const PackedMatrix packed = {kExperts, c.depth, c.columns, DType::kBF16, storage};
+      Report(std::string("bf16 ") + c.name, 2 * Work(c), BytesOfExperts(c, 2), kBf16Flops,
+             [&] { GroupedMatmul(stream(), {.x = x, .w = packed, .offsets = offsets, .y = y}); });
+    }
+    const Tensor dw({kExperts, c.columns, c.depth});
+    Report(
+        std::string("bf16 dw ") + c.name, 2 * Work(c), BytesOfWeightGradient(c, 2), kBf16Flops,
+        [&] { GroupedWeightGradient(stream(), {.dy = y, .x = x, .offsets = offsets, .dw = dw}); });
+  }
+}
+
+TEST_P(Speed, ProductsOfExpertsInFp8) {
+  for (const SpeedCase& c : kExpertProducts) {
+    if (IsTooMuchHere(Work(c))) continue;
+    const int64_t blocks = NumTiles(c.depth), row_blocks = NumTiles(c.columns);
+    const Tensor offsets = EqualGroups(c.rows);
+    {
+      const Tensor x = Numbers({c.rows, c.depth}, DType::kE4M3);
+      const Tensor scales = Numbers({c.rows, blocks}, DType::kF32);
+      const Tensor w = Numbers({kExperts, c.columns, c.depth}, DType::kE4M3);
+      const Tensor w_scales = Numbers({kExperts, row_blocks, blocks}, DType::kF32);
+      const Tensor transposed({kExperts, c.depth, c.columns}, DType::kE4M3);
+      const Tensor transposed_scales({kExperts, blocks, row_blocks});
+      const Tensor y({c.rows, c.columns}, DType::kBF16);
+      const Fp8MatmulArgs args = {.a = {x, scales},
+                                  .w = {w, w_scales, transposed, transposed_scales, {}},
+                                  .offsets = offsets,
+                                  .c = y};
+      Report(std::string("fp8 ") + c.name, 2 * Work(c), BytesOfExperts(c, 1), kFp8Flops,
+             [&] { Fp8Matmul(stream(), args); });
+    }
+    if (!ReadsTransposedColumns(stream())) continue;
+    const int64_t codes = NumColumnCodes(c.rows, kExperts);
+    const int64_t tiles = NumColumnTiles(c.rows, kExperts);
+    const Tensor dy = Numbers({c.columns, codes}, DType::kE4M3);
+    const Tensor x = Numbers({c.depth, codes}, DType::kE4M3);
+    const Tensor dy_scales = Numbers({tiles, c.columns}, DType::kF32);
+    const Tensor x_scales = Numbers({tiles, c.depth}, DType::kF32);
+    const Tensor dw({kExperts, c.columns, c.depth});
+    const Fp8WeightGradientArgs args = {
+        .dy = {dy, dy_scales, true}, .x = {x, x_scales, true}, .offsets = offsets, .dw = dw};
+    Report(std::string("fp8 dw ") + c.name, 2 * Work(c), BytesOfWeightGradient(c, 1), kFp8Flops,
+           [&] { Fp8WeightGradient(stream(), args); });
   }
 }
 

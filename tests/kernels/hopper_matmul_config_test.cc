@@ -96,8 +96,8 @@ TEST(HopperMatmulConfig, FitsTheMultiprocessorForEveryShape) {
       SCOPED_TRACE(config->ToString());
       const bool is_bf16 = shape.operands == MatmulOperands::kBF16;
       EXPECT_TRUE(config->block_m == 64 || config->block_m == 128);
-      EXPECT_TRUE(config->block_n == 64 || config->block_n == 128 ||
-                  (is_bf16 && config->block_n == 256));
+      EXPECT_TRUE(config->block_n == 64 || config->block_n == 128 || config->block_n == 192 ||
+                  config->block_n == 256);
       EXPECT_EQ(config->block_k, is_bf16 ? 64 : 128);
       EXPECT_EQ(config->num_threads, 128 + 2 * config->block_m);
       EXPECT_GE(config->num_stages, 2);
@@ -123,7 +123,11 @@ TEST(HopperMatmulConfig, SmallTilesWhereLargeOnesWouldLeaveMultiprocessorsIdle) 
   HopperMatmulShape many_rows = few_rows;
   many_rows.m = 65536;
   EXPECT_EQ(ChooseHopperMatmul(many_rows, kMultiprocessors)->block_m, 128);
-  EXPECT_EQ(ChooseHopperMatmul(many_rows, kMultiprocessors)->block_n, 128);
+  EXPECT_EQ(ChooseHopperMatmul(many_rows, kMultiprocessors)->block_n, 256);
+  // Three waves, the last of which is all but full.
+  HopperMatmulShape some_rows = few_rows;
+  some_rows.m = 4096;
+  EXPECT_EQ(ChooseHopperMatmul(some_rows, kMultiprocessors)->block_n, 192);
 }
 
 TEST(HopperMatmulConfig, RefusesByNameWhatTheCopiesCannotRead) {
