@@ -1,7 +1,9 @@
 #include "kernels/cpu/adamw.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "kernels/cpu/op_table.h"
 
@@ -27,7 +29,11 @@ void SumSquares(ThreadPool& pool, const SumSquaresArgs& args) {
   RunRanges(pool, blocks, kSumSquaresBlock, Table().adamw.sum_squares, args);
   double* sum = args.sum.mutable_data<double>();
   double total = args.accumulate ? *sum : 0.0;
-  for (int64_t i = 0; i < blocks; ++i) total += args.scratch.data<double>()[i];
+  const double* parts = args.scratch.data<double>();
+  for (int64_t first = 0; first < blocks; first += kSumSquaresGroup) {
+    const int64_t last = std::min(first + kSumSquaresGroup, blocks);
+    total += std::accumulate(parts + first, parts + last, 0.0);
+  }
   *sum = total;
 }
 

@@ -14,7 +14,7 @@ struct AdamWTable {
 };
 AdamWTable AdamWTableOf(Target target);
 
-inline constexpr int64_t kSumSquaresBlock = 4096;
+inline constexpr int64_t kSumSquaresBlock = 4096, kSumSquaresGroup = 256;
 
 void AdamW(ThreadPool& pool, const AdamWArgs& args);
 void SumSquares(ThreadPool& pool, const SumSquaresArgs& args);

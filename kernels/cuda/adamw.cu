@@ -79,10 +79,26 @@ __global__ void __launch_bounds__(kWarp)
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
-__global__ void add_in_order_kernel(const double* x, double* sum, int64_t n, bool accumulate) {
-  double total = accumulate ? *sum : 0.0;
-  for (int64_t i = 0; i < n; ++i) total += x[i];
-  *sum = total;
+constexpr int64_t kGroup = 256;  // blocks whose sums are added before the others', likewise
+constexpr int kGroupThreads = 512;
+
+// One block; a thread a group.
+__global__ void __launch_bounds__(kGroupThreads)
+    add_in_order_kernel(const double* x, double* sum, int64_t n, bool accumulate) {
+  __shared__ double groups[kGroupThreads];
+  double total = accumulate && threadIdx.x == 0 ? *sum : 0.0;
+  for (int64_t start = 0; start < n; start += kGroupThreads * kGroup) {
+    const int64_t first = start + threadIdx.x * kGroup;
+    const int64_t last = first + kGroup < n ? first + kGroup : n;
+    double group = 0.0;
+#pragma unroll 8
+    for (int64_t i = first; i < last; ++i) group += x[i];
+    groups[threadIdx.x] = group;
+    __syncthreads();
+    for (int i = 0; i < kGroupThreads && start + i * kGroup < n; ++i) total += groups[i];
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) *sum = total;
 }
 
 }  // namespace
@@ -105,8 +121,8 @@ void SumSquares(Stream& stream, const SumSquaresArgs& args) {
   double* scratch = static_cast<double*>(args.scratch.raw_mutable_data());
   Launch(stream, {.blocks = blocks, .threads = kWarp}, sum_squares_kernel, args.x.data<float>(),
          scratch, n);
-  Launch(stream, {.blocks = 1}, add_in_order_kernel, scratch, args.sum.mutable_data<double>(),
-         blocks, args.accumulate);
+  Launch(stream, {.blocks = 1, .threads = kGroupThreads}, add_in_order_kernel, scratch,
+         args.sum.mutable_data<double>(), blocks, args.accumulate);
 }
 
 }  // namespace sluice::kernels::cuda

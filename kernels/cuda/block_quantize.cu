@@ -1,20 +1,16 @@
 // E4M3 with a scale per tile, to the bit as docs/fp8.md says.
-#include <cuda_fp8.h>
-
+#include "kernels/cuda/e4m3.cuh"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/quantize_tile.cuh"
 #include "kernels/cuda/reduce.cuh"
 
 namespace sluice::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 128, kWarps = kThreads / kWarp;  // a thread a column of a tile
+constexpr int kThreads = 128;  // of the kernels that have a thread a column of a tile
 static_assert(kThreads == kQuantTile);
-
-struct Range {
-  int64_t begin, end;
-};
 
 // Tile `index` of an axis: as `bounds` says, or every 128.
 __device__ inline Range TileAt(const int32_t* bounds, int64_t index, int64_t extent) {
@@ -32,57 +28,28 @@ struct RowTiles {
   __device__ Range Group(int64_t g) const {
     return offsets == nullptr ? Range{0, rows} : Range{offsets[g], offsets[g + 1]};
   }
-  // The tile of a row of scales; empty for one that belongs to none.
-  __device__ Range TileOfScale(int64_t scale_row) const {
-    for (int64_t g = 0; g < groups; ++g) {
+  // The tile of a row of scales; empty for one that belongs to none. Asked by a whole block, which
+  // looks through the groups side by side.
+  __device__ Range TileOfScale(int64_t scale_row, Range* shared) const {
+    if (threadIdx.x == 0) *shared = {0, 0};
+    __syncthreads();
+    for (int64_t g = threadIdx.x; g < groups; g += blockDim.x) {
       const Range group = Group(g);
       const int64_t begin = group.begin + (scale_row - group.begin / kQuantTile - g) * kQuantTile;
       if (begin < group.begin || begin >= group.end) continue;
-      return {begin, begin + kQuantTile < group.end ? begin + kQuantTile : group.end};
+      *shared = {begin, begin + kQuantTile < group.end ? begin + kQuantTile : group.end};
     }
-    return {0, 0};
-  }
-  __device__ Range TileOfRow(int64_t row) const {
-    int64_t g = 0;
-    while (Group(g).end <= row) ++g;
-    const Range group = Group(g);
-    const int64_t begin = row - (row - group.begin) % kQuantTile;
-    return {begin, begin + kQuantTile < group.end ? begin + kQuantTile : group.end};
+    __syncthreads();
+    return *shared;
   }
 };
-
-// amax / 448 in IEEE division, at least 2^-126, 1 for amax 0; up to a power of two if asked for.
-__device__ inline float ScaleOf(float amax, const QuantizeOptions& options) {
-  amax = fmaxf(amax, options.amax_floor);
-  if (amax == 0.0f) return 1.0f;
-  const float scale = fmaxf(amax / kMaxE4M3, 0x1p-126f);
-  if (options.format == ScaleFormat::kF32) return scale;
-  return __uint_as_float((__float_as_uint(scale) + 0x7fffffu) & 0x7f800000u);
-}
-
-// A NaN keeps its sign. Infinity times an inverse of 0 has the sign that the CPU's multiplication
-// gives.
-__device__ inline uint8_t Encode(float x, float inverse) {
-  const float product = x * inverse;
-  if (isnan(product)) return isinf(x) ? 0xff : 0x7f | (__float_as_uint(x) >> 24 & 0x80u);
-  return __nv_cvt_float_to_fp8(product, __NV_SATFINITE, __NV_E4M3);
-}
-
-__device__ inline float Decode(uint8_t code) {
-  const uint32_t sign = (code & 0x80u) << 24, magnitude = code & 0x7fu;
-  if (magnitude == 0x7f) return __uint_as_float(sign | 0x7fc00000u);
-  if (magnitude < 8) {
-    return __uint_as_float(sign | __float_as_uint(static_cast<float>(magnitude) * 0x1p-9f));
-  }
-  return __uint_as_float(sign | ((magnitude << 20) + (120u << 23)));
-}
 
 // Elements as floats, whatever they are stored as.
 template <typename T>
 struct PlainSource {
   Rows<const T> x;
-  __device__ float At(int64_t row, int64_t column, int64_t) const {
-    return ToFloat(x[row][column]);
+  __device__ void Load(int64_t row, int64_t column, int64_t, int count, float (&to)[kChunk]) const {
+    Load8(x[row] + column, count, to);
   }
 };
 struct CodedSource {
@@ -90,6 +57,13 @@ struct CodedSource {
   Rows<const float> scales;
   __device__ float At(int64_t row, int64_t column, int64_t tile) const {
     return Decode(codes[row][column]) * scales[row][tile];
+  }
+  __device__ void Load(int64_t row, int64_t column, int64_t tile, int count,
+                       float (&to)[kChunk]) const {
+    const uint2 raw = LoadCodes8(codes[row] + column, count);
+    const float scale = scales[row][tile];
+    Decode4(raw.x, scale, to);
+    Decode4(raw.y, scale, to + 4);
   }
 };
 
@@ -100,78 +74,125 @@ struct QuantizeParameters {
   RowTiles row_tiles;
   int64_t width;
   QuantizeOptions options;
-  Rows<uint8_t> codes;
-  Rows<float> scales;
-  bool is_transposed;  // codes of columns
+  Rows<uint8_t> row_codes, column_codes;  // either may be null
+  Rows<float> row_scales, column_scales;
+  bool is_transposed;  // column_codes
 };
 
-// Block (row, column tile).
+// A tile of rows and columns, in registers.
+struct HeldTile {
+  Range rows, columns;
+  int64_t scale_row, tile;  // its place among the tiles
+  float x[kChunks][kChunk];
+
+  __device__ int64_t width() const { return columns.end - columns.begin; }
+};
+
+// Codes of 1 x 128, or all with the scale of `block_amax`, if that is not negative.
 template <typename Source>
-__global__ void __launch_bounds__(kThreads)
-    quantize_rows_kernel(const QuantizeParameters<Source> p) {
-  __shared__ float partial[kWarps];
-  const int64_t row = blockIdx.x, tile = blockIdx.y;
-  const Range columns = TileAt(p.tiles, tile, p.width);
-  const int64_t column = columns.begin + threadIdx.x;
-  const Range rows = p.options.square_blocks ? p.row_tiles.TileOfRow(row) : Range{row, row + 1};
-  float amax = 0.0f;
-  for (int64_t r = rows.begin; column < columns.end && r < rows.end; ++r) {
-    amax = fmaxf(amax, fabsf(p.source.At(r, column, tile)));
-  }
-  const float scale = ScaleOf(BlockReduce<Max>(amax, partial), p.options);
-  if (threadIdx.x == 0) p.scales[row][tile] = scale;
-  if (column < columns.end) {
-    p.codes[row][column] = Encode(p.source.At(row, column, tile), 1.0f / scale);
+__device__ void QuantizeAlongRows(const QuantizeParameters<Source>& p, const HeldTile& held,
+                                  const TilePlace& place, float block_amax) {
+  const int count = place.Count(held.width());
+#pragma unroll
+  for (int i = 0; i < kChunks; ++i) {
+    const int64_t row = held.rows.begin + place.row + i * kRowStep;
+    const float amax = block_amax >= 0 ? block_amax : LargestOfRow(LargestOf(held.x[i]));
+    if (row >= held.rows.end) continue;
+    const float scale = ScaleOf(amax, p.options), inverse = 1.0f / scale;
+    if (place.column == 0) p.row_scales[row][held.tile] = scale;
+    StoreCodes8(p.row_codes[row] + held.columns.begin + place.column,
+                Encode8(held.x[i], [&](int) { return inverse; }), count);
   }
 }
 
-// A column's codes side by side, then zeros up to 128; four at a time where their rows are aligned.
+struct ColumnScratch {
+  CodeTile codes;
+  float amax[kQuantizeWarps][kQuantTile];
+  float inverse[kQuantTile];
+};
+
+// The scales of 128 x 1, written down, and what to multiply with, in shared memory.
 template <typename Source>
-__device__ void WriteTransposed(const QuantizeParameters<Source>& p, const Range& rows,
-                                int64_t scale_row, int64_t column, int64_t tile, float inverse) {
-  uint8_t* to = p.codes[column] + scale_row * kQuantTile;
-  const bool is_aligned = reinterpret_cast<uint64_t>(to) % 4 == 0;
-  for (int64_t first = 0; first < kQuantTile; first += 4) {
-    uint8_t codes[4];
+__device__ void ScalesOfColumns(const QuantizeParameters<Source>& p, const HeldTile& held,
+                                const TilePlace& place, float block_amax, ColumnScratch& scratch) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int64_t r = rows.begin + first + i;
-      codes[i] = r < rows.end ? Encode(p.source.At(r, column, tile), inverse) : uint8_t{0};
-    }
-    if (is_aligned) {
-      *reinterpret_cast<uchar4*>(to + first) = make_uchar4(codes[0], codes[1], codes[2], codes[3]);
-    } else {
+  for (int j = 0; j < kChunk; ++j) {
+    float amax = 0.0f;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) to[first + i] = codes[i];
+    for (int i = 0; i < kChunks; ++i) amax = fmaxf(amax, fabsf(held.x[i][j]));
+    amax = fmaxf(amax, __shfl_xor_sync(kAllLanes, amax, kRowThreads));
+    if (threadIdx.x % kWarp < kRowThreads) {
+      scratch.amax[threadIdx.x / kWarp][place.column + j] = amax;
     }
   }
+  __syncthreads();
+  const int column = static_cast<int>(threadIdx.x);
+  if (column < kQuantTile) {
+    float amax = 0.0f;
+#pragma unroll
+    for (int warp = 0; warp < kQuantizeWarps; ++warp)
+      amax = fmaxf(amax, scratch.amax[warp][column]);
+    const float scale = ScaleOf(block_amax >= 0 ? block_amax : amax, p.options);
+    scratch.inverse[column] = 1.0f / scale;
+    if (column < held.width()) p.column_scales[held.scale_row][held.columns.begin + column] = scale;
+  }
+  __syncthreads();
 }
 
-// Block (row of scales, column tile); a thread a column.
 template <typename Source>
-__global__ void __launch_bounds__(kThreads)
-    quantize_columns_kernel(const QuantizeParameters<Source> p) {
-  __shared__ float partial[kWarps];
-  const int64_t scale_row = blockIdx.x, tile = blockIdx.y;
-  const Range rows = p.row_tiles.TileOfScale(scale_row);
-  if (rows.begin == rows.end) return;
-  const Range columns = TileAt(p.tiles, tile, p.width);
-  const int64_t column = columns.begin + threadIdx.x;
+__device__ void QuantizeAlongColumns(const QuantizeParameters<Source>& p, const HeldTile& held,
+                                     const TilePlace& place, float block_amax,
+                                     ColumnScratch& scratch) {
+  ScalesOfColumns(p, held, place, block_amax, scratch);
+  float inverse[kChunk];
+#pragma unroll
+  for (int j = 0; j < kChunk; ++j) inverse[j] = scratch.inverse[place.column + j];
+#pragma unroll
+  for (int i = 0; i < kChunks; ++i) {
+    const int row = place.row + i * kRowStep;
+    const uint2 codes = Encode8(held.x[i], [&](int j) { return inverse[j]; });
+    if (p.is_transposed) {
+      scratch.codes.PutRow(row, place.column, codes);
+    } else if (held.rows.begin + row < held.rows.end) {
+      StoreCodes8(p.column_codes[held.rows.begin + row] + held.columns.begin + place.column, codes,
+                  place.Count(held.width()));
+    }
+  }
+  if (!p.is_transposed) return;
+  __syncthreads();
+  StoreColumns(scratch.codes, held.width(), kQuantTile, [&](int column) {
+    return p.column_codes[held.columns.begin + column] + held.scale_row * kQuantTile;
+  });
+}
+
+// Block (row of scales, column tile): codes along rows, along columns, or both.
+template <typename Source>
+__global__ void __launch_bounds__(kQuantizeThreads)
+    quantize_kernel(const QuantizeParameters<Source> p) {
+  __shared__ ColumnScratch scratch;
+  __shared__ Range shared_rows;
+  __shared__ float partial[kQuantizeWarps];
+  HeldTile held;
+  held.scale_row = blockIdx.x;
+  held.tile = blockIdx.y;
+  held.rows = p.row_tiles.TileOfScale(held.scale_row, &shared_rows);
+  if (held.rows.begin == held.rows.end) return;
+  held.columns = TileAt(p.tiles, held.tile, p.width);
+  const TilePlace place;
+  const int count = place.Count(held.width());
   float amax = 0.0f;
-  for (int64_t r = rows.begin; column < columns.end && r < rows.end; ++r) {
-    amax = fmaxf(amax, fabsf(p.source.At(r, column, tile)));
+#pragma unroll
+  for (int i = 0; i < kChunks; ++i) {
+    const int64_t row = held.rows.begin + place.row + i * kRowStep;
+    const bool is_there = row < held.rows.end && count > 0;
+    p.source.Load(is_there ? row : held.rows.begin,
+                  held.columns.begin + (is_there ? place.column : 0), held.tile,
+                  is_there ? count : 0, held.x[i]);
+    amax = fmaxf(amax, LargestOf(held.x[i]));
   }
-  if (p.options.square_blocks) amax = BlockReduce<Max>(amax, partial);
-  if (column >= columns.end) return;
-  const float scale = ScaleOf(amax, p.options), inverse = 1.0f / scale;
-  p.scales[scale_row][column] = scale;
-  if (p.is_transposed) {
-    WriteTransposed(p, rows, scale_row, column, tile, inverse);
-    return;
-  }
-  for (int64_t r = rows.begin; r < rows.end; ++r) {
-    p.codes[r][column] = Encode(p.source.At(r, column, tile), inverse);
-  }
+  const float block_amax = p.options.square_blocks ? BlockReduce<Max>(amax, partial) : -1.0f;
+  if (!p.row_codes.is_null()) QuantizeAlongRows(p, held, place, block_amax);
+  if (!p.column_codes.is_null()) QuantizeAlongColumns(p, held, place, block_amax, scratch);
 }
 
 template <typename T>
@@ -195,22 +216,29 @@ struct WeightParameters {
   QuantizeOptions options;
 };
 
-// Block (block of the matrix, expert); a thread a column.
+// Block (block of the matrix, expert).
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kQuantizeThreads)
     quantize_weight_kernel(const WeightParameters<const T> p) {
-  __shared__ float partial[kWarps];
+  __shared__ CodeTile swapped;
+  __shared__ float partial[kQuantizeWarps];
   const int64_t expert = blockIdx.y;
   const int64_t row_tile = blockIdx.x / p.num_column_tiles;
   const int64_t column_tile = blockIdx.x % p.num_column_tiles;
   const Range rows = TileAt(p.row_tiles, row_tile, p.out);
   const Range columns = TileAt(nullptr, column_tile, p.in);
-  const int64_t column = columns.begin + threadIdx.x;
-  const bool inside = column < columns.end;
+  const TilePlace place;
+  const int count = place.Count(columns.end - columns.begin);
   const T* w = p.w[expert];
+  float x[kChunks][kChunk];
   float amax = 0.0f;
-  for (int64_t r = rows.begin; inside && r < rows.end; ++r) {
-    amax = fmaxf(amax, fabsf(ToFloat(w[r * p.in + column])));
+#pragma unroll
+  for (int i = 0; i < kChunks; ++i) {
+    const int64_t row = rows.begin + place.row + i * kRowStep;
+    const bool is_there = row < rows.end && count > 0;
+    Load8(w + (is_there ? row * p.in + columns.begin + place.column : 0), is_there ? count : 0,
+          x[i]);
+    amax = fmaxf(amax, LargestOf(x[i]));
   }
   const float scale = ScaleOf(BlockReduce<Max>(amax, partial), p.options);
   const bool transposes = !p.transposed_codes.is_null();
@@ -221,11 +249,20 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   const float inverse = 1.0f / scale;
-  for (int64_t r = rows.begin; inside && r < rows.end; ++r) {
-    const uint8_t code = Encode(ToFloat(w[r * p.in + column]), inverse);
-    p.codes[expert][r * p.in + column] = code;
-    if (transposes) p.transposed_codes[expert][column * p.out + r] = code;
+#pragma unroll
+  for (int i = 0; i < kChunks; ++i) {
+    const int row = place.row + i * kRowStep;
+    const uint2 codes = Encode8(x[i], [&](int) { return inverse; });
+    if (transposes) swapped.PutRow(row, place.column, codes);
+    if (rows.begin + row >= rows.end) continue;
+    StoreCodes8(p.codes[expert] + (rows.begin + row) * p.in + columns.begin + place.column, codes,
+                count);
   }
+  if (!transposes) return;
+  __syncthreads();
+  StoreColumns(swapped, columns.end - columns.begin, rows.end - rows.begin, [&](int column) {
+    return p.transposed_codes[expert] + (columns.begin + column) * p.out + rows.begin;
+  });
 }
 
 template <typename T>
@@ -282,8 +319,11 @@ int64_t TilesOf(const ConstTensorView& tiles, int64_t extent) {
   return tiles.is_null() ? NumTiles(extent) : tiles.extent(0) - 1;
 }
 
-LaunchShape ShapeOf(int64_t blocks, int64_t blocks_y) {
-  return {.blocks = blocks, .threads = kThreads, .shared_bytes = 0, .blocks_y = blocks_y};
+LaunchShape ShapeOf(int64_t blocks, int64_t blocks_y, int threads = kThreads) {
+  return {.blocks = blocks,
+          .threads = static_cast<unsigned>(threads),
+          .shared_bytes = 0,
+          .blocks_y = blocks_y};
 }
 
 RowTiles RowTilesOf(const ConstTensorView& offsets, int64_t rows) {
@@ -291,12 +331,10 @@ RowTiles RowTilesOf(const ConstTensorView& offsets, int64_t rows) {
 }
 
 template <typename Source>
-void QuantizeInto(Stream& stream, QuantizeParameters<Source> p, const QuantizedColumns& columns,
-                  int64_t num_tiles) {
-  p.codes = MutableRowsOf<uint8_t>(columns.codes);
-  p.scales = MutableRowsOf<float>(columns.scales);
+void SetColumns(QuantizeParameters<Source>& p, const QuantizedColumns& columns) {
+  p.column_codes = MutableRowsOf<uint8_t>(columns.codes);
+  p.column_scales = MutableRowsOf<float>(columns.scales);
   p.is_transposed = columns.transposed;
-  Launch(stream, ShapeOf(columns.scales.extent(0), num_tiles), quantize_columns_kernel<Source>, p);
 }
 
 CodedSource SourceOf(const QuantizedRows& rows) {
@@ -323,37 +361,47 @@ WeightParameters<T> ParametersOf(const QuantizedWeight& weight, const Shape& sha
 
 void Quantize(Stream& stream, const QuantizeArgs& args) {
   const int64_t rows = args.x.extent(0), width = args.x.extent(1);
-  const int64_t num_tiles = TilesOf(args.tiles, width);
+  const RowTiles row_tiles = RowTilesOf(args.offsets, rows);
+  const int64_t scale_rows =
+      args.offsets.is_null() ? NumTiles(rows) : NumColumnTiles(rows, row_tiles.groups);
   ForFloatType(args.x.dtype(), [&](auto tag) {
     using Source = PlainSource<typename decltype(tag)::Type>;
     QuantizeParameters<Source> p = {.source = {RowsOf<typename decltype(tag)::Type>(args.x)},
                                     .tiles = Bounds(args.tiles),
-                                    .row_tiles = RowTilesOf(args.offsets, rows),
+                                    .row_tiles = row_tiles,
                                     .width = width,
                                     .options = args.options,
-                                    .codes = {},
-                                    .scales = {},
+                                    .row_codes = {},
+                                    .column_codes = {},
+                                    .row_scales = {},
+                                    .column_scales = {},
                                     .is_transposed = false};
     if (!args.rows.is_null()) {
-      p.codes = MutableRowsOf<uint8_t>(args.rows.codes);
-      p.scales = MutableRowsOf<float>(args.rows.scales);
-      Launch(stream, ShapeOf(rows, num_tiles), quantize_rows_kernel<Source>, p);
+      p.row_codes = MutableRowsOf<uint8_t>(args.rows.codes);
+      p.row_scales = MutableRowsOf<float>(args.rows.scales);
     }
-    if (!args.columns.is_null()) QuantizeInto(stream, p, args.columns, num_tiles);
+    if (!args.columns.is_null()) SetColumns(p, args.columns);
+    Launch(stream, ShapeOf(scale_rows, TilesOf(args.tiles, width), kQuantizeThreads),
+           quantize_kernel<Source>, p);
   });
 }
 
 void RequantizeColumns(Stream& stream, const RequantizeColumnsArgs& args) {
   const int64_t rows = args.rows.codes.extent(0), width = args.rows.codes.extent(1);
-  const QuantizeParameters<CodedSource> p = {.source = SourceOf(args.rows),
-                                             .tiles = Bounds(args.tiles),
-                                             .row_tiles = RowTilesOf(args.offsets, rows),
-                                             .width = width,
-                                             .options = args.options,
-                                             .codes = {},
-                                             .scales = {},
-                                             .is_transposed = false};
-  QuantizeInto(stream, p, args.columns, TilesOf(args.tiles, width));
+  QuantizeParameters<CodedSource> p = {.source = SourceOf(args.rows),
+                                       .tiles = Bounds(args.tiles),
+                                       .row_tiles = RowTilesOf(args.offsets, rows),
+                                       .width = width,
+                                       .options = args.options,
+                                       .row_codes = {},
+                                       .column_codes = {},
+                                       .row_scales = {},
+                                       .column_scales = {},
+                                       .is_transposed = false};
+  SetColumns(p, args.columns);
+  Launch(stream,
+         ShapeOf(args.columns.scales.extent(0), TilesOf(args.tiles, width), kQuantizeThreads),
+         quantize_kernel<CodedSource>, p);
 }
 
 void DequantizeRows(Stream& stream, const DequantizeRowsArgs& args) {
@@ -371,7 +419,8 @@ void QuantizeWeight(Stream& stream, const QuantizeWeightArgs& args) {
     auto p = ParametersOf<const T>(args.weight, args.w.shape());
     p.w = RowsOf<T>(args.w);
     p.options = args.options;
-    Launch(stream, ShapeOf(p.num_row_tiles * p.num_column_tiles, args.w.extent(0)),
+    Launch(stream,
+           ShapeOf(p.num_row_tiles * p.num_column_tiles, args.w.extent(0), kQuantizeThreads),
            quantize_weight_kernel<T>, p);
   });
 }

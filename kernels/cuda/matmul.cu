@@ -52,20 +52,6 @@ __global__ void __launch_bounds__(kTileThreads)
   ComputeTile(p, blockIdx.x / columns * kTile, blockIdx.x % columns * kTile);
 }
 
-constexpr int kPackThreads = 256;
-
-// to[e][j][k] = from: K innermost, as LoadTile reads it fastest.
-template <typename From, typename To>
-__global__ void __launch_bounds__(kPackThreads)
-    pack_matrix_kernel(const From* from, To* to, int64_t matrix_stride, int64_t column_stride,
-                       int64_t k_stride, int64_t n, int64_t k) {
-  const int64_t matrix = blockIdx.y;
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kPackThreads + threadIdx.x;
-  if (i >= n * k) return;
-  const From x = from[matrix * matrix_stride + i / k * column_stride + i % k * k_stride];
-  to[matrix * n * k + i] = FromFloat<To>(ToFloat(x));
-}
-
 template <typename T>
 const T* PackedData(const PackedMatrix& packed) {
   return static_cast<const T*>(packed.storage.raw_data());
@@ -89,28 +75,6 @@ void ForTypes(DType operand, DType result, const Run& run) {
 }
 
 }  // namespace
-
-void PackMatrix(Stream& stream, const PackMatrixArgs& args) {
-  const PackedMatrix& packed = args.packed;
-  const int rank = args.b.shape().rank();
-  // A strided matrix of rank 2 has its own row stride; of rank 3 the matrices may be apart.
-  const int64_t row = rank == 2 ? args.b.row_stride() : args.b.extent(2);
-  ForFloatType(args.b.dtype(), [&](auto from) {
-    ForFloatType(packed.dtype, [&](auto to) {
-      using From = typename decltype(from)::Type;
-      using To = typename decltype(to)::Type;
-      Launch(stream,
-             {.blocks = CeilDiv(packed.n * packed.k, kPackThreads),
-              .threads = kPackThreads,
-              .shared_bytes = 0,
-              .blocks_y = packed.num_matrices},
-             pack_matrix_kernel<From, To>, static_cast<const From*>(args.b.raw_data()),
-             static_cast<To*>(packed.storage.raw_mutable_data()),
-             rank == 2 ? int64_t{0} : args.b.row_stride(), args.transpose ? row : int64_t{1},
-             args.transpose ? int64_t{1} : row, packed.n, packed.k);
-    });
-  });
-}
 
 void Matmul(Stream& stream, const MatmulArgs& args) {
   if (MatmulByWgmma(stream, args)) return;

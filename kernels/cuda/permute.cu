@@ -26,17 +26,47 @@ struct CombineParameters {
   int64_t top, width;
 };
 
+// 16 bytes of neighbours, so that a thread's load fills what memory gives at once.
 template <typename T>
+struct alignas(16) Chunk {
+  static constexpr int kElements = 16 / sizeof(T);
+  T x[kElements];
+};
+template <typename T>
+struct alignas(sizeof(T)) Single {
+  static constexpr int kElements = 1;
+  T x[1];
+};
+
+// A block a token; Part: how much of a row a thread takes at a time.
+template <typename T, template <typename> class Part>
 __global__ void __launch_bounds__(kThreads) combine_rows_kernel(const CombineParameters<T> p) {
+  constexpr int kElements = Part<T>::kElements;
   const int64_t token = blockIdx.x;
   const int32_t* row_of = p.row_of[token];
-  for (int64_t h = threadIdx.x; h < p.width; h += kThreads) {
-    float sum = p.base.is_null() ? 0.0f : ToFloat(p.base[token][h]);
-    for (int64_t k = 0; k < p.top; ++k) {
-      const float x = ToFloat(p.rows[row_of[k]][h]);
-      sum = p.weights.is_null() ? sum + x : __fmaf_rn(p.weights[token][k], x, sum);
+  const auto at = [](const T* row, int64_t h) {
+    return *reinterpret_cast<const Part<T>*>(row + h);
+  };
+  for (int64_t h = threadIdx.x * kElements; h < p.width; h += kThreads * kElements) {
+    float sum[kElements] = {};
+    if (!p.base.is_null()) {
+      const Part<T> base = at(p.base[token], h);
+#pragma unroll
+      for (int i = 0; i < kElements; ++i) sum[i] = ToFloat(base.x[i]);
     }
-    p.y[token][h] = FromFloat<T>(sum);
+#pragma unroll 4
+    for (int64_t k = 0; k < p.top; ++k) {
+      const Part<T> row = at(p.rows[row_of[k]], h);
+#pragma unroll
+      for (int i = 0; i < kElements; ++i) {
+        const float x = ToFloat(row.x[i]);
+        sum[i] = p.weights.is_null() ? sum[i] + x : __fmaf_rn(p.weights[token][k], x, sum[i]);
+      }
+    }
+    Part<T> y;
+#pragma unroll
+    for (int i = 0; i < kElements; ++i) y.x[i] = FromFloat<T>(sum[i]);
+    *reinterpret_cast<Part<T>*>(p.y[token] + h) = y;
   }
 }
 
@@ -72,17 +102,20 @@ __global__ void __launch_bounds__(kThreads)
 
 namespace {
 
+// All rows begin and end at multiples of so many bytes.
+bool IsCut(const ConstTensorView& view, int64_t bytes) {
+  const auto element = static_cast<int64_t>(SizeOf(view.dtype()));
+  return reinterpret_cast<uintptr_t>(view.raw_data()) % static_cast<uint64_t>(bytes) == 0 &&
+         view.row_stride() * element % bytes == 0 && view.extent(1) * element % bytes == 0;
+}
+
 // Rows of bytes, which the wire cuts to multiples of 16: as words of 16 where all rows begin at
 // one.
 void GatherBytes(Stream& stream, const GatherRowsArgs& args) {
   constexpr int64_t kWord = sizeof(uint4);
-  const auto is_cut = [](const ConstTensorView& view) {
-    return reinterpret_cast<uintptr_t>(view.raw_data()) % kWord == 0 &&
-           view.row_stride() % kWord == 0 && view.extent(1) % kWord == 0;
-  };
   const LaunchShape shape = {.blocks = args.y.extent(0), .threads = kThreads};
   const int32_t* index = args.index.data<int32_t>();
-  if (!is_cut(args.x) || !is_cut(args.y)) {
+  if (!IsCut(args.x, kWord) || !IsCut(args.y, kWord)) {
     return Launch(stream, shape, gather_rows_kernel<uint8_t>, RowsOf<uint8_t>(args.x), index,
                   MutableRowsOf<uint8_t>(args.y), args.y.extent(1));
   }
@@ -115,7 +148,13 @@ void CombineRows(Stream& stream, const CombineRowsArgs& args) {
                                     .y = MutableRowsOf<T>(args.y),
                                     .top = args.row_of.extent(1),
                                     .width = args.y.extent(1)};
-    Launch(stream, {.blocks = args.y.extent(0), .threads = kThreads}, combine_rows_kernel<T>, p);
+    const LaunchShape shape = {.blocks = args.y.extent(0), .threads = kThreads};
+    if (IsCut(args.rows, 16) && IsCut(args.y, 16) &&
+        (args.base.is_null() || IsCut(args.base, 16))) {
+      Launch(stream, shape, combine_rows_kernel<T, Chunk>, p);
+    } else {
+      Launch(stream, shape, combine_rows_kernel<T, Single>, p);
+    }
   });
 }
 

@@ -82,7 +82,7 @@ struct BackwardWeightParameters {
 };
 
 constexpr int kRowsPerPart = 64;  // of the op's contract
-constexpr int kParts = 8;         // summed side by side, added in order
+constexpr int kParts = 32;        // summed side by side, added in order
 
 // threadIdx.x: column; threadIdx.y: which of kParts neighbouring parts of 64 rows.
 template <typename T>
@@ -96,7 +96,8 @@ __global__ void __launch_bounds__(kWarp* kParts)
     const int64_t begin = first + threadIdx.y * kRowsPerPart;
     const int64_t end = begin + kRowsPerPart < p.rows ? begin + kRowsPerPart : p.rows;
     float sum = 0.0f;
-    for (int64_t row = begin; inside && row < end; ++row) {
+#pragma unroll 8
+    for (int64_t row = begin; row < (inside ? end : begin); ++row) {
       sum = __fmaf_rn(ToFloat(p.dy[row][column]), ToFloat(p.x[row][column]) * p.inverse_rms[row],
                       sum);
     }

@@ -157,7 +157,7 @@ struct BalanceParameters {
   double *balance, *z;
 };
 
-constexpr int kBalanceWarps = 8;  // tokens at a time
+constexpr int kBalanceWarps = 32;  // tokens at a time
 
 // Shared memory of a block, for E experts.
 struct BalanceScratch {

@@ -22,8 +22,8 @@ struct AdamWArgs {
 };
 void AdamW(Stream& stream, const AdamWArgs& args);
 
-// *sum (+)= sum of x[i]^2 in FP64: blocks of 4096 elements, each in a fixed order, added in
-// ascending order. The result does not depend on the number of threads. A NaN or infinity in x
+// *sum (+)= sum of x[i]^2 in FP64: blocks of 4096 elements, each in a fixed order; 256 neighbouring
+// blocks added in ascending order; these sums added in ascending order. The result does not depend on the number of threads. A NaN or infinity in x
 // shows in *sum.
 struct SumSquaresArgs {
   ConstTensorView x;  // [n] f32

@@ -300,16 +300,17 @@ TEST_P(RouterTest, EqualsThePublishedBalanceLoss) {
 
 // Inputs and gradients of the losses of the gate.
 struct Losses {
+  static constexpr int kTokens = 90;  // the last sequence takes a GPU's block several rounds
   Losses(const RouterConfig& c, DType dtype)
       : config(c),
-        starts(Tensor::Of({0, 5, 5, 6, 23})),
-        logits(Tensor::Random({23, c.num_experts}, dtype, 1, -4, 4)),
+        starts(Tensor::Of({0, 5, 5, 6, kTokens})),
+        logits(Tensor::Random({kTokens, c.num_experts}, dtype, 1, -4, 4)),
         bias(Tensor::Random({c.num_experts}, dtype, 2, -0.1, 0.1)),
-        dweights(Tensor::Random({23, c.experts_per_token}, dtype, 3)),
+        dweights(Tensor::Random({kTokens, c.experts_per_token}, dtype, 3)),
         global(Tensor::Random({c.num_experts}, dtype, 4)),
-        routed(c, 23, dtype),
+        routed(c, kTokens, dtype),
         load({4, c.num_experts}, dtype),
-        dlogits({23, c.num_experts}, dtype),
+        dlogits({kTokens, c.num_experts}, dtype),
         balance({4}, DType::kF64),
         z({4}, DType::kF64) {}
   Losses To(DType dtype) const {
@@ -412,14 +413,15 @@ TEST_P(RouterTest, TokenDoesNotDependOnTheBatch) {
   RouterBackward(stream(), batch.Backward());
   Wait();
   // The last sequence alone.
+  constexpr int kLast = Losses::kTokens - 6;
   Losses alone(config, DType::kF32);
-  alone.starts = Tensor::Of({0, 17});
-  const auto last = [&](const Tensor& x) { return x.view().Rows(6, 17); };
-  const Routed routed(config, 17);
+  alone.starts = Tensor::Of({0, kLast});
+  const auto last = [&](const Tensor& x) { return x.view().Rows(6, kLast); };
+  const Routed routed(config, kLast);
   RouteArgs route = routed.Args(config, alone.logits, alone.bias);
   route.logits = last(batch.logits);
   Route(stream(), route);
-  const Tensor load({1, config.num_experts}), dlogits({17, config.num_experts});
+  const Tensor load({1, config.num_experts}), dlogits({kLast, config.num_experts});
   const Tensor balance({1}, DType::kF64), z({1}, DType::kF64);
   BalanceLoss(stream(), {.config = config,
                          .logits = route.logits,
@@ -460,7 +462,7 @@ TEST(RouterReferenceTest, GradientsAreFiniteDifferences) {
         total += static_cast<double>(0.7f) * test.balance.At(s) +
                  static_cast<double>(0.01f) * test.z.At(s);
       }
-      for (int64_t t = 0; t < 23; ++t) {
+      for (int64_t t = 0; t < Losses::kTokens; ++t) {
         double sum = 0, weighted = 0;
         for (int64_t i = 0; i < config.num_experts; ++i) {
           const double score = test.routed.scores.At(t * config.num_experts + i);
