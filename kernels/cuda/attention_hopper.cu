@@ -72,35 +72,28 @@ struct HopperAttention {
     }
   }
 
-  // scores = q k^T of this warpgroup's 64 queries, waited for.
+  // scores = q k^T of this warpgroup's 64 queries, under way as a group.
   static __device__ void MultiplyByKeys(float (&scores)[kTile / 2], const uint8_t* q,
                                         const uint8_t* k) {
-    HoldRegisters(scores);
-    FenceWarpgroup();
+    const uint64_t q_tile = TileDescriptor(q), k_tile = TileDescriptor(k);
 #pragma unroll
     for (int i = 0; i < kWidth / 16; ++i) {
-      const int at = i / 4 * kBoxBytes + i % 4 * 32;
-      MultiplyBF16<false>(scores, TileDescriptor(q + at), TileDescriptor(k + at), i > 0);
+      const int at = (i / 4 * kBoxBytes + i % 4 * 32) >> 4;
+      MultiplyBF16<false>(scores, q_tile + at, k_tile + at, i > 0);
     }
     CommitWarpgroup();
-    WaitWarpgroup<0>();
-    HoldRegisters(scores);
   }
 
-  // out += weights v, waited for.
+  // out += weights v, under way as a group.
   static __device__ void MultiplyByValues(float (&out)[kValueWidth / 2],
                                           const uint32_t (&weights)[kTile / 16][4],
                                           const uint8_t* v) {
     const uint64_t tile = TransposedDescriptor<kTile>(v);
-    HoldRegisters(out);
-    FenceWarpgroup();
 #pragma unroll
     for (int i = 0; i < kTile / 16; ++i) {
       MultiplyBF16<true>(out, weights[i], tile + (i * 16 * kLineBytes >> 4), true);
     }
     CommitWarpgroup();
-    WaitWarpgroup<0>();
-    HoldRegisters(out);
   }
 
   // Keys from `valid` on are another document's: their weight is 0, but 0 times what they hold need
@@ -113,38 +106,72 @@ struct HopperAttention {
     SynchronizeThreads(1, kMultiplying * kWarpgroup);
   }
 
+  static __device__ void Pack(uint32_t (&weights)[kTile / 16][4],
+                              const float (&scores)[kTile / 2]) {
+#pragma unroll
+    for (int i = 0; i < kTile / 4; ++i) {
+      weights[i / 4][i % 4] = PackPair(scores[2 * i], scores[2 * i + 1]);
+    }
+  }
+
+  // The scores of a tile are under way with the product of the tile before it, whose weights lie in
+  // other registers: while that goes on, the scores become weights.
   static __device__ void Attend(const AttentionParameters<bfloat16>& p, const DocumentTile& tile,
                                 const Shared& shared) {
-    const int thread = threadIdx.x - kWarpgroup, group = thread / kWarpgroup;
+    const int thread = threadIdx.x - kWarpgroup, group = Uniform(thread / kWarpgroup);
     const int row = thread / kWarp * 16 + thread % kWarp / 4;  // this lane's first of the tile
     const bool speaks = thread % kWarp == 0;
+    const uint8_t* q = shared.q() + group * (64 * kLineBytes);
+    const float factor = p.scale * kLog2E;
     RowState state;
-    float out[kValueWidth / 2];
+    float out[kValueWidth / 2], scores[kTile / 2], keep[2];
+    uint32_t weights[kTile / 16][4];
 #pragma unroll
     for (int i = 0; i < kValueWidth / 2; ++i) out[i] = 0;
+    HoldRegisters(out);
     WaitForPhase(shared.q_full(), 0);
     Ring ring{kStages};
-    for (int first = 0; first <= tile.first; first += kTile, ring.Advance()) {
-      const int stage = ring.stage;
-      float scores[kTile / 2];
+    WaitForPhase(shared.k_full(0), 0);
+    HoldRegisters(scores);
+    FenceWarpgroup();
+    MultiplyByKeys(scores, q, shared.k(0));
+    WaitWarpgroup<0>();
+    HoldRegisters(scores);
+    ArriveIf(speaks, shared.k_empty(0));
+    if (tile.first == 0) MaskFuture<kEights>(scores, row);
+    Weigh<kEights>(scores, state, keep, factor);
+    Pack(weights, scores);
+    for (int first = kTile; first <= tile.first; first += kTile) {
+      const int before = Uniform(ring.stage);
+      WaitForPhase(shared.v_full(before), ring.phase);
+      ring.Advance();
+      const int stage = Uniform(ring.stage);
       WaitForPhase(shared.k_full(stage), ring.phase);
-      MultiplyByKeys(scores, shared.q() + group * (64 * kLineBytes), shared.k(stage));
-      if (speaks) Arrive(shared.k_empty(stage));
+      HoldRegisters(scores);
+      HoldRegisters(out);
+      FenceWarpgroup();
+      MultiplyByKeys(scores, q, shared.k(stage));
+      MultiplyByValues(out, weights, shared.v(before));
+      WaitWarpgroup<1>();  // for the scores
+      HoldRegisters(scores);
+      ArriveIf(speaks, shared.k_empty(stage));
       if (first == tile.first) MaskFuture<kEights>(scores, row);
-      float keep[2];
-      Weigh<kEights>(scores, state, keep, p.scale * kLog2E);
-      uint32_t weights[kTile / 16][4];
-#pragma unroll
-      for (int i = 0; i < kTile / 4; ++i) {
-        weights[i / 4][i % 4] = PackPair(scores[2 * i], scores[2 * i + 1]);
-      }
+      Weigh<kEights>(scores, state, keep, factor);
+      WaitWarpgroup<0>();
+      HoldRegisters(out);
+      ArriveIf(speaks, shared.v_empty(before));
 #pragma unroll
       for (int i = 0; i < kValueWidth / 2; ++i) out[i] *= keep[i / 2 % 2];
-      WaitForPhase(shared.v_full(stage), ring.phase);
-      if (tile.length - first < kTile) ClearValues(shared.v(stage), tile.length - first);
-      MultiplyByValues(out, weights, shared.v(stage));
-      if (speaks) Arrive(shared.v_empty(stage));
+      Pack(weights, scores);
     }
+    const int last = Uniform(ring.stage);
+    WaitForPhase(shared.v_full(last), ring.phase);
+    if (tile.length - tile.first < kTile) ClearValues(shared.v(last), tile.length - tile.first);
+    HoldRegisters(out);
+    FenceWarpgroup();
+    MultiplyByValues(out, weights, shared.v(last));
+    WaitWarpgroup<0>();
+    HoldRegisters(out);
     StoreResult<kValueWidth>(p, tile, tile.first + row, out, state);
   }
 };
@@ -173,10 +200,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   const int64_t head = blockIdx.y;
   if (threadIdx.x < kWarpgroup) {
-    KeepRegisters<40>();
+    KeepRegisters<24>();
     if (threadIdx.x == 0) Kernel::CopyTiles(maps, tile, head, head / p.queries_per_key, shared);
   } else {
-    TakeRegisters<232>();
+    TakeRegisters<240>();
     Kernel::Attend(p, tile, shared);
   }
 }

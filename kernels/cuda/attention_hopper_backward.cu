@@ -90,39 +90,54 @@ __device__ void DifferentiateQueries(const BackwardParameters& p,
                                      const BackwardStatistics& statistics, const DocumentTile& tile,
                                      const BackwardShared<kWidth, kValueWidth>& shared) {
   constexpr Side kSide = Side::kQueries;
-  const int group = threadIdx.x / kWarpgroup - 1;
+  const int group = Uniform(threadIdx.x / kWarpgroup) - 1;
   const int row = tile.first + group * kStep + RowOfLane();
   float2 log_sum, delta;
   KeepStatistics<kValueWidth>(p, statistics, tile, row, log_sum, delta);
-  Steps<kSide, kWidth, kValueWidth> steps(shared, tile, p.queries_per_key,
-                                          tile.first + group * kStep);
+  Steps<kSide, kWidth, kValueWidth> steps(shared, tile, p.queries_per_key, group);
   WaitForPhase(shared.stay_full(), 0);
   if (!steps.Next()) return;
-  float dq[kWidth / 2] = {};
-  int before = kNoStage;
-  while (true) {
-    const int stage = steps.stage();
-    float scores[kStep / 2], ds[kStep / 2];
+  float dq[kWidth / 2] = {}, scores[kStep / 2], ds[kStep / 2];
+  uint32_t packed[kStep / 16][4];
+  HoldRegisters(dq);
+  const auto issue_scores = [&](int stage) {
     IssueScores<kWidth>(scores, shared.x(group), shared.x(kMultiplying + stage));
     IssueScores<kValueWidth>(ds, shared.y(group), shared.y(kMultiplying + stage));
+  };
+  const auto hold_and_fence = [&] {
+    HoldRegisters(dq);
+    HoldRegisters(scores);
+    HoldRegisters(ds);
+    FenceWarpgroup();
+  };
+  steps.TakeTurn();
+  hold_and_fence();
+  issue_scores(steps.stage());
+  steps.PassTurn();
+  int before = kNoStage;
+  while (true) {
+    const int stage = steps.stage(), first = steps.first();
     WaitWarpgroup<1>();  // for the scores, and so for the product of the step before
     HoldRegisters(scores);
     steps.Release(before);
-    if (steps.NeedsMask()) steps.Mask(scores, -__builtin_huge_valf());
+    if (steps.NeedsMask(first)) steps.Mask(scores, first, -__builtin_huge_valf());
     Exponentiate<kSide>(scores, p.scale * kLog2E, [&](int) { return log_sum; });
     WaitWarpgroup<0>();
     HoldRegisters(ds);
     MultiplyByWeights<kSide>(ds, scores, [&](int) { return delta; });
-    if (steps.NeedsMask()) steps.Mask(ds, 0.0f);
-    uint32_t packed[kStep / 16][4];
+    if (steps.NeedsMask(first)) steps.Mask(ds, first, 0.0f);
     PackLeft(packed, ds);
-    HoldRegisters(dq);
-    FenceWarpgroup();
-    MultiplyByTokens(dq, packed, shared.x(kMultiplying + stage));
-    CommitWarpgroup();
     before = stage;
     if (!steps.Next()) break;
+    steps.TakeTurn();
+    hold_and_fence();
+    MultiplyByTokens(dq, packed, shared.x(kMultiplying + before));
+    issue_scores(steps.stage());
+    steps.PassTurn();
   }
+  hold_and_fence();
+  MultiplyByTokens(dq, packed, shared.x(kMultiplying + before));
+  CommitWarpgroup();
   WaitWarpgroup<0>();
   HoldRegisters(dq);
   StoreRows(p.dq, tile, row, dq, p.scale);
@@ -134,38 +149,40 @@ template <int kWidth, int kValueWidth>
 __device__ void DifferentiateKeys(const BackwardParameters& p, const DocumentTile& tile,
                                   const BackwardShared<kWidth, kValueWidth>& shared) {
   constexpr Side kSide = Side::kKeys;
-  const int group = threadIdx.x / kWarpgroup - 1;
-  Steps<kSide, kWidth, kValueWidth> steps(shared, tile, p.queries_per_key,
-                                          tile.first + group * kStep);
+  const int group = Uniform(threadIdx.x / kWarpgroup) - 1;
+  Steps<kSide, kWidth, kValueWidth> steps(shared, tile, p.queries_per_key, group);
   WaitForPhase(shared.stay_full(), 0);
   if (!steps.Next()) return;
   float dk[kWidth / 2] = {}, dv[kValueWidth / 2] = {};
   int before = kNoStage;
   while (true) {
-    const int stage = steps.stage(), pair = kMultiplying + stage;
+    const int stage = steps.stage(), pair = kMultiplying + stage, first = steps.first();
     uint32_t weights[kStep / 16][4], packed[kStep / 16][4];
     {
       float scores[kStep / 2];
+      HoldRegisters(scores);
+      FenceWarpgroup();
       IssueScores<kWidth>(scores, shared.x(group), shared.x(pair));
       WaitWarpgroup<0>();
       HoldRegisters(scores);
       steps.Release(before);
-      if (steps.NeedsMask()) steps.Mask(scores, -__builtin_huge_valf());
+      if (steps.NeedsMask(first)) steps.Mask(scores, first, -__builtin_huge_valf());
       Exponentiate<kSide>(scores, p.scale * kLog2E,
                           [&](int eight) { return ColumnPair(shared.log_sum(stage), eight); });
       PackLeft(weights, scores);
     }
     float ds[kStep / 2];
-    IssueScores<kValueWidth>(ds, shared.y(group), shared.y(pair));
+    HoldRegisters(ds);
     HoldRegisters(dv);
     FenceWarpgroup();
+    IssueScores<kValueWidth>(ds, shared.y(group), shared.y(pair));
     MultiplyByTokens(dv, weights, shared.y(pair));
     CommitWarpgroup();
     WaitWarpgroup<1>();
     HoldRegisters(ds);
     MultiplyByWeights<kSide>(ds, weights,
                              [&](int eight) { return ColumnPair(shared.delta(stage), eight); });
-    if (steps.NeedsMask()) steps.Mask(ds, 0.0f);
+    if (steps.NeedsMask(first)) steps.Mask(ds, first, 0.0f);
     PackLeft(packed, ds);
     HoldRegisters(dk);
     FenceWarpgroup();
@@ -194,6 +211,9 @@ __device__ BackwardShared<kWidth, kValueWidth> PlaceShared(int arrivals_of_copie
     for (int stage = 0; stage < kStages; ++stage) {
       InitBarrier(shared.full(stage), arrivals_of_copies);
       InitBarrier(shared.empty(stage), kMultiplying * kWarpgroup / kWarp);
+    }
+    for (int group = 0; group < kMultiplying; ++group) {
+      InitBarrier(shared.turn(group), kWarpgroup / kWarp);
     }
     FenceBarrierInit();
   }

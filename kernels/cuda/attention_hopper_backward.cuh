@@ -67,7 +67,8 @@ struct BackwardShared {
   static constexpr int kPairBytes = (kBoxes + kValueBoxes) * kBoxBytes;
   static constexpr int kStatisticBytes = kStep * static_cast<int>(sizeof(float));
   static constexpr int kBytes = 1024 + (kMultiplying + kStages) * kPairBytes +
-                                2 * kStages * kStatisticBytes + 8 * (1 + 2 * kStages);
+                                2 * kStages * kStatisticBytes +
+                                8 * (1 + 2 * kStages + kMultiplying);
 
   uint8_t* base;
   __device__ uint8_t* x(int pair) const { return base + pair * kPairBytes; }
@@ -79,6 +80,8 @@ struct BackwardShared {
   __device__ uint64_t* stay_full() const { return reinterpret_cast<uint64_t*>(log_sum(kStages)); }
   __device__ uint64_t* full(int stage) const { return stay_full() + 1 + stage; }
   __device__ uint64_t* empty(int stage) const { return stay_full() + 1 + kStages + stage; }
+
+  __device__ uint64_t* turn(int group) const { return empty(kStages) + group; }
 
   // The pair of that number from `token` on.
   __device__ void CopyPair(int pair, const PairOfMaps& maps, int64_t head, int token,
@@ -143,15 +146,18 @@ __device__ inline int RowOfLane() {
          static_cast<int>(threadIdx.x) % kWarp / 4;
 }
 
-// The steps in which a warpgroup has scores. `row` is its first of the document.
+// The steps in which a warpgroup has scores.
 template <Side kSide, int kWidth, int kValueWidth>
 class Steps {
  public:
   using Shared = BackwardShared<kWidth, kValueWidth>;
-  __device__ Steps(const Shared& shared, const DocumentTile& tile, int64_t queries_per_key, int row)
+  __device__ Steps(const Shared& shared, const DocumentTile& tile, int64_t queries_per_key,
+                   int group)
       : shared_(shared),
-        row_(row),
+        group_(group),
+        row_(tile.first + group * kStep),
         length_(tile.length),
+        turn_phase_(group == 0 ? 1 : 0),
         walk_(WalkOf<kSide>(tile, static_cast<int>(queries_per_key))) {}
 
   // Goes on to the next one and waits for its tiles. False: there is none.
@@ -164,29 +170,46 @@ class Steps {
           kSide == Side::kQueries ? walk_.first >= row_ + kStep : walk_.first + kStep <= row_;
       if (row_ < length_ && !is_future) return true;
       Release(ring_.stage);
+      TakeTurn();
+      PassTurn();
     }
     return false;
   }
 
-  __device__ int stage() const { return ring_.stage; }
+  __device__ int stage() const { return Uniform(ring_.stage); }
+  __device__ int first() const { return walk_.first; }
+
+  // For dq the two warpgroups issue their products by turns, once a step each: one's weights are
+  // computed while the other's products run. (For dk and dv an H100 does not gain by it.)
+  __device__ void TakeTurn() {
+    if constexpr (kSide == Side::kQueries) {
+      WaitForPhase(shared_.turn(group_), turn_phase_);
+      turn_phase_ ^= 1;
+    }
+  }
+  __device__ void PassTurn() const {
+    if constexpr (kSide == Side::kQueries) {
+      __syncwarp();
+      ArriveIf(threadIdx.x % kWarp == 0, shared_.turn(1 - group_));
+    }
+  }
 
   // Gives a stage back to the warpgroup that copies.
   __device__ void Release(int stage) const {
     __syncwarp();
-    if (stage != kNoStage && threadIdx.x % kWarp == 0) Arrive(shared_.empty(stage));
+    if (stage != kNoStage) ArriveIf(threadIdx.x % kWarp == 0, shared_.empty(stage));
   }
 
-  // Whether some key is after its query.
-  __device__ bool NeedsMask() const {
-    return kSide == Side::kQueries ? walk_.first + kStep > row_ + 1
-                                   : walk_.first + 1 < row_ + kStep;
+  // Whether in the step from token `first` on some key is after its query.
+  __device__ bool NeedsMask(int first) const {
+    return kSide == Side::kQueries ? first + kStep > row_ + 1 : first + 1 < row_ + kStep;
   }
-  __device__ void Mask(float (&values)[kStep / 2], float fill) const {
+  __device__ void Mask(float (&values)[kStep / 2], int first, float fill) const {
     const int row = row_ + RowOfLane();
 #pragma unroll
     for (int i = 0; i < kStep / 2; ++i) {
       const int of_row = row + i / 2 % 2 * 8;
-      const int column = walk_.first + i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2;
+      const int column = first + i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2;
       if (kSide == Side::kQueries ? column > of_row : column < of_row) values[i] = fill;
     }
   }
@@ -209,7 +232,8 @@ class Steps {
   }
 
   const Shared& shared_;
-  const int row_, length_;
+  const int group_, row_, length_;  // row_: the warpgroup's first token of the document
+  uint32_t turn_phase_;             // the first turn is warpgroup 0's
   Walk walk_;
   Ring ring_{kStages, kStages - 1, 1};  // before its first stage
 };
@@ -217,12 +241,11 @@ class Steps {
 // scores[64][64] = a b^T along their width, under way as a group.
 template <int kWidth>
 __device__ void IssueScores(float (&scores)[kStep / 2], const uint8_t* a, const uint8_t* b) {
-  HoldRegisters(scores);
-  FenceWarpgroup();
+  const uint64_t a_tile = TileDescriptor(a), b_tile = TileDescriptor(b);
 #pragma unroll
   for (int i = 0; i < kWidth / 16; ++i) {
-    const int at = i / 4 * kBoxBytes + i % 4 * 32;
-    MultiplyBF16<false>(scores, TileDescriptor(a + at), TileDescriptor(b + at), i > 0);
+    const int at = (i / 4 * kBoxBytes + i % 4 * 32) >> 4;
+    MultiplyBF16<false>(scores, a_tile + at, b_tile + at, i > 0);
   }
   CommitWarpgroup();
 }

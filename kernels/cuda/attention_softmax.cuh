@@ -66,7 +66,7 @@ __device__ void Weigh(Scores& scores, RowState& state, float (&keep)[2], float f
 #pragma unroll
       for (int i = 2 * half; i < 2 * half + 2; ++i) {
         float& score = ScoreAt(scores, j, i);
-        score = exp2f(__fmaf_rn(score, factor, -most));
+        score = PowerOfTwo(__fmaf_rn(score, factor, -most));
         sum += score;
       }
     }

@@ -36,6 +36,18 @@ __device__ inline void Arrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier)) : "memory");
 }
 
+// Of the lanes for which `arrives` holds; the warp does not part for it.
+__device__ inline void ArriveIf(bool arrives, uint64_t* barrier) {
+  asm volatile(
+      "{\n"
+      ".reg .pred arrives;\n"
+      "setp.ne.b32 arrives, %1, 0;\n"
+      "@arrives mbarrier.arrive.shared::cta.b64 _, [%0];\n"
+      "}\n" ::"r"(SharedAddress(barrier)),
+      "r"(static_cast<int>(arrives))
+      : "memory");
+}
+
 // Waits for the end of the phase of that parity. A fresh barrier counts as past its phase 1.
 __device__ inline void WaitForPhase(uint64_t* barrier, uint32_t parity) {
   asm volatile(

@@ -22,6 +22,10 @@ struct Ring {
   }
 };
 
+// The value that all lanes of the warp have, so that the compiler knows it: it then keeps what
+// follows from it, such as wgmma's descriptors, in uniform registers.
+__device__ inline int Uniform(int x) { return __shfl_sync(0xffffffffu, x, 0); }
+
 // The compiler may not move these registers' reads and writes to the other side of this point.
 template <int kCount>
 __device__ void HoldRegisters(float (&values)[kCount]) {
