@@ -45,6 +45,10 @@ struct HopperMatmulKernel {
   // FP8 of 256 columns is multiplied in halves, so that sums and products fit into the registers.
   static constexpr int kParts = kIsFp8 && kBlockN == 256 ? 2 : 1;
   static constexpr int kPartN = kBlockN / kParts;
+  // Two warpgroups whose steps are alike fall into step, and the tensor cores wait while both scale
+  // and add, unless they take turns to multiply.
+  static constexpr int kTailBarrier = 1, kTurnBarrier = 2;
+  static constexpr bool kTakesTurns = kIsFp8 && kParts == 1 && kMultiplying == 2;
   using Walk = TileWalk<kBlockM, kBlockN, kStepElements>;
   using Sums = float[kParts][kPartN / 2];
 
@@ -124,10 +128,19 @@ struct HopperMatmulKernel {
     HoldRegisters(sum);
   }
 
+  // A warpgroup may multiply when the other has begun to.
+  static __device__ void TakeTurn(int warpgroup) {
+    if constexpr (kTakesTurns) SynchronizeThreads(kTurnBarrier + warpgroup, 2 * kWarpgroup);
+  }
+  static __device__ void PassTurn(int warpgroup) {
+    if constexpr (kTakesTurns) PassBarrier(kTurnBarrier + 1 - warpgroup, 2 * kWarpgroup);
+  }
+
   // The descriptors of stage 0: of the 64 rows of a that a warpgroup multiplies, and of b.
   struct Operands {
+    const int warpgroup;
     uint64_t a, b;
-    __device__ Operands(const Shared& shared, int warpgroup) {
+    __device__ Operands(const Shared& shared, int warpgroup) : warpgroup(warpgroup) {
       const uint8_t* rows = shared.a(0) + warpgroup * (64 * kStepBytes);
       a = kIsTransposed ? TransposedDescriptor<64>(rows) : TileDescriptor(rows);
       b = kIsTransposed ? TransposedDescriptor<64>(shared.b(0)) : TileDescriptor(shared.b(0));
@@ -153,9 +166,11 @@ struct HopperMatmulKernel {
 #pragma unroll
       for (int part = 0; part < kParts; ++part) {
         float product[kPartN / 2];
+        TakeTurn(operands.warpgroup);
         Multiply(product, MovedDescriptor(operands.a, stage * kStagePitch),
                  MovedDescriptor(operands.b, stage * kStagePitch + part * kPartN * kStepBytes),
                  false);
+        PassTurn(operands.warpgroup);
         if (!kHasColumnScales && part == 0) {
           pairs = scales.Pairs();
           if (!is_last) scales.Advance(p.scales);
@@ -195,7 +210,7 @@ struct HopperMatmulKernel {
       ClearLines(shared.b(stage) + box * kTransposedBox, valid, 64, kThreadsHere);
     }
     FenceForTensorCores();
-    SynchronizeThreads(1, kThreadsHere);
+    SynchronizeThreads(kTailBarrier, kThreadsHere);
   }
 
   // BF16: the tensor core adds in FP32. A stage is given back when the products after it are under
@@ -230,6 +245,7 @@ struct HopperMatmulKernel {
     const Operands operands(shared, warp / 4);
     Ring ring{p.num_stages};
     Walk walk(p.grid, blockIdx.x, gridDim.x);
+    if (operands.warpgroup == 1) PassTurn(1);  // the first has the first turn
     for (Tile tile; walk.Next(tile);) {
       Sums sum;
 #pragma unroll
@@ -255,6 +271,7 @@ struct HopperMatmulKernel {
                   {to_row, tile.row_end - first, tile.column + part * kPartN}, sum[part]);
       }
     }
+    if (operands.warpgroup == 0) TakeTurn(0);  // passed to it after the last
   }
 };
 

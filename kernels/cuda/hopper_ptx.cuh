@@ -126,6 +126,11 @@ __device__ inline void SynchronizeThreads(int barrier, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
+// Counts as having come to that barrier, and goes on.
+__device__ inline void PassBarrier(int barrier, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+
 // --- registers of a warpgroup: copying warps need few, multiplying ones many.
 
 template <int kRegisters>

@@ -107,6 +107,41 @@ TEST(SharedRaces, TwoLanesOfAWarp) {
       Says(one_place.Run(), {"lane 1: shared memory at offset 0: written here and by lane 0"}));
 }
 
+// Warp 0 writes and arrives; warp 1 waits and reads.
+TEST(Barriers, WhoArrivesGoesOnAndIsSeenByThoseWhoWait) {
+  const auto body = [](const std::string& arrive, const std::string& after) {
+    return ".shared .align 4 .b8 s[128]; mov.u32 %r1, %tid.x; and.b32 %r5, %r1, 31;\n"
+           "shl.b32 %r2, %r5, 2; mov.u32 %r3, s; add.u32 %r4, %r3, %r2;\n"
+           "setp.lt.u32 %p1, %r1, 32; @%p1 bra A;\n"
+           "bar.sync 1, 64; ld.shared.u32 %r7, [%r4];\n" +
+           std::string(kWordOfThread) +
+           "st.global.u32 [%rd1], %r7; bra B;\nA: st.shared.u32 [%r4], %r1;\n" + arrive + after +
+           "B:";
+  };
+  for (uint32_t seed = 0; seed < 10; ++seed) {
+    const auto run = [&](const std::string& arrive, const std::string& after) {
+      PtxProgram program(body(arrive, after), 1);
+      program.launch.block = {64, 1, 1};
+      program.launch.seed = seed;
+      const uint64_t out = program.Allocate(256);
+      const std::string report = program.Run({out});
+      if (report.empty()) {
+        EXPECT_EQ(program.WordAt(out + 4 * (32 + 9)), 9u);
+      }
+      return report;
+    };
+    ASSERT_EQ(run("bar.arrive 1, 64;\n", ""), "");
+    // Warp 1 waits for ever, or until warp 0 exits, which makes nothing visible.
+    const std::string report = run("", "");
+    EXPECT_TRUE(Says(report, {"deadlock", "warp 1 waits at"}) ||
+                Says(report, {"written by warp 0 with no barrier in between"}))
+        << report;
+    EXPECT_TRUE(Says(run("bar.arrive 2, 64; bar.arrive 2, 64;\n", ""), {"arrived", "already"}));
+    EXPECT_TRUE(Says(run("bar.arrive 1, 64;\n", "st.shared.u32 [%r4], %r1;\n"),
+                     {"shared memory at offset"}));
+  }
+}
+
 TEST(Barriers, DeadlockNamesWhereEachWarpWaits) {
   PtxProgram program(
       "mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 32;\n@%p1 bra A; bar.sync 1, 64; bra B;\n"

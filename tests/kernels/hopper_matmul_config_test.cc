@@ -122,6 +122,7 @@ TEST(HopperMatmulConfig, SmallTilesWhereLargeOnesWouldLeaveMultiprocessorsIdle) 
   EXPECT_EQ(ChooseHopperMatmul(few_rows, kMultiprocessors)->block_n, 64);
   HopperMatmulShape many_rows = few_rows;
   many_rows.m = 65536;
+  many_rows.n = 4096;
   EXPECT_EQ(ChooseHopperMatmul(many_rows, kMultiprocessors)->block_m, 128);
   EXPECT_EQ(ChooseHopperMatmul(many_rows, kMultiprocessors)->block_n, 256);
   // Three waves, the last of which is all but full.

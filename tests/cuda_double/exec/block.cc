@@ -175,7 +175,7 @@ void Block::Branch(Warp& warp, uint32_t group, uint32_t taken, int pc) {
   Advance(warp, group & ~taken, pc + 1);
 }
 
-void Block::ArriveAtBarrier(const Context& c, int barrier, unsigned threads) {
+void Block::ArriveAtBarrier(const Context& c, int barrier, unsigned threads, bool waits) {
   if (c.mask != c.warp.live) {
     return Fail(c, FirstLane(c.mask), "a barrier that not all lanes of the warp reach together");
   }
@@ -183,9 +183,19 @@ void Block::ArriveAtBarrier(const Context& c, int barrier, unsigned threads) {
     return Fail(c, FirstLane(c.mask), "a barrier's number of threads is no multiple of 32");
   }
   Barrier& b = barriers_[barrier];
+  if (std::count(b.others.begin(), b.others.end(), c.warp.index) != 0) {
+    return Fail(c, FirstLane(c.mask), "the warp has arrived at this barrier already");
+  }
   b.arrived += kLanes;
-  b.warps.push_back(c.warp.index);
-  c.warp.is_waiting = true;
+  if (waits) {
+    b.warps.push_back(c.warp.index);
+    c.warp.is_waiting = true;
+  } else {
+    const Knowledge known = Release(c.warp);
+    Join(b.known_by_others.clock, known.clock);
+    Join(b.known_by_others.fenced, known.fenced);
+    b.others.push_back(c.warp.index);
+  }
   if (threads != 0 && b.arrived >= threads) return Complete(barrier);
   if (threads == 0) CompleteIfAllArrived();
 }
@@ -201,7 +211,7 @@ void Block::CompleteIfAllArrived() {
 
 void Block::Complete(int barrier) {
   Barrier& b = barriers_[barrier];
-  Knowledge joined;
+  Knowledge joined = b.known_by_others;
   for (int w : b.warps) {
     const Knowledge& known = warps_[static_cast<size_t>(w)].known;
     Join(joined.clock, known.clock);

@@ -79,7 +79,8 @@ class Block {
   // The bytes behind an address, after the checks that this access needs; null after Fail.
   uint8_t* Access(const Context& context, int lane, uint64_t address, size_t bytes,
                   AccessKind kind);
-  void ArriveAtBarrier(const Context& context, int barrier, unsigned threads);
+  // threads 0: all. A warp that does not wait goes on; what it has done so far, those who wait see.
+  void ArriveAtBarrier(const Context& context, int barrier, unsigned threads, bool waits);
   // What the warp has seen so far, for others; what it does from here on is not part of it.
   Knowledge Release(Warp& warp) const;
   Mbarriers& mbarriers() { return mbarriers_; }
@@ -105,7 +106,9 @@ class Block {
  private:
   struct Barrier {
     unsigned arrived = 0;
-    std::vector<int> warps;
+    std::vector<int> warps;   // that wait
+    std::vector<int> others;  // that arrived and went on
+    Knowledge known_by_others;
   };
   void StartWarp(Warp& warp);
   uint64_t ValueOf(Special special, const Warp& warp, int lane) const;

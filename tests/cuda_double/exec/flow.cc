@@ -9,12 +9,13 @@ void RunNothing(const Context&) {}
 
 void RunTrap(const Context& c) { c.block.Fail(c, FirstLane(c.mask), "the kernel traps"); }
 
-// bar.sync barrier {, threads}
+// bar.sync barrier {, threads} and bar.arrive barrier, threads
+template <bool kWaits>
 void RunBarrier(const Context& c) {
   const int lane = FirstLane(c.mask);
   const bool has_count = c.instruction.operands.size() > 1;
   c.block.ArriveAtBarrier(c, Get<int32_t>(c.Source(0)[lane]),
-                          has_count ? Get<uint32_t>(c.Source(1)[lane]) : 0);
+                          has_count ? Get<uint32_t>(c.Source(1)[lane]) : 0, kWaits);
 }
 
 // Lanes that are behind run first, so whoever will come is here.
@@ -48,7 +49,11 @@ void DecodeFlow(Instruction& i, Modifiers& modifiers) {
       return;
     }
     modifiers.Take("cta");
-    if (modifiers.Take("sync")) i.run = RunBarrier;
+    if (modifiers.Take("sync")) {
+      i.run = RunBarrier<true>;
+    } else if (modifiers.Take("arrive") && i.operands.size() == 2) {
+      i.run = RunBarrier<false>;
+    }
   } else {  // fence, membar: memory here is always in order
     modifiers.TakeOneOf({"sc", "acq_rel"});
     if (modifiers.TakeOneOf({"cta", "gpu", "sys", "gl"}) >= 0) i.run = RunNothing;
