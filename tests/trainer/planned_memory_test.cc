@@ -9,9 +9,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "kernels/core/check.h"
+#include "kernels/core/cpu_stream.h"
 #include "kernels/core/device.h"
 #include "kernels/core/memory_table.h"
-#include "kernels/core/cpu_stream.h"
 #include "parallel/comm/decorators.h"
 #include "tests/trainer/one_rank.h"
 #include "tests/trainer/small_run.h"
@@ -130,6 +130,21 @@ INSTANTIATE_TEST_SUITE_P(All, PlannedMemory,
                                            Case{"LatentFp8Mtp", "FP8", true, 1},
                                            Case{"GroupedFp8", "FP8", false, 0}),
                          [](const auto& info) { return std::string(info.param.name); });
+
+// What the comparisons above read on both sides.
+TEST(HeldBy, EachKindIsItsTag) {
+  kernels::MemoryTable table;
+  for (int tag = 0; tag < kernels::kNumMemoryTags; ++tag)
+    table.Add(static_cast<MemoryTag>(tag), int64_t{1} << tag);
+  MemoryUse wanted;
+  wanted.parameters = 1;
+  wanted.gradients = 2;
+  wanted.optimizer = 4;
+  wanted.activations = 8;
+  wanted.communication = 16;
+  wanted.scratch = 32;
+  ExpectTable(HeldBy(table), wanted);
+}
 
 TEST(SkippedStream, RunsNothing) {
   const auto device =
