@@ -156,6 +156,10 @@ TEST(SkippedStream, RunsNothing) {
   device->Copy(ConstTensorView(&one, DType::kI32, {1}), there, stream);
   EXPECT_EQ(stream.Synchronize(), absl::OkStatus());
   EXPECT_EQ(*there.data<int32_t>(), 0);
+  // Nor is work kept for later.
+  const auto held = std::make_shared<int>(1);
+  kernels::CpuStream::From(stream).Run([held](kernels::ThreadPool&) {});
+  EXPECT_EQ(held.use_count(), 1);
 }
 
 // Rows that the data of each exchange's dispatch brought: an exchange begins with counts.
