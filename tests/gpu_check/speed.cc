@@ -4,12 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <functional>
 #include <memory>
 #include <ostream>
 #include <string>
@@ -20,50 +18,16 @@
 #include "kernels/ops/matmul.h"
 #include "kernels/vendor/cublaslt_matmul.h"
 #include "tests/gpu_check/gpu_check.h"
+#include "tests/gpu_check/timing.h"
 #include "tests/support/attention_tensors.h"
-#include "tests/support/every_device.h"
 
 namespace sluice::kernels {
 namespace {
 
+using testing::Numbers;
 using testing::Tensor;
 
-constexpr double kFp8Flops = 1979e12, kBf16Flops = 989e12, kBytesPerSecond = 3.35e12;
-
-// Numbers in [1, 2) with random fractions and signs, which cost what a GPU's clock makes of real
-// ones; zeros would be faster.
-void FillWithNumbers(const Tensor& tensor) {
-  uint64_t state = 0x9e3779b97f4a7c15u;
-  const auto next = [&state] {
-    state ^= state << 13;
-    state ^= state >> 7;
-    return state ^= state << 17;
-  };
-  const int64_t n = std::min<int64_t>(tensor.num_elements(), 1 << 20);  // of which the rest repeats
-  if (tensor.dtype() == DType::kE4M3) {
-    auto* codes = static_cast<uint8_t*>(tensor.view().raw_mutable_data());
-    for (int64_t i = 0; i < n; ++i) codes[i] = static_cast<uint8_t>(0x38 | (next() >> 40 & 0x87));
-  } else if (tensor.dtype() == DType::kBF16) {
-    auto* values = tensor.view().mutable_data<BFloat16>();
-    for (int64_t i = 0; i < n; ++i) {
-      values[i].bits = static_cast<uint16_t>(0x3f80 | (next() >> 40 & 0x807f));
-    }
-  } else {
-    std::fill_n(tensor.view().mutable_data<float>(), n, 1.0f);
-  }
-  auto* bytes = static_cast<char*>(tensor.view().raw_mutable_data());
-  const size_t all = tensor.view().bytes();
-  for (size_t done = static_cast<size_t>(n) * SizeOf(tensor.dtype()); done < all;) {
-    const size_t next = std::min(done, all - done);
-    std::memcpy(bytes + done, bytes, next);
-    done += next;
-  }
-}
-Tensor Numbers(const Shape& shape, DType dtype) {
-  const Tensor tensor(shape, dtype);
-  FillWithNumbers(tensor);
-  return tensor;
-}
+constexpr double kFp8Flops = 1979e12, kBf16Flops = 989e12;
 
 struct SpeedCase {
   const char* name;
@@ -84,10 +48,10 @@ double Elements(const SpeedCase& c) {
   return static_cast<double>(c.rows * c.depth + c.columns * c.depth);
 }
 
-class Speed : public testing::EveryDevice {
+class Speed : public testing::SpeedTest {
  protected:
   void SetUp() override {
-    EveryDevice::SetUp();
+    SpeedTest::SetUp();
     if (testing::IsSoftwareDevice()) return;  // it cannot run closed libraries
     auto created = vendor::CublasLt::Create();
     if (created.ok()) {
@@ -99,7 +63,7 @@ class Speed : public testing::EveryDevice {
   }
   void TearDown() override {
     peer_.reset();
-    EveryDevice::TearDown();
+    SpeedTest::TearDown();
   }
 
   // cuBLASLt's time for the same product, and how far its result is from ours.
@@ -134,30 +98,6 @@ class Speed : public testing::EveryDevice {
       largest = std::max(largest, std::abs(ours.At(i)));
     }
     std::printf("  differs from ours by %.3g at most; the largest is %.3g\n", worst, largest);
-  }
-
-  // The work alone; its launches are few and asynchronous, so the host's clock will do.
-  void Report(const std::string& name, double flops, double bytes, double peak,
-              const std::function<void()>& work) {
-    work();
-    Wait();
-    if (testing::IsSoftwareDevice()) {
-      std::printf("%-32s ran; a software device has no speed\n", name.c_str());
-      return;
-    }
-    using Clock = std::chrono::steady_clock;
-    constexpr int kRounds = 5, kRuns = 10;
-    double best = 1e30;
-    for (int round = 0; round < kRounds; ++round) {
-      const auto start = Clock::now();
-      for (int run = 0; run < kRuns; ++run) work();
-      Wait();
-      const std::chrono::duration<double> taken = Clock::now() - start;
-      best = std::min(best, taken.count() / kRuns);
-    }
-    const double floor = std::max(flops / peak, bytes / kBytesPerSecond);
-    std::printf("%-32s %9.1f us  %7.1f TFLOP/s  floor %9.1f us (%.0f%% of it)\n", name.c_str(),
-                best * 1e6, flops / best * 1e-12, floor * 1e6, 100 * floor / best);
   }
 
  private:

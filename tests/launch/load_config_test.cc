@@ -46,9 +46,9 @@ TEST(LoadConfig, EveryPresetParsesAndSetsNoMesh) {
     names.insert(preset.name);
   }
   EXPECT_EQ(names,
-            (std::set<std::string>{"bench_cpu", "deepseek_v2_lite", "deepseek_v3", "laptop",
-                                   "mixtral_8x22b", "mixtral_8x7b", "moonlight", "olmoe_1b_7b",
-                                   "qwen3_235b_a22b", "qwen3_30b_a3b", "tiny"}));
+            (std::set<std::string>{"bench_cpu", "bench_gpu", "deepseek_v2_lite", "deepseek_v3",
+                                   "laptop", "mixtral_8x22b", "mixtral_8x7b", "moonlight",
+                                   "olmoe_1b_7b", "qwen3_235b_a22b", "qwen3_30b_a3b", "tiny"}));
 }
 
 TEST(LoadConfig, LaptopHasWhatItPromises) {
@@ -67,10 +67,11 @@ struct Shape {  // of a preset that tests and benchmarks are compared by
   std::vector<int64_t> numbers;
 };
 
-TEST(LoadConfig, TinyAndBenchCpuHaveTheirShapes) {
+TEST(LoadConfig, TinyAndTheBenchmarksHaveTheirShapes) {
   const Shape shapes[] = {
       {"tiny", {256, 128, 2, 0, 8, 0, 2, 128, 4, 0, 64, 32, 16, 32, 0, 0}},
       {"bench_cpu", {8192, 256, 4, 1, 16, 1, 4, 256, 8, 96, 64, 32, 16, 32, 0, 0}},
+      {"bench_gpu", {8192, 2048, 4, 1, 64, 2, 6, 1408, 16, 0, 512, 128, 64, 128, 0, 0}},
   };
   for (const Shape& shape : shapes) {
     const auto config = LoadConfig({.preset = shape.preset});

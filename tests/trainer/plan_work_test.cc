@@ -52,7 +52,7 @@ TEST_P(PlanWork, FlopsAddUpToTheTrainers) {
 INSTANTIATE_TEST_SUITE_P(All, PlanWork,
                          ::testing::Values("deepseek_v3", "deepseek_v2_lite", "moonlight",
                                            "qwen3_30b_a3b", "mixtral_8x7b", "olmoe_1b_7b",
-                                           "bench_cpu", "tiny"));
+                                           "bench_cpu", "bench_gpu", "tiny"));
 
 }  // namespace
 }  // namespace sluice::trainer
