@@ -8,7 +8,10 @@ if(SLUICE_WARNINGS_AS_ERRORS)
 endif()
 
 if(SANITIZER STREQUAL "address")
-  set(SLUICE_SANITIZE -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  # Left out of the latter: what AddressSanitizer finds too, where the access goes astray; a quarter of the compiler's
+  # time.
+  set(SLUICE_SANITIZE -fsanitize=address,undefined -fno-sanitize=null,vptr,object-size,pointer-overflow
+      -fno-sanitize-recover=all -fno-omit-frame-pointer)
 elseif(SANITIZER)
   set(SLUICE_SANITIZE -fsanitize=${SANITIZER} -fno-sanitize-recover=all -fno-omit-frame-pointer)
 endif()

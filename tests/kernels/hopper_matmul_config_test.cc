@@ -116,6 +116,16 @@ TEST(HopperMatmulConfig, FitsTheMultiprocessorForEveryShape) {
   }
 }
 
+// None of them goes to mma.sync, if its operands lie without gaps.
+TEST(HopperMatmulConfig, EveryShapeIsOneForTheTensorCoresOfHopper) {
+  for (const HopperMatmulShape& shape : AllShapes()) {
+    const int64_t row = shape.k * (shape.operands == MatmulOperands::kBF16 ? 2 : 1);
+    const absl::Status status =
+        CheckHopperMatmul(shape, {.row_bytes = row}, {.address = 256, .row_bytes = row});
+    EXPECT_TRUE(status.ok()) << shape.m << " x " << shape.n << " x " << shape.k << ": " << status;
+  }
+}
+
 TEST(HopperMatmulConfig, SmallTilesWhereLargeOnesWouldLeaveMultiprocessorsIdle) {
   const HopperMatmulShape few_rows = {
       MatmulOperands::kFp8Blocks, MatmulGrouping::kDense, 64, 2112, 7168, 1};

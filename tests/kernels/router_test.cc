@@ -300,7 +300,7 @@ TEST_P(RouterTest, EqualsThePublishedBalanceLoss) {
 
 // Inputs and gradients of the losses of the gate.
 struct Losses {
-  static constexpr int kTokens = 90;  // the last sequence takes a GPU's block several rounds
+  static constexpr int kTokens = 45;  // the last sequence takes a GPU's block several rounds
   Losses(const RouterConfig& c, DType dtype)
       : config(c),
         starts(Tensor::Of({0, 5, 5, 6, kTokens})),
