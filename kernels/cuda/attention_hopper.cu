@@ -4,17 +4,16 @@
 // left operand of the product with v, which lies transposed. Sums and statistics are FP32.
 #include "absl/strings/str_cat.h"
 #include "kernels/core/status_macros.h"
+#include "kernels/cuda/attention_hopper.cuh"
 #include "kernels/cuda/attention_softmax.cuh"
 #include "kernels/cuda/hopper_ptx.cuh"
 #include "kernels/cuda/hopper_ring.cuh"
 #include "kernels/cuda/hopper_wgmma.cuh"
-#include "kernels/cuda/tensor_map.h"
 
 namespace sluice::kernels::cuda {
 namespace {
 
-constexpr int kTile = 128;                         // queries, and keys of a stage
-constexpr int kBoxColumns = 64, kLineBytes = 128;  // of a box: a row of it is the swizzle's width
+constexpr int kTile = 128;  // queries, and keys of a stage
 constexpr int kBoxBytes = kTile * kLineBytes;
 constexpr int kStages = 2;
 constexpr int kMultiplying = 2, kThreads = kWarpgroup * (1 + kMultiplying);
@@ -208,27 +207,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-// All heads of all tokens, as rows of a matrix.
-absl::StatusOr<CUtensorMap> MapOf(const Heads<const bfloat16>& heads, int64_t tokens,
-                                  int64_t count) {
-  return MakeTensorMap({.data = heads.data,
-                        .type = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-                        .rows = tokens,
-                        .columns = count * heads.width,
-                        .stride = heads.stride,
-                        .box_rows = kTile,
-                        .box_columns = kBoxColumns,
-                        .is_swizzled = true});
-}
-
 template <int kWidth, int kValueWidth>
 absl::Status LaunchForward(Stream& stream, const AttentionArgs& args) {
   constexpr int kBytes = HopperAttention<kWidth, kValueWidth>::kSharedBytes;
   const auto p = ParametersOf<bfloat16>(args);
   AttentionMaps maps;
-  ASSIGN_OR_RETURN(maps.q, MapOf(p.q, p.tokens, args.q.extent(1)));
-  ASSIGN_OR_RETURN(maps.k, MapOf(p.k, p.tokens, args.k.extent(1)));
-  ASSIGN_OR_RETURN(maps.v, MapOf(p.v, p.tokens, args.k.extent(1)));
+  ASSIGN_OR_RETURN(maps.q, MapOf(p.q, p.tokens, args.q.extent(1), kTile));
+  ASSIGN_OR_RETURN(maps.k, MapOf(p.k, p.tokens, args.k.extent(1), kTile));
+  ASSIGN_OR_RETURN(maps.v, MapOf(p.v, p.tokens, args.k.extent(1), kTile));
   const auto kernel = attention_hopper_kernel<kWidth, kValueWidth>;
   RETURN_IF_ERROR(
       StatusOf(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
@@ -249,19 +235,9 @@ bool AttentionByWgmma(Stream& stream, const AttentionArgs& args) {
   const auto p = ParametersOf<bfloat16>(args);
   if (cuda.options().only_mma_sync || p.tokens == 0) return false;
   if (!p.q.is_aligned || !p.k.is_aligned || !p.v.is_aligned) return false;
-  const auto is = [&](int width, int value_width) {
-    return p.q.width == width && p.v.width == value_width;
-  };
-  if (is(192, 128)) {
-    cuda.Note(LaunchForward<192, 128>(stream, args));
-  } else if (is(128, 128)) {
-    cuda.Note(LaunchForward<128, 128>(stream, args));
-  } else if (is(64, 64)) {
-    cuda.Note(LaunchForward<64, 64>(stream, args));
-  } else {
-    return false;
-  }
-  return true;
+  return ForHopperWidths(p.q.width, p.v.width, [&](auto width, auto value_width) {
+    cuda.Note(LaunchForward<decltype(width)::value, decltype(value_width)::value>(stream, args));
+  });
 }
 
 }  // namespace sluice::kernels::cuda

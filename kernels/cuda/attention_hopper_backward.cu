@@ -13,7 +13,6 @@
 #include "kernels/core/status_macros.h"
 #include "kernels/cuda/attention_hopper_backward.cuh"
 #include "kernels/cuda/reduce.cuh"
-#include "kernels/cuda/tensor_map.h"
 
 namespace sluice::kernels::cuda {
 namespace {
@@ -269,19 +268,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-// All heads of all tokens, as rows of a matrix.
-absl::StatusOr<CUtensorMap> MapOf(const Heads<const bfloat16>& heads, int64_t tokens,
-                                  int64_t count) {
-  return MakeTensorMap({.data = heads.data,
-                        .type = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-                        .rows = tokens,
-                        .columns = count * heads.width,
-                        .stride = heads.stride,
-                        .box_rows = kStep,
-                        .box_columns = kBoxColumns,
-                        .is_swizzled = true});
-}
-
 template <int kWidth, int kValueWidth>
 absl::Status LaunchBackward(Stream& stream, const AttentionBackwardArgs& args) {
   constexpr int kBytes = BackwardShared<kWidth, kValueWidth>::kBytes;
@@ -291,10 +277,10 @@ absl::Status LaunchBackward(Stream& stream, const AttentionBackwardArgs& args) {
   const BackwardStatistics statistics = {.log_sum = {scratch, p.tokens},
                                          .delta = {scratch + heads * p.tokens, p.tokens}};
   BackwardMaps maps;
-  ASSIGN_OR_RETURN(maps.q, MapOf(p.q, p.tokens, heads));
-  ASSIGN_OR_RETURN(maps.k, MapOf(p.k, p.tokens, key_heads));
-  ASSIGN_OR_RETURN(maps.v, MapOf(p.v, p.tokens, key_heads));
-  ASSIGN_OR_RETURN(maps.dout, MapOf(p.dout, p.tokens, heads));
+  ASSIGN_OR_RETURN(maps.q, MapOf(p.q, p.tokens, heads, kStep));
+  ASSIGN_OR_RETURN(maps.k, MapOf(p.k, p.tokens, key_heads, kStep));
+  ASSIGN_OR_RETURN(maps.v, MapOf(p.v, p.tokens, key_heads, kStep));
+  ASSIGN_OR_RETURN(maps.dout, MapOf(p.dout, p.tokens, heads, kStep));
   const auto of_queries = attention_hopper_backward_query_kernel<kWidth, kValueWidth>;
   const auto of_keys = attention_hopper_backward_key_kernel<kWidth, kValueWidth>;
   constexpr auto kMostShared = cudaFuncAttributeMaxDynamicSharedMemorySize;
@@ -319,19 +305,9 @@ bool AttentionBackwardByWgmma(Stream& stream, const AttentionBackwardArgs& args)
   const auto p = ParametersOf<bfloat16>(args);
   if (cuda.options().only_mma_sync || p.tokens == 0) return false;
   if (!p.q.is_aligned || !p.k.is_aligned || !p.v.is_aligned || !p.dout.is_aligned) return false;
-  const auto is = [&](int width, int value_width) {
-    return p.q.width == width && p.v.width == value_width;
-  };
-  if (is(192, 128)) {
-    cuda.Note(LaunchBackward<192, 128>(stream, args));
-  } else if (is(128, 128)) {
-    cuda.Note(LaunchBackward<128, 128>(stream, args));
-  } else if (is(64, 64)) {
-    cuda.Note(LaunchBackward<64, 64>(stream, args));
-  } else {
-    return false;
-  }
-  return true;
+  return ForHopperWidths(p.q.width, p.v.width, [&](auto width, auto value_width) {
+    cuda.Note(LaunchBackward<decltype(width)::value, decltype(value_width)::value>(stream, args));
+  });
 }
 
 }  // namespace sluice::kernels::cuda

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/attention_hopper.cuh"
 #include "kernels/cuda/attention_tiles.cuh"
 #include "kernels/cuda/hopper_ptx.cuh"
 #include "kernels/cuda/hopper_ring.cuh"
@@ -15,7 +16,6 @@ namespace sluice::kernels::cuda {
 constexpr int kStep = 64;  // tokens of a warpgroup, and of a stage
 constexpr int kMultiplying = 2, kTile = kMultiplying * kStep;
 constexpr int kThreads = kWarpgroup * (1 + kMultiplying);
-constexpr int kBoxColumns = 64, kLineBytes = 128;  // of a box: a row of it is the swizzle's width
 constexpr int kBoxBytes = kStep * kLineBytes;
 constexpr int kStages = 3, kNoStage = -1;
 

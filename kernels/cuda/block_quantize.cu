@@ -74,9 +74,9 @@ struct QuantizeParameters {
   RowTiles row_tiles;
   int64_t width;
   QuantizeOptions options;
-  Rows<uint8_t> row_codes, column_codes;  // either may be null
-  Rows<float> row_scales, column_scales;
-  bool is_transposed;  // column_codes
+  Rows<uint8_t> row_codes = {}, column_codes = {};  // either may be null
+  Rows<float> row_scales = {}, column_scales = {};
+  bool is_transposed = false;  // column_codes
 };
 
 // A tile of rows and columns, in registers.
@@ -330,6 +330,17 @@ RowTiles RowTilesOf(const ConstTensorView& offsets, int64_t rows) {
   return {Bounds(offsets), offsets.is_null() ? 1 : offsets.extent(0) - 1, rows};
 }
 
+// Of QuantizeArgs or RequantizeColumnsArgs; where the results go is set by the caller.
+template <typename Source, typename Args>
+QuantizeParameters<Source> ParametersOf(const Source& source, const Args& args, int64_t rows,
+                                        int64_t width) {
+  return {.source = source,
+          .tiles = Bounds(args.tiles),
+          .row_tiles = RowTilesOf(args.offsets, rows),
+          .width = width,
+          .options = args.options};
+}
+
 template <typename Source>
 void SetColumns(QuantizeParameters<Source>& p, const QuantizedColumns& columns) {
   p.column_codes = MutableRowsOf<uint8_t>(columns.codes);
@@ -361,21 +372,11 @@ WeightParameters<T> ParametersOf(const QuantizedWeight& weight, const Shape& sha
 
 void Quantize(Stream& stream, const QuantizeArgs& args) {
   const int64_t rows = args.x.extent(0), width = args.x.extent(1);
-  const RowTiles row_tiles = RowTilesOf(args.offsets, rows);
   const int64_t scale_rows =
-      args.offsets.is_null() ? NumTiles(rows) : NumColumnTiles(rows, row_tiles.groups);
+      args.offsets.is_null() ? NumTiles(rows) : NumColumnTiles(rows, args.offsets.extent(0) - 1);
   ForFloatType(args.x.dtype(), [&](auto tag) {
     using Source = PlainSource<typename decltype(tag)::Type>;
-    QuantizeParameters<Source> p = {.source = {RowsOf<typename decltype(tag)::Type>(args.x)},
-                                    .tiles = Bounds(args.tiles),
-                                    .row_tiles = row_tiles,
-                                    .width = width,
-                                    .options = args.options,
-                                    .row_codes = {},
-                                    .column_codes = {},
-                                    .row_scales = {},
-                                    .column_scales = {},
-                                    .is_transposed = false};
+    auto p = ParametersOf(Source{RowsOf<typename decltype(tag)::Type>(args.x)}, args, rows, width);
     if (!args.rows.is_null()) {
       p.row_codes = MutableRowsOf<uint8_t>(args.rows.codes);
       p.row_scales = MutableRowsOf<float>(args.rows.scales);
@@ -388,16 +389,7 @@ void Quantize(Stream& stream, const QuantizeArgs& args) {
 
 void RequantizeColumns(Stream& stream, const RequantizeColumnsArgs& args) {
   const int64_t rows = args.rows.codes.extent(0), width = args.rows.codes.extent(1);
-  QuantizeParameters<CodedSource> p = {.source = SourceOf(args.rows),
-                                       .tiles = Bounds(args.tiles),
-                                       .row_tiles = RowTilesOf(args.offsets, rows),
-                                       .width = width,
-                                       .options = args.options,
-                                       .row_codes = {},
-                                       .column_codes = {},
-                                       .row_scales = {},
-                                       .column_scales = {},
-                                       .is_transposed = false};
+  auto p = ParametersOf(SourceOf(args.rows), args, rows, width);
   SetColumns(p, args.columns);
   Launch(stream,
          ShapeOf(args.columns.scales.extent(0), TilesOf(args.tiles, width), kQuantizeThreads),
