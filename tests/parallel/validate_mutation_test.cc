@@ -17,7 +17,7 @@
 namespace sluice::parallel {
 namespace {
 
-constexpr int kTrials = sluice::testing::kSanitized ? 50 : 400;
+constexpr int kTrials = sluice::testing::kSanitized ? 15 : 400;
 
 // One node an action, named by what it does ("F2.5", "sa1.0", ...). Legal: the names are exactly
 // those that a schedule needs, each on its rank; the graph of program order and data flow has no

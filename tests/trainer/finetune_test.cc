@@ -10,8 +10,9 @@
 
 #include "absl/strings/match.h"
 #include "checkpoints/digest.h"
-#include "checkpoints/memory_file_system.h"
 #include "checkpoints/huggingface/adapted_weights.h"
+#include "checkpoints/memory_file_system.h"
+#include "tests/support/sanitized.h"
 #include "tests/support/thread_ranks.h"
 #include "tests/trainer/one_rank.h"
 #include "tests/trainer/small_run.h"
@@ -90,6 +91,7 @@ TEST(TrainedPart, EveryLayoutTakesTheSameStep) {
                             {.data = 4, .expert = 2},
                             {.pipe = 4, .schedule = "zb_h1"}};
   for (const Layout& layout : layouts) {
+    if (testing::kSanitized && layout.data == 2) continue;
     const RunRecord other = RunLayout(config, layout, 4);
     EXPECT_THAT(CompareFirstStep(one, other), IsEmpty()) << layout.Name();
     EXPECT_NEAR(other.steps.back().loss, one.steps.back().loss, 1e-4 * one.steps.back().loss);

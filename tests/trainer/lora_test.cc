@@ -204,7 +204,9 @@ TEST(Lora, EveryLayoutTakesTheSameStepDropoutIncluded) {
                               {.pipe = 2, .data = 2, .expert = 2},
                               {.pipe = 4, .schedule = "zb_h1"}};
     for (const Layout& layout : layouts) {
-      if (testing::kSanitized && precision == std::string("FP32")) continue;
+      // Under a sanitizer those that have the most of exchange and of pipeline.
+      const bool is_largest = layout.data == 4 || layout.pipe == 4;
+      if (testing::kSanitized && (precision == std::string("FP32") || !is_largest)) continue;
       const RunRecord other = RunLayout(config, layout, 3);
       EXPECT_THAT(CompareFirstStep(one, other), IsEmpty()) << precision << " " << layout.Name();
       EXPECT_NEAR(other.steps.back().loss, one.steps.back().loss, 1e-3 * one.steps.back().loss);
