@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "launch/machine.h"
 #include "launch/stop_signal.h"
 
@@ -26,9 +27,14 @@ trainer::RankContext MakeRankContext(const CommandContext& context, kernels::Dev
   trainer::RankContext rank = {.world = context.world,
                                .device = &device,
                                .ranks_on_host = context.ranks_on_host,
-                               .host = HostName(),
+                               .memory_name = absl::StrCat("host ", HostName()),
                                .free_bytes = ReadMemorySize().available_bytes,
                                .stop_requested = StopRequested};
+  if (device.id().type == kernels::DeviceType::kCuda) {
+    const kernels::OwnMemory own = device.own_memory();
+    rank.memory_name = absl::StrCat(own.name, " of ", rank.memory_name);
+    rank.free_bytes = own.free_bytes;
+  }
   if (context.is_first_rank()) {
     rank.print = [lines](const std::string& line) {
       std::fprintf(lines, "%s\n", line.c_str());

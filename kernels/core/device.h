@@ -53,6 +53,13 @@ struct DeviceOptions {
   bool only_mma_sync = false;  // CUDA: products by mma.sync, also where Hopper's own could do them
 };
 
+// What Allocate draws on, where that is not the host's memory. All that share it see the same name,
+// "GPU 0000:3b:00.0".
+struct OwnMemory {
+  int64_t free_bytes = 0;  // now; 0: unknown, or the host's memory
+  std::string name;
+};
+
 class DeviceContext {
  public:
   virtual ~DeviceContext() = default;
@@ -64,6 +71,7 @@ class DeviceContext {
   virtual int num_threads() const = 0;  // of the host that serve this rank
   virtual Stream& stream(StreamRole role) = 0;
   virtual std::unique_ptr<Event> CreateEvent() = 0;
+  virtual OwnMemory own_memory() const { return {}; }
   // Zero-filled, aligned to 64 bytes at least. RESOURCE_EXHAUSTED carries the memory table in one line.
   absl::StatusOr<Buffer> Allocate(size_t bytes, MemoryTag tag);
   // Copies equal shapes and dtypes; rows may be strided.

@@ -33,6 +33,17 @@ class CudaDevice : public DeviceContext {
   Stream& stream(StreamRole role) override { return *streams_[static_cast<size_t>(role)]; }
   std::unique_ptr<Event> CreateEvent() override { return std::make_unique<CudaEvent>(); }
 
+  OwnMemory own_memory() const override {
+    size_t free = 0, total = 0;
+    char bus[32] = "";
+    if (cudaMemGetInfo(&free, &total) != cudaSuccess ||
+        cudaDeviceGetPCIBusId(bus, sizeof(bus), id_.index) != cudaSuccess) {
+      cudaGetLastError();  // it is not known, then
+      return {};
+    }
+    return {.free_bytes = static_cast<int64_t>(free), .name = absl::StrCat("GPU ", bus)};
+  }
+
   void Copy(ConstTensorView from, TensorView to, Stream& stream) override {
     CHECK_EQ(from.shape(), to.shape());
     CHECK(from.dtype() == to.dtype());

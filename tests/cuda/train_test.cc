@@ -206,6 +206,12 @@ TEST(CudaRefusal, AnotherComputeCapabilityIsNamedWithTheOneWanted) {
                 {"found 8.9", "wanted 9.0"});
 }
 
+TEST(CudaRefusal, ARunThatTheGpuHasNoRoomForIsOneSentence) {
+  ExpectRefusal(std::string(kOnTheDouble) + "CUDA_DOUBLE_MEMORY=2000000",
+                "--set data.bundled_sample=true",
+                {"free on GPU 0000:01:00.0 of host ", "for its 1 rank (", "run.check_memory=false"});
+}
+
 TEST(CudaRefusal, WhatReadsHostMemoryIsRefusedByName) {
   ExpectRefusal(kOnTheDouble, "--set eval.sample_every=5", {"eval.sample_every", "wanted 0"});
   ExpectRefusal(kOnTheDouble, "--set fp8.report_every=5", {"fp8.report_every", "wanted 0"});

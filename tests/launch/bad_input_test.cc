@@ -76,7 +76,7 @@ TEST_F(BadInput, ARunThatWouldNotFitIntoTheMachineIsRefusedBeforeItTakesAnything
       "train.sequence_length=512", "model.max_position_embeddings=512", "train.global_batch=2048",
       "train.microbatch=2048", "model.hidden_size=" + std::to_string(width)};
   ExpectRefusal(TrainCommand("run", 1, edits),
-                {"memory: found ", " GiB free on the host, wanted ", "for its 1 rank (",
+                {"memory: found ", " GiB free on host ", ", wanted ", "for its 1 rank (",
                  "lower train.microbatch (2048), or set run.check_memory=false"});
   EXPECT_FALSE(fs::exists(RunDir("run") + "/config.textproto"));
 }

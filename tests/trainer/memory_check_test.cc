@@ -35,9 +35,9 @@ absl::Status Check(const RunConfig& config, int ranks, const Hosts& hosts) {
         RankContext rank;
         rank.world = &world;
         rank.device = &device;
-        rank.host = world.rank() < hosts.ranks_of_first ? "one" : "two";
+        rank.memory_name = world.rank() < hosts.ranks_of_first ? "host one" : "host two";
         rank.free_bytes = hosts.free_bytes;
-        const absl::Status status = CheckHostMemory(config, rank);
+        const absl::Status status = CheckMemory(config, rank);
         const std::lock_guard<std::mutex> lock(mutex);
         all.insert(status.ToString());
         first = status;
@@ -60,6 +60,7 @@ TEST(MemoryCheck, TheRehearsalsOfAHostsRanksMustFitTogether) {
   EXPECT_EQ(Check(config, 2, {.free_bytes = first + second}), absl::OkStatus());
   const absl::Status refused = Check(config, 2, {.free_bytes = first + second - 1});
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("GiB free on host one, wanted"));
   EXPECT_THAT(std::string(refused.message()), HasSubstr("for its 2 ranks"));
   // On hosts of their own each has as much.
   const int64_t larger = std::max(first, second);
@@ -102,6 +103,16 @@ TEST(MemoryCheck, NamesTheFieldThatHelps) {
   wide.mutable_train()->set_microbatch(1);
   EXPECT_THAT(Advice(wide), HasSubstr("a smaller model (model.num_hidden_layers is 4), set "
                                       "train.moment_dtype=BF16"));
+}
+
+// No rehearsal asks the device: what a GPU would hold is counted as well.
+TEST(MemoryCheck, AGpuIsAskedForTheSame) {
+  RunConfig config = ConfigOn(SmallConfig("FP32"), {});
+  config.mutable_compute()->set_device("cuda");
+  const int64_t wanted = BytesOf(config, 0);
+  EXPECT_EQ(Check(config, 1, {.free_bytes = wanted}), absl::OkStatus());
+  EXPECT_THAT(std::string(Check(config, 1, {.free_bytes = wanted - 1}).message()),
+              HasSubstr("take more GPUs"));
 }
 
 // More than the system would lend at once can be asked for: a rehearsal touches no page of it.

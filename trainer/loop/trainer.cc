@@ -487,7 +487,7 @@ absl::Status Train(const RunConfig& config, const RankContext& rank) {
   RETURN_IF_ERROR(AgreeOnStatus(*rank.world, MakeFolders(config, rank)));
   ASSIGN_OR_RETURN(auto data, RunData::Open(config, rank));
   ASSIGN_OR_RETURN(const RunConfig whole, CompleteConfig(config, *data, rank));
-  RETURN_IF_ERROR(CheckHostMemory(whole, rank));
+  RETURN_IF_ERROR(CheckMemory(whole, rank));
   TrainingRun run(whole, rank, std::move(data), resident_at_start);
   RETURN_IF_ERROR(run.Prepare());
   return run.Loop();

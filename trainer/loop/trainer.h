@@ -20,7 +20,8 @@ struct RankContext {
   parallel::Communicator* world = nullptr;
   kernels::DeviceContext* device = nullptr;
   int ranks_on_host = 1;
-  std::string host;        // of one name: the ranks that share its memory
+  // What `device` allocates from, "host node7" or a GPU of it: ranks of one name share it.
+  std::string memory_name;
   int64_t free_bytes = 0;  // of that memory, for all of them; 0: unknown
   double peak_flops =
       0;  // of all ranks together in the precision at hand, measured at start; 0: unknown
