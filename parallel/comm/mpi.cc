@@ -5,10 +5,12 @@
 #include "parallel/comm/mpi.h"
 
 #include <mpi.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,6 +19,7 @@
 #include "kernels/core/check.h"
 #include "kernels/core/status_macros.h"
 #include "parallel/comm/arguments.h"
+#include "parallel/comm/patience.h"
 
 namespace sluice::parallel {
 namespace {
@@ -40,9 +43,11 @@ struct Part {
   int64_t bytes = 0;
 };
 
+enum class Waiting : uint8_t { kPolls, kSleeps };  // between two questions for a message
+
 class MpiCommunicator : public Communicator {
  public:
-  explicit MpiCommunicator(MPI_Comm comm) : comm_(comm) {
+  MpiCommunicator(MPI_Comm comm, Waiting waiting) : comm_(comm), waiting_(waiting) {
     MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN);
     MPI_Comm_rank(comm_, &rank_);
     MPI_Comm_size(comm_, &size_);
@@ -54,7 +59,7 @@ class MpiCommunicator : public Communicator {
   ~MpiCommunicator() override {
     // A send that nobody received would wait for ever; after an error nobody may come.
     if (!failed_) {
-      for (PendingSend& send : pending_) MPI_Wait(&send.request, MPI_STATUS_IGNORE);
+      for (PendingSend& send : pending_) WaitFor({&send.request, 1}, MPI_STATUSES_IGNORE);
     }
     MPI_Comm_free(&comm_);
   }
@@ -157,17 +162,23 @@ class MpiCommunicator : public Communicator {
     int64_t begin = 0;
     do {
       const int64_t count = std::min(bytes - begin, kMaxMessageBytes);
+      MPI_Request request = MPI_REQUEST_NULL;
       MPI_Status status;
-      RETURN_IF_ERROR(Called(MPI_Recv(MutableBytes(data) + begin, static_cast<int>(count), MPI_BYTE,
-                                      peer, tag + 1, comm_, &status),
-                             "MPI_Recv"));
+      RETURN_IF_ERROR(Called(MPI_Irecv(MutableBytes(data) + begin, static_cast<int>(count),
+                                       MPI_BYTE, peer, tag + 1, comm_, &request),
+                             "MPI_Irecv"));
+      RETURN_IF_ERROR(Called(WaitFor({&request, 1}, &status), "waiting for a message"));
       CheckLength(status, count);
       begin += count;
     } while (begin < bytes);
     return absl::OkStatus();
   }
 
-  absl::Status Barrier() override { return Called(MPI_Barrier(comm_), "MPI_Barrier"); }
+  absl::Status Barrier() override {
+    MPI_Request request = MPI_REQUEST_NULL;
+    RETURN_IF_ERROR(Called(MPI_Ibarrier(comm_, &request), "MPI_Ibarrier"));
+    return Called(WaitFor({&request, 1}, MPI_STATUSES_IGNORE), "waiting at a barrier");
+  }
 
   absl::StatusOr<std::vector<std::string>> GatherBytes(const std::string& bytes) override {
     int64_t length = static_cast<int64_t>(bytes.size());
@@ -203,7 +214,7 @@ class MpiCommunicator : public Communicator {
     CHECK_GE(color, 0);
     MPI_Comm part = MPI_COMM_NULL;
     RETURN_IF_ERROR(Called(MPI_Comm_split(comm_, color, key, &part), "MPI_Comm_split"));
-    return std::make_unique<MpiCommunicator>(part);
+    return std::make_unique<MpiCommunicator>(part, waiting_);
   }
 
   void Abort(const absl::Status& why) override {
@@ -240,6 +251,17 @@ class MpiCommunicator : public Communicator {
   absl::Status Called(int code, absl::string_view what) {
     if (code != MPI_SUCCESS) failed_ = true;
     return StatusOf(code, what);
+  }
+
+  // MPI_Waitall, which never sleeps, where each rank has a core to itself.
+  int WaitFor(std::span<MPI_Request> requests, MPI_Status* statuses) {
+    const int count = static_cast<int>(requests.size());
+    if (waiting_ == Waiting::kPolls) return MPI_Waitall(count, requests.data(), statuses);
+    for (Patience patience;; patience.Rest()) {
+      int done = 0;
+      const int code = MPI_Testall(count, requests.data(), &done, statuses);
+      if (code != MPI_SUCCESS || done != 0) return code;
+    }
   }
 
   // The smallest unused buffer that is large enough, else the largest unused one, grown; a new one
@@ -291,9 +313,7 @@ class MpiCommunicator : public Communicator {
     CHECK_EQ(sends_[rank_].bytes, receives_[rank_].bytes) << "from rank " << rank_ << " to itself";
     CopyBytes(sends_[rank_].data, receives_[rank_].data, sends_[rank_].bytes);
     statuses_.resize(requests_.size());
-    RETURN_IF_ERROR(
-        Called(MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), statuses_.data()),
-               "MPI_Waitall"));
+    RETURN_IF_ERROR(Called(WaitFor(requests_, statuses_.data()), "waiting for an exchange"));
     for (size_t i = 0; i < expected_.size(); ++i) CheckLength(statuses_[i], expected_[i]);
     return absl::OkStatus();
   }
@@ -326,12 +346,17 @@ class MpiCommunicator : public Communicator {
   absl::Status BroadcastFrom(int root, char* data, int64_t bytes) {
     for (int64_t begin = 0; begin < bytes; begin += kMaxMessageBytes) {
       const int count = static_cast<int>(std::min(kMaxMessageBytes, bytes - begin));
-      RETURN_IF_ERROR(Called(MPI_Bcast(data + begin, count, MPI_BYTE, root, comm_), "MPI_Bcast"));
+      MPI_Request request = MPI_REQUEST_NULL;
+      RETURN_IF_ERROR(
+          Called(MPI_Ibcast(data + begin, count, MPI_BYTE, root, comm_, &request), "MPI_Ibcast"));
+      RETURN_IF_ERROR(
+          Called(WaitFor({&request, 1}, MPI_STATUSES_IGNORE), "waiting for a broadcast"));
     }
     return absl::OkStatus();
   }
 
   MPI_Comm comm_;
+  Waiting waiting_;
   int rank_ = 0, size_ = 1;
   bool failed_ = false;
   std::vector<Part> sends_, receives_;  // [P], arguments of Exchange
@@ -343,14 +368,23 @@ class MpiCommunicator : public Communicator {
   std::vector<PendingSend> pending_;
 };
 
+// How many cores this process may run on; 0: not known.
+int UsableCores() {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  return sched_getaffinity(0, sizeof(cores), &cores) == 0 ? CPU_COUNT(&cores) : 0;
+}
+
 // Open MPI reads these in MPI_Init. Nothing the user has set is changed.
 void TuneOpenMpi() {
   constexpr int kKeepWhatIsSet = 0;
-  // Waiting ranks must not hold a core that others need: without this a barrier of 8 ranks on 2
-  // cores was measured at 32-64 ms instead of 15-40 us.
-  setenv("OMPI_MCA_mpi_yield_when_idle", "1", kKeepWhatIsSet);
   const char* job = std::getenv("OMPI_COMM_WORLD_SIZE");
   const char* here = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+  // Ranks that wait must not hold a core that others need. Where ranks share cores they sleep
+  // between their questions, and a yield, which Open MPI would add to each, would put the question
+  // after all who work: 4 ms later.
+  const bool sleeps = here != nullptr && std::atoi(here) > UsableCores();
+  setenv("OMPI_MCA_mpi_yield_when_idle", sleeps ? "0" : "1", kKeepWhatIsSet);
   const bool alone = job == nullptr && std::getenv("PMIX_RANK") == nullptr;
   const bool one_host = job != nullptr && here != nullptr && std::string(job) == here;
   const bool chosen =
@@ -359,6 +393,24 @@ void TuneOpenMpi() {
   // Halves the start-up time, and 1 MiB collectives took a fifth of the time.
   setenv("OMPI_MCA_pml", "ob1", kKeepWhatIsSet);
   setenv("OMPI_MCA_btl", "self,vader", kKeepWhatIsSet);
+}
+
+// Whether more ranks of this host may run on the cores of this rank than these are.
+bool SharesItsCores(MPI_Comm host, int ranks_on_host) {
+  cpu_set_t mine;
+  CPU_ZERO(&mine);
+  if (sched_getaffinity(0, sizeof(mine), &mine) != 0) return false;
+  std::vector<cpu_set_t> all(ranks_on_host);
+  const int bytes = static_cast<int>(sizeof(mine));
+  if (MPI_Allgather(&mine, bytes, MPI_BYTE, all.data(), bytes, MPI_BYTE, host) != MPI_SUCCESS) {
+    return false;
+  }
+  const auto sharers = std::count_if(all.begin(), all.end(), [&](const cpu_set_t& theirs) {
+    cpu_set_t both;
+    CPU_AND(&both, &mine, &theirs);
+    return CPU_COUNT(&both) > 0;
+  });
+  return sharers > CPU_COUNT(&mine);
 }
 
 class MpiSessionImpl : public MpiSession {
@@ -370,6 +422,7 @@ class MpiSessionImpl : public MpiSession {
         MPI_SUCCESS) {
       MPI_Comm_size(host, &ranks_on_host_);
       MPI_Comm_rank(host, &rank_on_host_);
+      if (SharesItsCores(host, ranks_on_host_)) waiting_ = Waiting::kSleeps;
       MPI_Comm_free(&host);
     }
   }
@@ -378,14 +431,16 @@ class MpiSessionImpl : public MpiSession {
   std::unique_ptr<Communicator> World() override {
     MPI_Comm copy = MPI_COMM_NULL;
     CHECK_EQ(MPI_Comm_dup(MPI_COMM_WORLD, &copy), MPI_SUCCESS);
-    return std::make_unique<MpiCommunicator>(copy);
+    return std::make_unique<MpiCommunicator>(copy, waiting_);
   }
 
   int ranks_on_host() const override { return ranks_on_host_; }
   int rank_on_host() const override { return rank_on_host_; }
+  bool shares_cores() const override { return waiting_ == Waiting::kSleeps; }
 
  private:
   int ranks_on_host_ = 1, rank_on_host_ = 0;
+  Waiting waiting_ = Waiting::kPolls;
 };
 
 }  // namespace

@@ -22,6 +22,9 @@ class MpiSession {
   // How many ranks of the job run on this host, and this rank's number among them.
   virtual int ranks_on_host() const = 0;
   virtual int rank_on_host() const = 0;
+  // Whether more ranks may run on this rank's cores than these are (mpirun may bind ranks to
+  // cores). Then its groups sleep between their questions for a message (patience.h).
+  virtual bool shares_cores() const = 0;
 };
 
 }  // namespace sluice::parallel

@@ -21,6 +21,12 @@ absl::Status CheckRequest(const SimulationRequest& request) {
                                                    request.costs->stages.size(), " stages, wanted ",
                                                    schedule.num_stages));
   }
+  const std::vector<TailCost>& tails = request.costs->tails;
+  if (!tails.empty() && static_cast<int>(tails.size()) != schedule.num_ranks()) {
+    return absl::InvalidArgumentError(absl::StrCat("simulate: found tails of ", tails.size(),
+                                                   " pipeline ranks, wanted ",
+                                                   schedule.num_ranks()));
+  }
   if (request.groups < 1 || request.members < 1) {
     return absl::InvalidArgumentError(absl::StrCat("simulate: found ", request.groups,
                                                    " groups of ", request.members,
@@ -42,18 +48,11 @@ absl::Status CheckRequest(const SimulationRequest& request) {
   return absl::OkStatus();
 }
 
-// Of `ranks` dealt evenly over `cores`, how many others one finds on its core, on the mean.
-double OthersOnCore(int ranks, int cores) {
-  const int each = ranks / cores, more = ranks % cores;  // `more` cores have one rank more
-  return static_cast<double>(more * (each + 1) * each + (cores - more) * each * (each - 1)) / ranks;
-}
-
-// Ranks share the cores of their node. Each has its place on a core, for longer than an action: the
-// kernel evens out how many processes each core has, and one that polls counts like one that works,
-// so nobody moves to the core of a rank that waits. Who shares a core is chance; so an action finds
-// on its own as many others as the mean, each of which works with the share of the node's other
-// ranks that do, and takes its polling if not. One that waits for a fuller member of its group
-// polls as well. Time goes from one start or end of an action to the next.
+// Ranks share the cores of their node. One that waits sleeps between its questions
+// (parallel/comm/patience.h) and wakes on a core that is free, so no core idles while there are
+// ranks that work: these go on at the pace of cores / (ranks that work + what the questions of the
+// others take), at most 1. One that waits for a fuller member of its group sleeps as well. Time
+// goes from one start or end of an action to the next.
 class SharedCores {
  public:
   SharedCores(const SimulationRequest& request, Timeline& timeline)
@@ -66,7 +65,6 @@ class SharedCores {
     for (size_t node = 0; node < active_.size(); ++node) {
       const int first = static_cast<int>(node) * request.ranks_per_node;
       ranks_on_.push_back(std::min(request.ranks_per_node, world - first));
-      others_on_.push_back(OthersOnCore(ranks_on_.back(), request.cores_per_node));
     }
   }
 
@@ -117,24 +115,17 @@ class SharedCores {
   double NextFinish() {
     std::fill(active_.begin(), active_.end(), 0);
     ForEachRunning([&](Place& place, int node) { active_[node] += place.busy; });
+    for (size_t node = 0; node < active_.size(); ++node)
+      active_[node] += request_.waiting_core_share * (ranks_on_[node] - active_[node]);
     for (Place& place : places_) place.pace = 1;
-    ForEachRunning([&](Place& place, int node) {
-      place.pace = std::min(place.pace, 1 / CoreTime(place.busy, node));
-    });
+    const double cores = request_.cores_per_node;
+    ForEachRunning(
+        [&](Place& place, int node) { place.pace = std::min(place.pace, cores / active_[node]); });
     double next = kForever;
     for (const Place& place : places_) {
       if (place.running) next = std::min(next, now_ + std::max(0.0, place.left) / place.pace);
     }
     return next;
-  }
-
-  // What a second of a rank that is busy for that share of it costs its core.
-  double CoreTime(double busy, int node) const {
-    const double polling = request_.waiting_core_share;
-    const auto takes = [&](double works) { return works + polling * (1 - works); };
-    const int others = ranks_on_[node] - 1;
-    const double works = others > 0 ? std::max(0.0, active_[node] - busy) / others : 0;
-    return takes(busy) + others_on_[node] * takes(works);
   }
 
   void FinishWhatIsDone() {
@@ -175,17 +166,37 @@ class SharedCores {
   const int pipe_;
   std::vector<GroupPlayer> players_;  // [G]
   std::vector<Place> places_;         // [G, P]
-  std::vector<double> active_;        // [nodes] ranks that work
+  std::vector<double> active_;        // [nodes] cores that are wanted
   std::vector<int> ranks_on_;         // [nodes]
-  std::vector<double> others_on_;     // [nodes] ranks beside one on its core
   double now_ = 0;
 };
 
-// At the end of a step every rank works.
-double TailFactor(const SimulationRequest& request, int world) {
-  if (request.cores_per_node == 0) return 1;
-  const double ranks = std::min(request.ranks_per_node, world);
-  return std::max(1.0, ranks / request.cores_per_node);
+// `work` in seconds a rank, all from the same moment on, in equal shares of the cores: how long
+// until all of it is done.
+double SecondsOnCores(std::vector<double> work, int cores) {
+  std::sort(work.begin(), work.end());
+  double seconds = 0, done = 0;  // of each rank that still works
+  for (size_t i = 0; i < work.size(); ++i) {
+    const double share = static_cast<double>(work.size() - i) / cores;
+    seconds += (work[i] - done) * std::max(1.0, share);
+    done = work[i];
+  }
+  return seconds;
+}
+
+// At the end of a step every rank works; where ranks share cores, those with less leave theirs to
+// the others.
+double TailSeconds(const SimulationRequest& request, int world) {
+  const std::vector<TailCost>& tails = request.costs->tails;
+  const int data = request.groups * request.members;
+  double longest = 0;
+  for (int first = 0; first < world && !tails.empty(); first += request.ranks_per_node) {
+    std::vector<double> work;
+    for (int rank = first; rank < std::min(world, first + request.ranks_per_node); ++rank)
+      work.push_back(tails[rank / data].total());
+    longest = std::max(longest, SecondsOnCores(std::move(work), request.cores_per_node));
+  }
+  return longest;
 }
 
 }  // namespace
@@ -226,10 +237,13 @@ absl::StatusOr<Timeline> Simulate(const SimulationRequest& request) {
   for (const TailCost& cost : request.costs->tails) {
     if (cost.total() > timeline.tail.total()) timeline.tail = cost;
   }
-  const double factor = TailFactor(request, timeline.num_ranks());
-  for (double* part : {&timeline.tail.reduce_gradients, &timeline.tail.optimizer,
-                       &timeline.tail.gather_parameters}) {
-    *part *= factor;
+  const double alone = timeline.tail.total();
+  if (request.cores_per_node > 0 && alone > 0) {
+    const double factor = TailSeconds(request, timeline.num_ranks()) / alone;
+    for (double* part : {&timeline.tail.reduce_gradients, &timeline.tail.optimizer,
+                         &timeline.tail.gather_parameters}) {
+      *part *= factor;
+    }
   }
   timeline.step_seconds = timeline.pipeline_seconds + timeline.tail.total();
   return timeline;

@@ -37,11 +37,10 @@ struct SimulationRequest {
   int groups = 1, members = 1;
   RowFactors rows;
   std::vector<Straggler> stragglers;
-  // Ranks on CPUs: so many cores serve so many ranks, which lie on nodes in order of rank and keep
-  // their places on a node's cores, where chance has put them. 0: each rank has a device of its
-  // own.
+  // Ranks on CPUs: so many cores serve so many ranks, which lie on nodes in order of rank. 0: each
+  // rank has a device of its own.
   int cores_per_node = 0, ranks_per_node = 1;
-  double waiting_core_share = 0;  // of a core, that a rank which waits takes by polling
+  double waiting_core_share = 0;  // of a core, that a rank which waits takes by asking
   bool keep_spans = true;         // false: no spans, only sums (a search wants only those)
 };
 

@@ -1,5 +1,6 @@
 // The MPI communicator, under mpirun with any number of ranks up to 8.
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include "kernels/core/thread_pool.h"
 #include "tests/support/communicator_checks.h"
@@ -94,6 +95,14 @@ TEST(MpiSession, KnowsTheRanksOfThisHost) {
   EXPECT_GE(Session().ranks_on_host(), 1);
   EXPECT_LE(Session().ranks_on_host(), World().size());
   EXPECT_LT(Session().rank_on_host(), Session().ranks_on_host());
+}
+
+// (launch/run binds no rank to cores.)
+TEST(MpiSession, RanksShareCoresWhereTheyAreMore) {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  ASSERT_EQ(sched_getaffinity(0, sizeof(cores), &cores), 0);
+  EXPECT_EQ(Session().shares_cores(), Session().ranks_on_host() > CPU_COUNT(&cores));
 }
 
 }  // namespace

@@ -78,12 +78,12 @@ TEST(Calibrate, RatesOfProducts) {
 
 // Errors of +10, -20, 0 and +30 percent: the median of their sizes is 15. Places of the predicted
 // times 1.1 0.8 3 5.2 against 1 1 3 4: 2 1 3 4 against 1.5 1.5 3 4, whose correlation is
-// 4.5 / sqrt(5 * 4.5).
+// 4.5 / sqrt(5 * 4.5); of the two that are among the first layouts it is 1.
 TEST(PlanTruth, FiguresOfGivenTimes) {
   const std::string folder = TestFolder(), file = folder + "/in.json", to = folder + "/out.json";
-  std::ofstream(file) << R"({"layouts": [{"name": "a", "predicted": 1.1, "measured": 1.0},
+  std::ofstream(file) << R"({"layouts": [{"name": "data 2", "predicted": 1.1, "measured": 1.0},
       {"name": "b", "predicted": 0.8, "measured": 1.0}, {"name": "c", "predicted": 3, "measured": 3},
-      {"name": "d", "predicted": 5.2, "measured": 4}]})";
+      {"name": "pipe 1 FP32", "predicted": 5.2, "measured": 4}]})";
   const Outcome outcome = RunShell(testing::SourcePath("tests/bench/plan_truth") + " --judge " +
                                    file + " --json " + to);
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
@@ -92,6 +92,7 @@ TEST(PlanTruth, FiguresOfGivenTimes) {
   const auto figures = nlohmann::json::parse(ReadAll(to));
   EXPECT_NEAR(figures["median_error"].get<double>(), 0.15, 1e-9);
   EXPECT_NEAR(figures["spearman"].get<double>(), 4.5 / std::sqrt(5 * 4.5), 1e-12);
+  EXPECT_NEAR(figures["spearman_of_first"].get<double>(), 1, 1e-12);
   EXPECT_NEAR(figures["span"].get<double>(), 4.0, 1e-12);
 }
 

@@ -70,8 +70,7 @@ TEST(SimulateSharedCores, FourRanksOnTwoCoresTakeTwiceAsLong) {
   costs.tails = {{.reduce_gradients = 0.5, .optimizer = 0.25, .gather_parameters = 0.25}};
   EXPECT_NEAR(PlayOnCores(schedule, costs, 4, 4, 4).step_seconds, 6 * 3 + 1, 1e-9);
   EXPECT_NEAR(PlayOnCores(schedule, costs, 4, 2, 4).step_seconds, 2 * (6 * 3 + 1), 1e-9);
-  // Of four on three cores two share one: on the mean a rank has half another one beside it.
-  EXPECT_NEAR(PlayOnCores(schedule, costs, 4, 3, 4).step_seconds, 1.5 * 6 * 3 + 4 / 3.0, 1e-9);
+  EXPECT_NEAR(PlayOnCores(schedule, costs, 4, 3, 4).step_seconds, 4 / 3.0 * (6 * 3 + 1), 1e-9);
   // Two nodes of two cores each.
   EXPECT_NEAR(PlayOnCores(schedule, costs, 4, 2, 2).step_seconds, 6 * 3 + 1, 1e-9);
 }
@@ -112,20 +111,31 @@ TEST(SimulateSharedCores, PollingTakesItsShare) {
   EXPECT_NEAR(Simulate(request).value().step_seconds, 2 * 3, 1e-9);
 }
 
-// Two of four ranks work at a time, on two cores. A rank keeps its core, so the one beside it is
-// the other one that works in a third of all cases, and then it waits as if the second core were
-// not there; in the others the core has a rank that polls.
-TEST(SimulateSharedCores, AWorkingRankDoesNotMoveToTheCoreOfOneThatWaits) {
+// Two of four ranks work at a time, on two cores: a rank that wakes takes the one that is free, and
+// shares both with what the others' questions take.
+TEST(SimulateSharedCores, ARankThatWakesTakesTheFreeCore) {
   const Schedule schedule = MakeSchedule("gpipe", {2, 1, 1}).value();
   const StepCosts costs = EvenCosts(2, 1, 1, 1);
   SimulationRequest request{.schedule = &schedule, .costs = &costs, .groups = 2};
   request.cores_per_node = 2;
   request.ranks_per_node = 4;
-  EXPECT_NEAR(Simulate(request).value().step_seconds, (1 + 1 / 3.0) * 2 * 3, 1e-9);
+  EXPECT_NEAR(Simulate(request).value().step_seconds, 2 * 3, 1e-9);
   request.waiting_core_share = 0.25;
-  EXPECT_NEAR(Simulate(request).value().step_seconds, (1 + 1 / 3.0 + 0.25 * 2 / 3) * 2 * 3, 1e-9);
+  EXPECT_NEAR(Simulate(request).value().step_seconds, (2 + 2 * 0.25) / 2 * 2 * 3, 1e-9);
   request.cores_per_node = 4;
   EXPECT_NEAR(Simulate(request).value().step_seconds, 2 * 3, 1e-9);
+}
+
+// Four ranks on two cores, two stages of two members that exchange experts. While a stage waits the
+// other's members have both cores, so there is no bubble: work over cores.
+TEST(SimulateSharedCores, StagesOfExpertGroupsLeaveEachOtherTheirCores) {
+  const Schedule schedule = MakeSchedule("gpipe", {2, 4, 1}).value();
+  const StepCosts costs = EvenCosts(2, 1, 2, 0);
+  SimulationRequest request{.schedule = &schedule, .costs = &costs, .members = 2};
+  request.cores_per_node = 2;
+  request.ranks_per_node = 4;
+  // 2 stages x 2 members x 4 microbatches x 3 seconds.
+  EXPECT_NEAR(Simulate(request).value().step_seconds, 2 * 2 * 4 * 3 / 2.0, 1e-9);
 }
 
 // Two members, of which the fuller has 1.5 times the mean: on two cores they take 1.5 seconds, on
@@ -140,6 +150,26 @@ TEST(SimulateSharedCores, AMemberThatWaitsForAFullerOneLeavesItsCore) {
   EXPECT_NEAR(Simulate(request).value().step_seconds, 1.5, 1e-9);
   request.cores_per_node = 1;
   EXPECT_NEAR(Simulate(request).value().step_seconds, 2, 1e-9);
+}
+
+// Two stages of two members end the step with 3 seconds and 1 second of work each, on two cores:
+// all four for 2 seconds, until the shorter are done, then two for the other 2.
+TEST(SimulateSharedCores, AtTheEndShortTailsLeaveTheirCoresToLongOnes) {
+  const Schedule schedule = MakeSchedule("1f1b", {2, 2, 1}).value();
+  StepCosts costs = EvenCosts(2, 1, 1, 1);
+  costs.tails = {{0, 3, 0}, {0, 1, 0}};
+  SimulationRequest request{.schedule = &schedule, .costs = &costs, .members = 2};
+  request.ranks_per_node = 4;
+  const auto tail = [&](int cores) {
+    request.cores_per_node = cores;
+    return Simulate(request).value().tail.total();
+  };
+  EXPECT_NEAR(tail(2), 4, 1e-9);
+  EXPECT_NEAR(tail(1), 8, 1e-9);
+  EXPECT_NEAR(tail(3), 4 / 3.0 + 2, 1e-9);
+  EXPECT_NEAR(tail(4), 3, 1e-9);
+  request.ranks_per_node = 2;  // a node a stage
+  EXPECT_NEAR(tail(1), 6, 1e-9);
 }
 
 StepCosts MoeCosts(int stages, double compute, double comm) {
@@ -248,6 +278,10 @@ TEST(Simulate, SaysWhatIsWrong) {
   EXPECT_THAT(std::string(Simulate({.schedule = &schedule, .costs = &costs}).status().message()),
               ::testing::HasSubstr("costs of 3 stages, wanted 2"));
   costs = EvenCosts(2, 1, 1, 1);
+  costs.tails = {{1, 2, 3}};
+  EXPECT_THAT(std::string(Simulate({.schedule = &schedule, .costs = &costs}).status().message()),
+              ::testing::HasSubstr("tails of 1 pipeline ranks, wanted 2"));
+  costs.tails.clear();
   schedule.actions[1].erase(schedule.actions[1].begin() + 1);  // F of the last stage
   EXPECT_THAT(std::string(Simulate({.schedule = &schedule, .costs = &costs}).status().message()),
               ::testing::HasSubstr("deadlocks"));
