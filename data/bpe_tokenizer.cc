@@ -1,6 +1,8 @@
 // The tokenizer of a tokenizer.json: added tokens, normal form, words, merges.
+#include <algorithm>
 #include <array>
 #include <filesystem>
+#include <map>
 #include <mutex>
 #include <unordered_map>
 #include <unordered_set>
@@ -306,6 +308,42 @@ absl::StatusOr<std::unique_ptr<BpeTokenizer>> Build(const TokenizerSpec& spec,
   return std::make_unique<BpeTokenizer>(spec, std::move(parts));
 }
 
+// transformers adds the tokens that tokenizer_config.json has and tokenizer.json has not.
+absl::StatusOr<bool> AddTokensOf(const TokenizerConfig& config, TokenizerSpec& spec) {
+  std::map<absl::string_view, int32_t> missing;  // with the id of a token of the vocabulary, or -1
+  for (const AddedToken& token : config.added_tokens) missing[token.content] = -1;
+  for (const std::string* named : {&config.bos_token, &config.eos_token})
+    if (!named->empty()) missing[*named] = -1;
+  for (const AddedToken& token : spec.added_tokens) missing.erase(token.content);
+  if (missing.empty()) return false;
+  std::map<int32_t, absl::string_view> taken;
+  for (const auto& [text, id] : spec.vocab) {
+    taken[id] = text;
+    if (const auto at = missing.find(text); at != missing.end()) at->second = id;
+  }
+  for (const AddedToken& token : spec.added_tokens) taken[token.id] = token.content;
+  std::vector<AddedToken> added;
+  for (AddedToken token : config.added_tokens) {
+    const auto at = missing.find(token.content);
+    if (at == missing.end()) continue;
+    if (at->second >= 0) token.id = at->second;
+    const auto [held, is_free] = taken.emplace(token.id, at->first);
+    if (!is_free && held->second != at->first)
+      return absl::InvalidArgumentError(
+          absl::StrCat("the added token '", token.content, "' has the id ", token.id,
+                       ", which tokenizer.json gives to '", held->second, "'"));
+    added.push_back(token);
+    missing.erase(at);
+  }
+  for (const auto& [text, id] : missing)  // BOS and EOS
+    if (id >= 0) added.push_back({.content = std::string(text), .id = id, .special = true});
+  if (added.empty()) return false;
+  spec.added_tokens.insert(spec.added_tokens.end(), added.begin(), added.end());
+  std::stable_sort(spec.added_tokens.begin(), spec.added_tokens.end(),
+                   [](const AddedToken& a, const AddedToken& b) { return a.id < b.id; });
+  return true;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& path) {
@@ -320,12 +358,24 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& path
     return config_file.status();
   }
   TokenizerSpec spec;
+  std::string hash = Sha256Hex(file->bytes());
   if (LooksLikeTiktoken(file->bytes())) {
+    // Other families' ranks look the same and mean another pattern.
+    if (config.tokenizer_class != kMoonshotClass)
+      return absl::InvalidArgumentError(absl::StrCat(
+          path, ": found a vocabulary of tiktoken, whose pattern no file says, and ",
+          config.tokenizer_class.empty()
+              ? "no tokenizer_class"
+              : absl::StrCat("the tokenizer_class '", config.tokenizer_class, "'"),
+          " in ", config_path, ", wanted '", kMoonshotClass, "' of Moonshot's models there"));
     ASSIGN_OR_RETURN(spec, ParseTiktoken(file->bytes(), path, config.added_tokens));
   } else {
     ASSIGN_OR_RETURN(spec, ParseTokenizerJson(file->bytes(), path));
+    const absl::StatusOr<bool> more = AddTokensOf(config, spec);
+    if (!more.ok()) return InFile(config_path, more.status());
+    if (*more) hash = Sha256Hex(absl::StrCat(hash, (*config_file)->bytes()));
   }
-  ASSIGN_OR_RETURN(auto tokenizer, Build(spec, path, Sha256Hex(file->bytes())));
+  ASSIGN_OR_RETURN(auto tokenizer, Build(spec, path, std::move(hash)));
   if (absl::Status status = tokenizer->ApplyConfig(config); !status.ok())
     return InFile(config_path, status);
   return tokenizer;

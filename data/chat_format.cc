@@ -1,6 +1,7 @@
-// Sources: the chat_template in tokenizer_config.json of deepseek-ai/DeepSeek-V3, -R1 and
+// Sources: the chat_template in tokenizer_config.json of deepseek-ai/DeepSeek-V3, -V3.1, -R1 and
 // -V2-Lite-Chat, Qwen/Qwen3-30B-A3B, mistralai/Mixtral-8x7B-Instruct-v0.1,
-// allenai/OLMoE-1B-7B-0924-Instruct, moonshotai/Moonlight-16B-A3B-Instruct and Kimi-K2-Instruct.
+// allenai/OLMoE-1B-7B-0924-Instruct, moonshotai/Moonlight-16B-A3B-Instruct and
+// Kimi-K2-Instruct-0905.
 #include "data/chat_format.h"
 
 #include <algorithm>
@@ -26,6 +27,14 @@ ChatFormat DeepSeekR1() {
   ChatFormat format = DeepSeekV3();
   format.name = "deepseek_r1";
   format.thinking = ChatFormat::Thinking::kDeepSeekR1;
+  return format;
+}
+
+ChatFormat DeepSeekV31() {
+  ChatFormat format = DeepSeekV3();
+  format.name = "deepseek_v3_1";
+  format.assistant.before.push_back(Text("</think>"));
+  format.thinking = ChatFormat::Thinking::kDeepSeekV31;
   return format;
 }
 
@@ -68,14 +77,13 @@ ChatFormat Mixtral() {
 
 // Its role names are no tokens of the vocabulary, only text.
 ChatFormat Olmoe() {
-  return {.name = "olmoe",
-          .begin = {Control(kChatBos)},
-          .system = {.before = {Text("<|system|>\n")}, .end = {Text("\n")}},
-          .user = {.before = {Text("<|user|>\n")}, .end = {Text("\n")}},
-          .assistant = {.before = {Text("<|assistant|>\n")},
-                        .end = {Control(kChatEos)},
-                        .after = {Text("\n")}},
-          .after_is_between = true};
+  return {
+      .name = "olmoe",
+      .begin = {Control(kChatBos)},
+      .system = {.before = {Text("<|system|>\n")}, .end = {Text("\n")}},
+      .user = {.before = {Text("<|user|>\n")}, .end = {Text("\n")}},
+      .assistant = {
+          .before = {Text("<|assistant|>\n")}, .end = {Control(kChatEos)}, .after = {Text("\n")}}};
 }
 
 TurnFormat MoonshotTurn(const char* token, const char* role) {
@@ -102,9 +110,9 @@ ChatFormat KimiK2() {
 }  // namespace
 
 const std::vector<ChatFormat>& ChatFormats() {
-  static const std::vector<ChatFormat> formats = {DeepSeekV3(), DeepSeekR1(), DeepSeekV2(),
-                                                  ChatMl(),     Qwen3(),      Mixtral(),
-                                                  Olmoe(),      Moonlight(),  KimiK2()};
+  static const std::vector<ChatFormat> formats = {
+      DeepSeekV3(), DeepSeekV31(), DeepSeekR1(), DeepSeekV2(), ChatMl(),
+      Qwen3(),      Mixtral(),     Olmoe(),      Moonlight(),  KimiK2()};
   return formats;
 }
 

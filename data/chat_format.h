@@ -33,8 +33,7 @@ struct ChatFormat {
   bool systems_first = false;         // all system messages, "\n\n" between them, begin the text
   bool system_in_first_user = false;  // system + "\n\n" + the first user message is that message
   bool alternates = false;            // user and assistant take turns, the user begins
-  bool after_is_between = false;      // no `after` behind the last message
-  enum class Thinking { kNone, kDeepSeekR1, kQwen3 } thinking = Thinking::kNone;
+  enum class Thinking { kNone, kDeepSeekR1, kDeepSeekV31, kQwen3 } thinking = Thinking::kNone;
 };
 
 // Null if there is no such format.

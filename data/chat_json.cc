@@ -42,6 +42,8 @@ absl::StatusOr<ChatMessage> ParseMessage(const Json& json) {
         absl::StrCat("a message has the role '", role, "', wanted system, user or assistant"));
   }
   ASSIGN_OR_RETURN(message.content, ParseContent(json.at("content")));
+  if (json.contains("reasoning_content") && !json.at("reasoning_content").is_null())
+    message.thoughts = json.at("reasoning_content").get<std::string>();
   if (json.contains("weight")) message.learn = json.at("weight").get<double>() != 0;
   return message;
 }

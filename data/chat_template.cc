@@ -113,10 +113,25 @@ class FormatTemplate : public ChatTemplate {
     }
   }
 
+  // As the templates with thoughts look for them, or write them.
+  absl::Status PutThoughtsInContent(ChatMessage& message) const {
+    if (message.thoughts.empty()) return absl::OkStatus();
+    if (message.role != ChatRole::kAssistant || format_.thinking == ChatFormat::Thinking::kNone)
+      return Wrong(absl::StrCat("a message of the role '", RoleName(message.role),
+                                "' has \"reasoning_content\", for which the template ",
+                                format_.name, " has no place"));
+    const bool lines = format_.thinking != ChatFormat::Thinking::kDeepSeekV31;
+    message.content = absl::StrCat(kThink, lines ? "\n" : "", message.thoughts, lines ? "\n" : "",
+                                   kEndThink, lines ? "\n\n" : "", message.content);
+    message.thoughts.clear();
+    return absl::OkStatus();
+  }
+
   // Moves system messages where the format wants them; what is left to be written as turns.
   absl::StatusOr<std::vector<ChatMessage>> Arrange(const Conversation& conversation,
                                                    ChatWriter& out) const {
     std::vector<ChatMessage> messages = conversation.messages;
+    for (ChatMessage& message : messages) RETURN_IF_ERROR(PutThoughtsInContent(message));
     if (messages.empty()) {
       messages = {{.role = ChatRole::kUser, .content = conversation.prompt},
                   {.role = ChatRole::kAssistant, .content = conversation.completion}};
@@ -172,7 +187,7 @@ class FormatTemplate : public ChatTemplate {
         Put(turn.before, false, out);
         out.Text(messages[i].content, false);
         Put(turn.end, false, out);
-        if (!last || !format_.after_is_between || open) Put(turn.after, false, out);
+        Put(turn.after, false, out);
       }
     }
     if (open) Put(format_.assistant.before, false, out);
@@ -185,14 +200,18 @@ class FormatTemplate : public ChatTemplate {
 
   void PutAssistant(const ChatMessage& message, Place place, ChatWriter& out) const {
     const TurnFormat& turn = format_.assistant;
-    Put(turn.before, false, out);
     std::string content = message.content;
+    if (format_.thinking == ChatFormat::Thinking::kDeepSeekV31) {
+      PutDeepSeekV31(content, place, message.learn, out);
+      return;
+    }
+    Put(turn.before, false, out);
     if (format_.thinking == ChatFormat::Thinking::kDeepSeekR1) content = R1Content(content, place);
     if (format_.thinking == ChatFormat::Thinking::kQwen3)
       content = Qwen3Content(content, place, message.learn, out);
     out.Text(absl::StrCat(turn.prefix, content), message.learn);
     Put(turn.end, message.learn, out);
-    if (!place.last || !format_.after_is_between) Put(turn.after, false, out);
+    Put(turn.after, false, out);
   }
 
   // Thoughts of earlier turns are left out. (The released template drops the last turn's as well,
@@ -201,6 +220,23 @@ class FormatTemplate : public ChatTemplate {
     const size_t end = absl::string_view(content).rfind(kEndThink);
     return place.last || end == std::string::npos ? content
                                                   : content.substr(end + kEndThink.size());
+  }
+
+  // An answer without thoughts follows a closed block of them, which is the prompt's and not
+  // learned. Thoughts of the last answer are learned behind the "<think>" of a prompt that asks for
+  // them.
+  void PutDeepSeekV31(const std::string& content, Place place, bool learn, ChatWriter& out) const {
+    const TurnFormat& turn = format_.assistant;
+    if (place.last && absl::StartsWith(content, kThink)) {
+      Put({turn.before[0]}, false, out);
+      out.Text(kThink, false);
+      out.Text(content.substr(kThink.size()), learn);
+    } else {
+      Put(turn.before, false, out);
+      const size_t end = absl::string_view(content).find(kEndThink);
+      out.Text(end == std::string::npos ? content : content.substr(end + kEndThink.size()), learn);
+    }
+    Put(turn.end, learn, out);
   }
 
   // As the released template: thoughts stand only in what answers the last user message, and the

@@ -18,7 +18,9 @@ enum class ChatRole : uint8_t { kSystem, kUser, kAssistant };
 struct ChatMessage {
   ChatRole role = ChatRole::kUser;
   std::string content;  // UTF-8
-  bool learn = true;    // of an assistant's message: is it a target?
+  std::string
+      thoughts;       // before an assistant's content; may also stand in it, as <think>...</think>
+  bool learn = true;  // of an assistant's message: is it a target?
 };
 
 // One line of a data set for supervised fine-tuning.
@@ -28,9 +30,10 @@ struct Conversation {
 };
 
 // {"messages": [{"role": ..., "content": ...}, ...]} or {"prompt": ..., "completion": ...}; other
-// fields are ignored. A content is a string or a list of {"type": "text", "text": ...}; a message
-// with "weight": 0 is not learned. Prompt and completion may be lists of messages, too.
-// INVALID_ARGUMENT says what is wrong with the line. `line` must be UTF-8.
+// fields are ignored. A content is a string or a list of {"type": "text", "text": ...}; thoughts
+// are its "reasoning_content"; a message with "weight": 0 is not learned. Prompt and completion may
+// be lists of messages, too. INVALID_ARGUMENT says what is wrong with the line. `line` must be
+// UTF-8.
 absl::StatusOr<Conversation> ParseConversation(absl::string_view line);
 
 struct ChatOptions {
@@ -46,10 +49,10 @@ struct TokenizedChat {
 // Immutable; any thread.
 class ChatTemplate {
  public:
-  // deepseek_v3, deepseek_r1, deepseek_v2, chatml, qwen3, mixtral, olmoe, moonlight, kimi_k2: the
-  // turns of these families' instruction-tuned releases, equal to what their Jinja templates make
-  // of messages without tools. raw: prompt and completion one behind the other, between the BOS and
-  // EOS of the tokenizer.
+  // deepseek_v3, deepseek_v3_1, deepseek_r1, deepseek_v2, chatml, qwen3, mixtral, olmoe, moonlight,
+  // kimi_k2: the turns of these families' instruction-tuned releases, equal to what their Jinja
+  // templates make of messages without tools. raw: prompt and completion one behind the other,
+  // between the BOS and EOS of the tokenizer.
   static std::vector<std::string> Names();
 
   // `tokenizer` must outlive the result. INVALID_ARGUMENT: no such template, or a control token of
@@ -61,7 +64,8 @@ class ChatTemplate {
 
   // The tokens of a conversation. Targets are what the assistant says and the token that ends its
   // turn. Prompt and completion are tokenized apart, as a model meets them.
-  // INVALID_ARGUMENT: an order of roles that the template does not have, or nothing to learn.
+  // INVALID_ARGUMENT: an order of roles or thoughts that the template does not have, or nothing to
+  // learn.
   virtual absl::StatusOr<TokenizedChat> Tokenize(const Conversation& conversation) const = 0;
   // Up to where the assistant's next turn begins; nothing is a target.
   virtual absl::StatusOr<std::vector<int32_t>> TokenizePrompt(

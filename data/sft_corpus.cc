@@ -1,5 +1,6 @@
 #include "data/sft_corpus.h"
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -39,6 +40,8 @@ absl::StatusOr<Encoded> EncodeLine(RawDocument raw, const TextFile& file, bool s
   if (!conversation.ok()) return at(conversation.status().message());
   absl::StatusOr<TokenizedChat> chat = chat_template.Tokenize(*conversation);
   if (!chat.ok()) return at(chat.status().message());
+  if (std::count(chat->is_target.begin(), chat->is_target.end(), 1) == 0)
+    return at("there is nothing to learn: what the assistant says is empty");
   result.chat = *std::move(chat);
   return result;
 }

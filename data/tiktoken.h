@@ -12,6 +12,10 @@ namespace sluice::data {
 // Lines of BASE64 SPACE RANK.
 bool LooksLikeTiktoken(absl::string_view bytes);
 
+// The tokenizer_class in tokenizer_config.json of Moonshot's releases; it alone says which pattern
+// goes with the vocabulary.
+inline constexpr char kMoonshotClass[] = "TikTokenTokenizer";
+
 // The tokenizer of Moonshot's models (Moonlight, Kimi K2): their pattern, and 256 control tokens
 // behind the vocabulary, named by `config_tokens` (added_tokens_decoder of tokenizer_config.json)
 // or "<|reserved_token_ID|>" (tokenization_moonshot.py of moonshotai/Moonlight-16B-A3B).

@@ -56,9 +56,9 @@ class Tokenizer {
 };
 
 // Reads a Hugging Face tokenizer.json with BPE, or a tiktoken.model of Moonshot's models, whichever
-// the file's content is. A tokenizer_config.json in the same
-// folder, if there is one, names BOS and EOS and says whether EncodeWithSpecialTokens adds them;
-// without it BOS and EOS are found by their usual names among the special tokens.
+// the file's content is. A tokenizer_config.json in the same folder, if there is one, names BOS and
+// EOS and says whether EncodeWithSpecialTokens adds them, and a tiktoken.model needs one that names
+// Moonshot's class; without it BOS and EOS are found by their usual names among the special tokens.
 // NOT_FOUND: no such file. INVALID_ARGUMENT: not JSON, inconsistent, or a construct this reader
 // does not know, which the message names.
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& tokenizer_json_path);

@@ -337,13 +337,19 @@ absl::StatusOr<TokenizerConfig> ParseTokenizerConfig(absl::string_view json,
       const Json& value = config.at(key);
       return value.is_object() ? value.at("content").get<std::string>() : value.get<std::string>();
     };
-    TokenizerConfig result = {.bos_token = token("bos_token"),
+    TokenizerConfig result = {.tokenizer_class = token("tokenizer_class"),
+                              .bos_token = token("bos_token"),
                               .eos_token = token("eos_token"),
                               .add_bos_token = Flag(config, "add_bos_token", false),
                               .add_eos_token = Flag(config, "add_eos_token", false)};
     if (IsNull(config, "added_tokens_decoder")) return result;
     for (const auto& [id, value] : config.at("added_tokens_decoder").items()) {
-      AddedToken added = {.content = value.at("content").get<std::string>()};
+      AddedToken added = {.content = value.at("content").get<std::string>(),
+                          .special = Flag(value, "special", false),
+                          .lstrip = Flag(value, "lstrip", false),
+                          .rstrip = Flag(value, "rstrip", false),
+                          .single_word = Flag(value, "single_word", false)};
+      added.normalized = Flag(value, "normalized", !added.special);
       if (!absl::SimpleAtoi(id, &added.id)) return Unsupported("the added token's id", id);
       result.added_tokens.push_back(std::move(added));
     }

@@ -104,6 +104,7 @@ absl::StatusOr<TokenizerSpec> ParseTokenizerJson(absl::string_view json, const s
 
 // What we use of tokenizer_config.json.
 struct TokenizerConfig {
+  std::string tokenizer_class;       // of transformers, or of code beside the file; may be empty
   std::string bos_token, eos_token;  // empty: none named
   bool add_bos_token = false, add_eos_token = false;
   std::vector<AddedToken> added_tokens;  // added_tokens_decoder

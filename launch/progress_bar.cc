@@ -12,7 +12,8 @@ namespace sluice::launch {
 
 std::string ProgressText(int64_t done, int64_t total, double seconds) {
   constexpr int kWidth = 30;
-  const double share = total > 0 ? static_cast<double>(done) / static_cast<double>(total) : 1.0;
+  const double share =
+      total > 0 ? std::min(1.0, static_cast<double>(done) / static_cast<double>(total)) : 1.0;
   const int filled = static_cast<int>(share * kWidth);
   const double rate = seconds > 0 ? static_cast<double>(done) / seconds : 0;
   std::string text = absl::StrFormat("[%s%s] %3.0f%%  %.2f of %.2f GB  %.0f MB/s",

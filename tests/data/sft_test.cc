@@ -3,6 +3,7 @@
 
 #include <map>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "data/chat_template.h"
 #include "data/sft_corpus.h"
@@ -36,7 +37,7 @@ std::unique_ptr<Tokenizer> ByteTokenizer(const TempDir& dir, const std::string& 
   int id = 256;
   for (const char* content :
        {"<s>", "</s>", kUser, kAssistant, "<|im_start|>", "<|im_end|>", "<|im_system|>",
-        "<|im_user|>", "<|im_assistant|>", "<|im_middle|>", "<think>"})
+        "<|im_user|>", "<|im_assistant|>", "<|im_middle|>", "<think>", "</think>"})
     added.push_back(
         {{"id", id++}, {"content", content}, {"special", id <= 258}, {"normalized", false}});
   const Json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}};
@@ -91,6 +92,8 @@ TEST(ChatTemplate, WritesTheTurnsOfEachFamily) {
        "<s>S" + user + "U" + assistant + "[A</s>]" + user + "V" + assistant + "[B</s>]"},
       {"deepseek_r1",
        "<s>S" + user + "U" + assistant + "[A</s>]" + user + "V" + assistant + "[B</s>]"},
+      {"deepseek_v3_1", "<s>S" + user + "U" + assistant + "</think>[A</s>]" + user + "V" +
+                            assistant + "</think>[B</s>]"},
       {"deepseek_v2", "<s>S\n\nUser: U\n\nAssistant:[ A</s>]User: V\n\nAssistant:[ B</s>]"},
       {"chatml",
        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n"
@@ -103,7 +106,7 @@ TEST(ChatTemplate, WritesTheTurnsOfEachFamily) {
       {"mixtral", "<s> [INST] S\n\nU [/INST][ A</s>] [INST] V [/INST][ B</s>]"},
       {"olmoe",
        "<s><|system|>\nS\n<|user|>\nU\n<|assistant|>\n[A</s>]\n<|user|>\nV\n<|assistant|>\n[B</"
-       "s>]"},
+       "s>]\n"},
       {"moonlight",
        "<|im_system|>system<|im_middle|>S<|im_end|><|im_user|>user<|im_middle|>U<|im_end|>"
        "<|im_assistant|>assistant<|im_middle|>[A<|im_end|>]<|im_user|>user<|im_middle|>V<|im_end|>"
@@ -129,6 +132,61 @@ TEST(ChatTemplate, ThoughtsOfEarlierTurnsAreLeftOut) {
   EXPECT_EQ(Marked("deepseek_r1", line), std::string("<s>") + kUser + "U" + kAssistant +
                                              "[\n\nA</s>]" + kUser + "V" + kAssistant +
                                              "[<think>\ny\n</think>\n\nB</s>]");
+  EXPECT_EQ(Marked("deepseek_v3_1", line), std::string("<s>") + kUser + "U" + kAssistant +
+                                               "</think>[\n\nA</s>]" + kUser + "V" + kAssistant +
+                                               "<think>[\ny\n</think>\n\nB</s>]");
+}
+
+TEST(ChatTemplate, ThoughtsMayStandBesideTheContent) {
+  const std::string line = R"({"messages": [{"role": "user", "content": "U"},
+      {"role": "assistant", "content": "A", "reasoning_content": "x"}]})";
+  EXPECT_EQ(Marked("qwen3", line),
+            "<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n"
+            "[<think>\nx\n</think>\n\nA<|im_end|>]\n");
+  const std::string begin = std::string("<s>") + kUser + "U" + kAssistant;
+  EXPECT_EQ(Marked("deepseek_r1", line), begin + "[<think>\nx\n</think>\n\nA</s>]");
+  EXPECT_EQ(Marked("deepseek_v3_1", line), begin + "<think>[x</think>A</s>]");
+}
+
+// What transformers makes of the released templates: make_chat_templates.py.
+TEST(ChatTemplate, EqualsTheReleasedTemplates) {
+  const TempDir dir;
+  const auto tokenizer = ByteTokenizer(dir);
+  std::istringstream lines(Slurp(GoldenPath("chat_templates.jsonl")));
+  std::string line;
+  std::map<std::string, int> checked;
+  int num_thoughts = 0;
+  while (std::getline(lines, line)) {
+    const Json golden = Json::parse(line);
+    const std::string format = golden["template"].get<std::string>();
+    const bool prompt = golden["prompt"].get<bool>();
+    Json messages = golden["messages"];
+    num_thoughts +=
+        golden["text"].get<std::string>().find("<think>\nbecause\n") != std::string::npos;
+    if (prompt) messages.erase(messages.size() - 1);
+    const auto conversation = ParseConversation(Json{{"messages", messages}}.dump());
+    ASSERT_TRUE(conversation.ok()) << conversation.status();
+    const auto chat_template = ChatTemplate::Create(format, *tokenizer, {});
+    ASSERT_TRUE(chat_template.ok()) << chat_template.status();
+    std::vector<int32_t> ids;
+    if (prompt) {
+      const auto found = (*chat_template)->TokenizePrompt(*conversation);
+      ASSERT_TRUE(found.ok()) << found.status();
+      ids = *found;
+    } else {
+      const auto found = (*chat_template)->Tokenize(*conversation);
+      ASSERT_TRUE(found.ok()) << found.status();
+      ids = found->ids;
+    }
+    const std::string wanted = golden["text"].get<std::string>();
+    EXPECT_EQ(ids, tokenizer->Encode(wanted))
+        << golden["source"] << "\nfound  " << *tokenizer->Decode(ids) << "\nwanted " << wanted;
+    ++checked[format];
+  }
+  for (const std::string& name : ChatTemplate::Names()) {
+    EXPECT_GE(checked[name], name == "raw" ? 0 : 5) << name;
+  }
+  EXPECT_EQ(num_thoughts, 1);
 }
 
 TEST(ChatTemplate, ControlTokensInMessagesAreTextUnlessAsked) {
@@ -187,6 +245,9 @@ TEST(ChatTemplate, WhatIsNotAConversationIsRefused) {
            {R"({"messages": [{"role": "user"}]})", "no \"content\""},
            {R"({"messages": [{"role": "user", "content": 3}]})", "no string"},
            {R"({"prompt": "x", "completion": 3})", "neither two strings"},
+           {R"({"messages": [{"role": "user", "content": "x"},
+                             {"role": "assistant", "content": "x", "reasoning_content": "y"}]})",
+            "\"reasoning_content\", for which the template mixtral has no place"},
            {Line({{"user", "x"}}), "no assistant message"},
            {Line({{"assistant", "x"}}), "wants 'user'"}}) {
     EXPECT_THAT(Marked("mixtral", line), ::testing::HasSubstr(message)) << line;

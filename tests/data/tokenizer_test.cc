@@ -176,6 +176,19 @@ TEST(Tokenizer, EqualsTiktokenWithMoonshotsPattern) {
                Code::kInvalidArgument, {"tiktoken.model, line 3", "base64"});
 }
 
+// The ranks alone do not say how text is cut; Llama 3 and others have files that look the same.
+TEST(Tokenizer, RanksOfAnotherFamilyAreRefused) {
+  const TempDir dir;
+  const std::string path = dir.Write("tiktoken.model", "IQ== 0\nIg== 1\n");
+  ExpectStatus(LoadTokenizer(path).status(), Code::kInvalidArgument,
+               {path, "no tokenizer_class", "'TikTokenTokenizer'"});
+  dir.Write("tokenizer_config.json", R"({"tokenizer_class": "QWenTokenizer"})");
+  ExpectStatus(LoadTokenizer(path).status(), Code::kInvalidArgument,
+               {"tokenizer_class 'QWenTokenizer'"});
+  dir.Write("tokenizer_config.json", R"({"tokenizer_class": "TikTokenTokenizer"})");
+  EXPECT_TRUE(LoadTokenizer(path).ok());
+}
+
 // Lengths in characters: 400000 a part, 25000 of white space or of other characters in a row.
 TEST(Tokenizer, LongTextsAreCutAsMoonshotDoes) {
   const auto lengths = [](const std::string& text) {
@@ -289,6 +302,33 @@ TEST(Tokenizer, ConfigBesideItNamesBosAndEos) {
   dir.Write("tokenizer_config.json", R"({"eos_token": "<three>"})");
   ExpectStatus(Load(json, dir).status(), Code::kInvalidArgument,
                {dir.File("tokenizer_config.json"), "<three>"});
+}
+
+// As transformers 5.24 does with the same two files.
+TEST(Tokenizer, TokensThatOnlyTheConfigurationHasAreAdded) {
+  const TempDir dir;
+  Json json = SmallTokenizer({"a b", "ab c"});
+  json["added_tokens"] = {Added("</s>", 258)};
+  const Json more = {{"257", {{"content", "abc"}}},
+                     {"258", {{"content", "</s>"}}},
+                     {"259", {{"content", "<new>"}, {"special", true}, {"lstrip", true}}}};
+  const auto config = [&](const Json& tokens, const char* bos) {
+    dir.Write(
+        "tokenizer_config.json",
+        Json{{"added_tokens_decoder", tokens}, {"bos_token", bos}, {"eos_token", "</s>"}}.dump());
+    return Load(json, dir);
+  };
+  const auto tokenizer = config(more, "ab");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->vocab_size(), 260);
+  EXPECT_EQ((*tokenizer)->bos_id(), 256);
+  EXPECT_THAT((*tokenizer)->Encode("xabcy  <new>ab</s>"),
+              ElementsAre('x', 256, 'c', 'y', 259, 256, 258));
+  EXPECT_EQ(*(*tokenizer)->Decode(std::vector<int32_t>{'x', 257, 259, 256}, true), "xabc");
+  EXPECT_NE((*tokenizer)->hash(), (*Load(json))->hash());  // other tokens, so other token files
+  const Json taken = {{"97", {{"content", "<new>"}}}};
+  ExpectStatus(config(taken, "</s>").status(), Code::kInvalidArgument,
+               {"tokenizer_config.json", "'<new>'", "97", "gives to 'a'"});
 }
 
 TEST(Tokenizer, ThreadsShareOne) {

@@ -61,6 +61,16 @@ fi
 exec PROGRAM "${arguments[@]}"
 )";
 
+// A folder that looks like the repository's, with that program in build/.
+void WriteWrapper(const std::string& dir) {
+  fs::create_directories(dir + "/build");
+  fs::create_symlink(testing::SourcePath("launch"), dir + "/launch");
+  std::string wrapper = kWrapper;
+  wrapper.replace(wrapper.find("PROGRAM"), 7, SLUICE_BINARY);
+  std::ofstream(dir + "/build/sluice") << wrapper;
+  fs::permissions(dir + "/build/sluice", fs::perms::owner_all);
+}
+
 // What docs/fine-tuning.md begins with: a released model (tests/golden has one in small) with a
 // tokenizer of letters and line ends, and the task's files.
 void WriteReleasedModel(const std::string& dir) {
@@ -93,13 +103,8 @@ class Documents : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
     dir_ = TestFolder();
-    fs::create_directories(dir_ + "/build");
+    WriteWrapper(dir_);
     fs::create_directories(dir_ + "/data/mine");
-    fs::create_symlink(testing::SourcePath("launch"), dir_ + "/launch");
-    std::string wrapper = kWrapper;
-    wrapper.replace(wrapper.find("PROGRAM"), 7, SLUICE_BINARY);
-    std::ofstream(dir_ + "/build/sluice") << wrapper;
-    fs::permissions(dir_ + "/build/sluice", fs::perms::owner_all);
     // What the documents take to be in /data; enough text for a vocabulary of 4096.
     const std::string novel = ReadAll(testing::SourcePath("data/samples/persuasion.txt"));
     std::ofstream(dir_ + "/data/mine/a.txt") << novel.substr(0, 300'000);
@@ -147,6 +152,30 @@ std::vector<std::string> WordsOf(const std::string& line) {
   std::vector<std::string> words;
   for (std::string word; in >> word;) words.push_back(word);
   return words;
+}
+
+// The worked example of docs/fine-tuning.md, on its 4 ranks: pretrain, export, import,
+// instructions, LoRA, the table, weights to be served.
+TEST(FinetuneExample, RunsFromTextToServedWeights) {
+  const std::string dir = TestFolder();
+  WriteWrapper(dir);
+  fs::create_symlink(testing::SourcePath("data"), dir + "/data");
+  const Outcome run = RunShell("cd " + dir + " && launch/examples/finetune --steps 100 --epochs 1");
+  ASSERT_EQ(run.exit_code, 0) << run.err.substr(run.err.size() > 2000 ? run.err.size() - 2000 : 0);
+  std::vector<std::vector<std::string>> table;
+  const size_t begin = run.out.find("Questions in words that");
+  ASSERT_NE(begin, std::string::npos) << run.out;
+  std::istringstream lines(run.out.substr(begin));
+  for (std::string line; std::getline(lines, line);) table.push_back(WordsOf(line));
+  ASSERT_GE(table.size(), 9u) << run.out;
+  ASSERT_EQ(table[2].size(), 8u) << run.out;      // "nats per token of the answer" before after
+  EXPECT_NEAR(std::stod(table[2][6]), 8.3, 0.3);  // as good as chance with 4096 tokens
+  EXPECT_LT(std::stod(table[2][7]), std::stod(table[2][6]) - 0.5);
+  ASSERT_EQ(table[3].size(), 7u) << run.out;  // "accuracy, one of five novels" before after
+  EXPECT_EQ(table[4][0], "Question:");
+  for (const char* file : {"config.json", "model.safetensors", "tokenizer.json", "certificate.txt"})
+    EXPECT_TRUE(fs::exists(dir + "/runs/finetune/tuned-hf/" + file)) << file;
+  fs::remove_all(dir);
 }
 
 TEST(PlanDocument, TheFigureLineByLineIsWhatTheProgramPrints) {

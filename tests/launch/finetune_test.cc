@@ -62,7 +62,7 @@ TEST_F(Finetune, LoraOnFourRanksLearnsResumesAndIsExported) {
   const Outcome run = Train("lora", 4, edits);
   ASSERT_EQ(run.exit_code, 0) << run.err;
   EXPECT_THAT(run.out, HasSubstr("weights from " + RunDir("base")));
-  EXPECT_THAT(run.out, HasSubstr("48 conversations"));
+  EXPECT_THAT(run.out, HasSubstr("data.sft: 48 conversations packed into "));
   EXPECT_THAT(run.out, HasSubstr("8 epochs of "));
   const auto rows = Rows("lora");
   EXPECT_GT(rows.size(), 5u);  // the epochs count, not train.steps
@@ -127,6 +127,41 @@ TEST_F(Finetune, LoraOnFourRanksLearnsResumesAndIsExported) {
   const Outcome none = RunSluice("adapter --checkpoint " + RunDir("base") + " --to " + to);
   EXPECT_EQ(none.exit_code, 1);
   EXPECT_THAT(none.err, HasSubstr("found no LoRA adapters"));
+}
+
+// Data that a user may well have: one sentence each, and a run is stopped or goes on knowingly.
+TEST_F(Finetune, OddConversationsAreSaidInOneSentence) {
+  const std::string good = R"({"prompt": "What?", "completion": " The number."})";
+  const std::string letters(200, 'x');
+  const auto train = [&](const std::string& lines, const std::vector<std::string>& more = {}) {
+    std::ofstream(dir_ + "/odd.jsonl") << lines;
+    std::vector<std::string> edits = {
+        "run.init_from=" + RunDir("base"), "data.tokenizer=" + RunDir("base") + "/tokenizer.json",
+        "data.sft=" + dir_ + "/odd.jsonl", "eval.every=1000", "train.steps=1"};
+    edits.insert(edits.end(), more.begin(), more.end());
+    std::filesystem::remove_all(RunDir("odd"));
+    return Train("odd", 1, edits);
+  };
+  for (const auto& [lines, message] : std::vector<std::pair<std::string, std::string>>{
+           {"", "there is no conversation in '"},
+           {good + "\n\n" + R"({"messages": [{"role": "user"}]})", "odd.jsonl, line 3: a message"},
+           {good + "\n" + R"({"messages": [{"role": "tool", "content": "x"}]})", "role 'tool'"},
+           {good + "\n{", "odd.jsonl, line 2: "},
+           {R"({"prompt": ")" + letters + R"(", "completion": "a"})",
+            "no conversation has anything to learn in its first 33 tokens"}}) {
+    const Outcome run = train(lines);
+    EXPECT_EQ(run.exit_code, 1) << lines;
+    EXPECT_THAT(run.err, HasSubstr(message)) << lines;
+  }
+  const Outcome lacks = train(good, {"data.chat_template=qwen3"});
+  EXPECT_EQ(lacks.exit_code, 1);
+  EXPECT_THAT(lacks.err, HasSubstr("qwen3 needs the token '<|im_start|>', which the tokenizer"));
+  const Outcome cut = train(good + "\n" + R"({"prompt": "a", "completion": ")" + letters + "\"}\n" +
+                            R"({"prompt": ")" + letters + R"(", "completion": "a"})");
+  EXPECT_EQ(cut.exit_code, 0) << cut.err;
+  EXPECT_THAT(cut.out, HasSubstr("data.sft: 2 conversations packed into 2 sequences"));
+  EXPECT_THAT(cut.out, HasSubstr("warning: 2 longer than train.sequence_length 32 are cut, 1 of "
+                                 "them before their first answer, so left out"));
 }
 
 TEST_F(Finetune, MultipleChoiceIsTheSameOnFourRanks) {

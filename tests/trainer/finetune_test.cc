@@ -309,5 +309,44 @@ TEST(FinetuneConfig, WhatMakesNoSenseIsRefusedInOneSentence) {
             "finetune.layer_experts of layer 2: found expert 8, wanted 0 to 7");
 }
 
+TEST(FinetuneConfig, ARunThatWouldTrainNothingIsRefused) {
+  const auto check = [](const std::function<void(FinetuneConfig&)>& change) {
+    RunConfig config = SmallConfig("FP32");
+    change(*config.mutable_finetune());
+    const auto resolved = Resolve(config, 1);
+    EXPECT_TRUE(resolved.ok()) << resolved.status();
+    return std::string(CheckTrainsSomething(resolved->finetune(), resolved->model()).message());
+  };
+  const auto lora = [](const char* targets) {
+    return [targets](FinetuneConfig& c) {
+      c.set_mode("lora");
+      c.mutable_lora()->set_targets(targets);
+    };
+  };
+  EXPECT_EQ(check([](FinetuneConfig&) {}), "");
+  EXPECT_EQ(check([](FinetuneConfig& c) { c.set_mode("lora"); }), "");
+  EXPECT_EQ(check(lora("o_proj$")), "");
+  EXPECT_THAT(check(lora("q_proj_x")),
+              HasSubstr("finetune.lora.targets: found \"q_proj_x\", wanted a pattern that is found "
+                        "in a projection's name, as model.layers."));
+  EXPECT_THAT(check(lora("embed_tokens")), HasSubstr("finetune.lora.targets"));
+  EXPECT_EQ(check([](FinetuneConfig& c) { c.set_freeze("layers|embed"); }), "");
+  EXPECT_EQ(check([](FinetuneConfig& c) { c.set_freeze("."); }),
+            "finetune.freeze: found \".\", wanted a pattern that leaves a tensor to train with "
+            "finetune.mode full");
+  EXPECT_THAT(check([](FinetuneConfig& c) {
+                c.set_mode("experts");
+                c.set_freeze("up_proj|down_proj");  // gate and up projection are one
+                c.add_layer_experts()->set_layer(2);
+                c.mutable_layer_experts(0)->add_experts(1);
+              }),
+              HasSubstr("with finetune.mode experts"));
+  EXPECT_EQ(check([](FinetuneConfig& c) {
+              c.set_mode("experts");
+              c.add_layer_experts()->set_layer(2);
+            }),
+            "finetune.layer_experts: found no expert in any layer, wanted one or more to train");
+}
+
 }  // namespace
 }  // namespace sluice::trainer

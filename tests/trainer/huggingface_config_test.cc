@@ -78,6 +78,40 @@ INSTANTIATE_TEST_SUITE_P(All, ReleasedConfig,
                                            std::make_pair("olmoe_1b_7b", "olmoe_1b_7b")),
                          [](const auto& info) { return std::string(info.param.first); });
 
+// Moonshot's shape under Moonshot's name, with the counts of the release (1 T parameters); an
+// export that edits the source's file leaves the name as it was.
+TEST(HuggingFaceConfig, KimiK2IsADeepSeekV3OfItsOwnName) {
+  Json json = Json::parse(Vector("deepseek_v3"));
+  json.merge_patch({{"model_type", "kimi_k2"},
+                    {"vocab_size", 163840},
+                    {"num_attention_heads", 64},
+                    {"num_key_value_heads", 64},
+                    {"n_routed_experts", 384},
+                    {"n_group", 1},
+                    {"topk_group", 1},
+                    {"first_k_dense_replace", 1},
+                    {"routed_scaling_factor", 2.827},
+                    {"rope_theta", 50000.0},
+                    {"rope_scaling", {{"factor", 32.0}, {"beta_fast", 1.0}}},
+                    {"max_position_embeddings", 131072},
+                    {"num_nextn_predict_layers", 0}});
+  const auto parsed = ParseHuggingFaceConfig(json.dump());
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->model.model_type(), "deepseek_v3");
+  double parameters = 0;
+  for (const auto& tensor : MakeTensorMap(parsed->model)) {
+    double count = 1;
+    for (const int64_t extent : tensor.shape) count *= static_cast<double>(extent);
+    parameters += count;
+  }
+  EXPECT_NEAR(parameters / 1e12, 1.03, 0.005);
+  const auto edited = EditHuggingFaceConfig(json.dump(), parsed->model, {.is_fp8 = true}, true);
+  ASSERT_TRUE(edited.ok()) << edited.status();
+  EXPECT_EQ(Json::parse(*edited), json);
+  json["model_type"] = "deepseek_v3";
+  EXPECT_EQ(ParseHuggingFaceConfig(json.dump())->model.DebugString(), parsed->model.DebugString());
+}
+
 // The parsed file with one key changed, or what is said against it.
 std::string MessageWith(const std::string& file, const Json& change) {
   Json json = Json::parse(Vector(file));

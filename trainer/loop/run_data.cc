@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "data/sft_source.h"
 #include "kernels/core/status_macros.h"
@@ -38,10 +39,27 @@ absl::StatusOr<PreparedData> PrepareOnFirstRank(const RunConfig& config, const R
   return prepared;
 }
 
+// How conversations fill sequences, and what of them does not fit.
+std::string PackingText(absl::string_view field, const data::SftPacking& packing, int length) {
+  const double places = static_cast<double>(packing.sequences) * (length + 1);
+  const double full = static_cast<double>(packing.tokens) / places;
+  std::string text = absl::StrFormat("%s: %d conversations packed into %d sequences, %.1f%% full",
+                                     field, packing.conversations, packing.sequences, 100 * full);
+  if (packing.num_cut > 0) {
+    absl::StrAppendFormat(&text, "; warning: %d longer than train.sequence_length %d are cut",
+                          packing.num_cut, length);
+  }
+  if (packing.num_useless > 0) {
+    absl::StrAppendFormat(&text, ", %d of them before their first answer, so left out",
+                          packing.num_useless);
+  }
+  return text;
+}
+
 // Conversations, in the order of an epoch without end or once as they are packed.
 absl::StatusOr<std::unique_ptr<data::BatchSource>> OpenConversations(
     const RunConfig& config, const std::vector<std::string>& paths,
-    const data::Tokenizer& tokenizer, bool is_training) {
+    const data::Tokenizer& tokenizer, bool is_training, const RankContext& rank) {
   data::SftSourceOptions options;
   options.paths = paths;
   options.sequence_length = static_cast<int>(config.train().sequence_length());
@@ -49,13 +67,20 @@ absl::StatusOr<std::unique_ptr<data::BatchSource>> OpenConversations(
   options.shuffle = is_training && config.data().shuffle();
   options.repeat = is_training;
   options.tokenizer_hash = tokenizer.hash();
-  return data::SftSource::Create(options);
+  ASSIGN_OR_RETURN(auto source, data::SftSource::Create(options));
+  if (rank.print) {
+    rank.print(PackingText(is_training ? "data.sft" : "data.sft_validation", source->packing(),
+                           options.sequence_length));
+  }
+  return source;
 }
 
-absl::StatusOr<std::unique_ptr<data::BatchSource>> OpenValidation(
-    const RunConfig& config, const PreparedData& prepared, const data::Tokenizer& tokenizer) {
+absl::StatusOr<std::unique_ptr<data::BatchSource>> OpenValidation(const RunConfig& config,
+                                                                  const PreparedData& prepared,
+                                                                  const data::Tokenizer& tokenizer,
+                                                                  const RankContext& rank) {
   if (prepared.sft_validation) {
-    return OpenConversations(config, prepared.validation, tokenizer, /*is_training=*/false);
+    return OpenConversations(config, prepared.validation, tokenizer, /*is_training=*/false, rank);
   }
   return data::MakeSequentialSource(
       prepared.validation, static_cast<int>(config.train().sequence_length()), tokenizer.hash());
@@ -63,9 +88,10 @@ absl::StatusOr<std::unique_ptr<data::BatchSource>> OpenValidation(
 
 absl::StatusOr<std::unique_ptr<data::BatchSource>> OpenTrain(const RunConfig& config,
                                                              const PreparedData& prepared,
-                                                             const data::Tokenizer& tokenizer) {
+                                                             const data::Tokenizer& tokenizer,
+                                                             const RankContext& rank) {
   if (prepared.sft_train) {
-    return OpenConversations(config, prepared.train, tokenizer, /*is_training=*/true);
+    return OpenConversations(config, prepared.train, tokenizer, /*is_training=*/true, rank);
   }
   data::BatchSourceOptions options;
   bool weighted = false;
@@ -103,11 +129,11 @@ absl::StatusOr<std::unique_ptr<RunData>> RunData::Open(const RunConfig& config,
                        ", wanted at least the tokenizer's ", run->tokenizer_->vocab_size()));
     }
     if (!prepared.train.empty()) {
-      ASSIGN_OR_RETURN(run->train_, OpenTrain(config, prepared, *run->tokenizer_));
+      ASSIGN_OR_RETURN(run->train_, OpenTrain(config, prepared, *run->tokenizer_, rank));
     }
     if (prepared.validation.empty()) return absl::OkStatus();
     run->validates_conversations_ = prepared.sft_validation;
-    ASSIGN_OR_RETURN(run->validation_, OpenValidation(config, prepared, *run->tokenizer_));
+    ASSIGN_OR_RETURN(run->validation_, OpenValidation(config, prepared, *run->tokenizer_, rank));
     const data::DataSetInfo& info = run->validation_->info();
     run->validation_bytes_per_token_ =
         static_cast<double>(info.text_bytes) / static_cast<double>(info.num_tokens);

@@ -460,6 +460,7 @@ absl::StatusOr<RunConfig> CompleteConfig(RunConfig config, const RunData& data,
     for (LayerExperts& layer : *layers) *finetune.add_layer_experts() = std::move(layer);
     RETURN_IF_ERROR(ValidateFinetune(finetune, config.model()));
   }
+  RETURN_IF_ERROR(CheckTrainsSomething(finetune, config.model()));
   if (config.train().epochs() > 0) {
     const double samples =
         config.train().epochs() * static_cast<double>(data.num_train_sequences());

@@ -12,6 +12,7 @@
 #include "kernels/core/status_macros.h"
 #include "trainer/model/model_config.h"
 #include "trainer/model/name_pattern.h"
+#include "trainer/model/named_tensors.h"
 
 namespace sluice::trainer {
 namespace {
@@ -126,6 +127,38 @@ absl::StatusOr<std::function<bool(const std::string&)>> MakeIsTrained(
     }
     return full;
   };
+}
+
+absl::Status CheckTrainsSomething(const FinetuneConfig& config, const ModelConfig& model) {
+  if (config.mode() == "lora") {
+    ASSIGN_OR_RETURN(const NamePattern targets,
+                     NamePattern::Create("finetune.lora.targets", config.lora().targets()));
+    std::string projection;
+    for (const NamedTensor& tensor : ListTensors(model)) {
+      if (tensor.kind != TensorKind::kMatrix) continue;
+      projection = std::string(absl::StripSuffix(tensor.name, ".weight"));
+      if (targets.IsFoundIn(projection)) return absl::OkStatus();
+    }
+    return Wanted("finetune.lora.targets", absl::StrCat("\"", config.lora().targets(), "\""),
+                  absl::StrCat("a pattern that is found in a projection's name, as ", projection));
+  }
+  if (config.mode() == "full" && config.freeze().empty()) return absl::OkStatus();
+  if (config.mode() == "experts") {
+    int experts = 0;
+    for (const LayerExperts& entry : config.layer_experts()) experts += entry.experts_size();
+    if (experts == 0 && !config.train_router()) {
+      return Wanted("finetune.layer_experts", "no expert in any layer", "one or more to train");
+    }
+  }
+  ASSIGN_OR_RETURN(const auto is_trained, MakeIsTrained(config));
+  for (const NamedTensor& tensor : ListTensors(model)) {
+    const bool is_parameter =
+        tensor.kind == TensorKind::kMatrix || tensor.kind == TensorKind::kOther;
+    if (is_parameter && is_trained(tensor.name)) return absl::OkStatus();
+  }
+  return Wanted(
+      "finetune.freeze", absl::StrCat("\"", config.freeze(), "\""),
+      absl::StrCat("a pattern that leaves a tensor to train with finetune.mode ", config.mode()));
 }
 
 bool IsAdapterName(const std::string& name) {

@@ -15,6 +15,8 @@ namespace sluice::trainer {
 void ResolveFinetune(FinetuneConfig& config);
 // INVALID_ARGUMENT: field, found, wanted.
 absl::Status ValidateFinetune(const FinetuneConfig& config, const ModelConfig& model);
+// INVALID_ARGUMENT when no tensor of the model would be trained. Both are resolved.
+absl::Status CheckTrainsSomething(const FinetuneConfig& config, const ModelConfig& model);
 
 // Whether a tensor is trained, by Hugging Face's name. The gate and up projection of an expert are
 // one weight: if finetune.freeze finds one of them, both are frozen. `config` is resolved and

@@ -216,11 +216,13 @@ absl::StatusOr<HuggingFaceConfig> ParseHuggingFaceConfig(absl::string_view json,
   ModelConfig& model = config.model;
   const std::string type = file.Text("model_type");
   config.dtype = file.Text("dtype", file.Text("torch_dtype", ""));
-  model.set_model_type(type);
+  // Kimi K2's name of its own for the same model: "it reuses the DeepSeekV3CausalLM architecture".
+  const bool is_v3 = type == "deepseek_v3" || type == "kimi_k2";
+  model.set_model_type(is_v3 ? "deepseek_v3" : type);
   for (const std::string& key : ignore) file.Ignore(key.c_str(), "the user says so");
   config.is_fp8 = ParseQuantization(file);
-  if (type == "deepseek_v3" || type == "deepseek_v2") {
-    ParseDeepSeek(file, type == "deepseek_v3", model);
+  if (is_v3 || type == "deepseek_v2") {
+    ParseDeepSeek(file, is_v3, model);
   } else if (type == "qwen3_moe") {
     ParseQwen3Moe(file, model);
   } else if (type == "mixtral") {
@@ -228,7 +230,7 @@ absl::StatusOr<HuggingFaceConfig> ParseHuggingFaceConfig(absl::string_view json,
   } else if (type == "olmoe") {
     ParseOlmoe(file, model);
   } else {
-    file.Refuse("model_type", "deepseek_v3, deepseek_v2, qwen3_moe, mixtral or olmoe");
+    file.Refuse("model_type", "deepseek_v3, kimi_k2, deepseek_v2, qwen3_moe, mixtral or olmoe");
   }
   for (const char* key : kIrrelevant) file.Ignore(key, "it changes no number");
   ASSIGN_OR_RETURN(config.keys, file.Report());

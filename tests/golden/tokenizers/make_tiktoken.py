@@ -66,7 +66,7 @@ def line(value):
 
 
 line({"model": "".join("%s %d\n" % (base64.b64encode(t).decode(), r) for t, r in ranks.items()),
-      "config": {"bos_token": "[BOS]", "eos_token": "[EOS]",
+      "config": {"tokenizer_class": "TikTokenTokenizer", "bos_token": "[BOS]", "eos_token": "[EOS]",
                  "added_tokens_decoder": {str(i): {"content": n, "special": True} for i, n in names.items()}}})
 for _ in range(400):
     one = sample()
