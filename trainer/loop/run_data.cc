@@ -68,7 +68,7 @@ absl::StatusOr<std::unique_ptr<data::BatchSource>> OpenConversations(
   options.repeat = is_training;
   options.tokenizer_hash = tokenizer.hash();
   ASSIGN_OR_RETURN(auto source, data::SftSource::Create(options));
-  if (rank.print) {
+  if (rank.print && (is_training || source->packing().num_cut > 0)) {
     rank.print(PackingText(is_training ? "data.sft" : "data.sft_validation", source->packing(),
                            options.sequence_length));
   }
