@@ -382,7 +382,8 @@ void TuneOpenMpi() {
   const char* here = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
   // Ranks that wait must not hold a core that others need. Where ranks share cores they sleep
   // between their questions, and a yield, which Open MPI would add to each, would put the question
-  // after all who work: 4 ms later.
+  // after all who work: 4 ms later. (Ranks with a core each then poll without it, at nobody's
+  // cost.)
   const bool sleeps = here != nullptr && std::atoi(here) > UsableCores();
   setenv("OMPI_MCA_mpi_yield_when_idle", sleeps ? "0" : "1", kKeepWhatIsSet);
   const bool alone = job == nullptr && std::getenv("PMIX_RANK") == nullptr;

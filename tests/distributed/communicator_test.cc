@@ -1,6 +1,9 @@
 // The MPI communicator, under mpirun with any number of ranks up to 8.
 #include <gtest/gtest.h>
 #include <sched.h>
+#include <sys/resource.h>
+
+#include <chrono>
 
 #include "kernels/core/thread_pool.h"
 #include "tests/support/communicator_checks.h"
@@ -95,6 +98,41 @@ TEST(MpiSession, KnowsTheRanksOfThisHost) {
   EXPECT_GE(Session().ranks_on_host(), 1);
   EXPECT_LE(Session().ranks_on_host(), World().size());
   EXPECT_LT(Session().rank_on_host(), Session().ranks_on_host());
+}
+
+// How often this process has left its core of its own will.
+int64_t VoluntarySwitches() {
+  rusage usage = {};
+  EXPECT_EQ(getrusage(RUSAGE_SELF, &usage), 0);
+  return usage.ru_nvcsw;
+}
+
+// Rank 0 works for a while before it sends. A round in which a rank was not even looking until the
+// message was there shows nothing, so there are several.
+TEST_F(MpiCommunicator, RanksThatShareCoresSleepWhileTheyWait) {
+  if (!Session().shares_cores()) GTEST_SKIP() << "each rank has a core";
+  int64_t slept = 0;
+  for (int round = 0; round < 20; ++round) {
+    double value = round;
+    const TensorView data(&value, kernels::DType::kF64, {1});
+    ASSERT_TRUE(World().Barrier().ok());
+    if (World().rank() == 0) {
+      const auto start = std::chrono::steady_clock::now();
+      while (std::chrono::steady_clock::now() - start < std::chrono::milliseconds(2)) {
+      }
+      for (int p = 1; p < World().size(); ++p) {
+        ASSERT_TRUE(World().Send(data, p, 0, stream).ok());
+      }
+    } else {
+      const int64_t before = VoluntarySwitches();
+      ASSERT_TRUE(World().Receive(data, 0, 0, stream).ok());
+      slept += VoluntarySwitches() > before;
+    }
+    EXPECT_EQ(value, round);
+  }
+  if (World().rank() > 0) {
+    EXPECT_GT(slept, 0);
+  }
 }
 
 // (launch/run binds no rank to cores.)
