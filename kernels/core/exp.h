@@ -21,7 +21,7 @@ SLUICE_HOST_DEVICE inline float Exp(float x) {
   x = 89.0f < x ? 89.0f : x;  // a NaN stays
   x = -104.0f > x ? -104.0f : x;
   const float shift = 0x1.8p23f;  // adding it rounds to a whole number
-  const float n = fmaf(x, 1.44269504088896341f, shift) - shift;
+  const float shifted = fmaf(x, 1.44269504088896341f, shift), n = shifted - shift;
   float r = fmaf(n, -0.693359375f, x);
   r = fmaf(n, 2.12194440e-4f, r);
   float p = 1.9875691500e-4f;
@@ -31,8 +31,10 @@ SLUICE_HOST_DEVICE inline float Exp(float x) {
   p = fmaf(p, r, 1.6666665459e-1f);
   p = fmaf(p, r, 5.0000001201e-1f);
   p = fmaf(p, r * r, r);
-  // 2^n in two factors: n may be -150, and the first product is exact.
-  const int exponent = n != n ? 0 : static_cast<int>(n), half = exponent / 2;
+  // n again, from the lowest bits of the sum (of a NaN some number, which the products ignore). 2^n
+  // in two factors: n may be -150, and the first product is exact.
+  const int exponent = __builtin_bit_cast(int32_t, shifted) - __builtin_bit_cast(int32_t, shift);
+  const int half = exponent >> 1;
   const auto low = static_cast<uint32_t>(half + 127) << 23;
   const auto high = static_cast<uint32_t>(exponent - half + 127) << 23;
   return (p + 1.0f) * __builtin_bit_cast(float, low) * __builtin_bit_cast(float, high);

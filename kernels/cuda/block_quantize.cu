@@ -1,4 +1,5 @@
 // E4M3 with a scale per tile, to the bit as docs/fp8.md says.
+#include "kernels/cuda/chunk.cuh"
 #include "kernels/cuda/e4m3.cuh"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
@@ -12,58 +13,47 @@ namespace {
 constexpr int kThreads = 128;  // of the kernels that have a thread a column of a tile
 static_assert(kThreads == kQuantTile);
 
-// Tile `index` of an axis: as `bounds` says, or every 128.
-__device__ inline Range TileAt(const int32_t* bounds, int64_t index, int64_t extent) {
-  if (bounds != nullptr) return {bounds[index], bounds[index + 1]};
-  const int64_t begin = index * kQuantTile, end = begin + kQuantTile;
-  return {begin, end < extent ? end : extent};
-}
-
-// Groups of rows, cut into tiles of 128 from the first row of each; group g's rows of scales begin
-// at offsets[g] / 128 + g. `offsets` null: one group.
-struct RowTiles {
-  const int32_t* offsets;
-  int64_t groups, rows;
-
-  __device__ Range Group(int64_t g) const {
-    return offsets == nullptr ? Range{0, rows} : Range{offsets[g], offsets[g + 1]};
-  }
-  // The tile of a row of scales; empty for one that belongs to none. Asked by a whole block, which
-  // looks through the groups side by side.
-  __device__ Range TileOfScale(int64_t scale_row, Range* shared) const {
-    if (threadIdx.x == 0) *shared = {0, 0};
-    __syncthreads();
-    for (int64_t g = threadIdx.x; g < groups; g += blockDim.x) {
-      const Range group = Group(g);
-      const int64_t begin = group.begin + (scale_row - group.begin / kQuantTile - g) * kQuantTile;
-      if (begin < group.begin || begin >= group.end) continue;
-      *shared = {begin, begin + kQuantTile < group.end ? begin + kQuantTile : group.end};
-    }
-    __syncthreads();
-    return *shared;
-  }
-};
-
-// Elements as floats, whatever they are stored as.
+// Elements as floats, whatever they are stored as. Held: a thread's part of a tile. Values<true>
+// may give a NaN another sign.
 template <typename T>
 struct PlainSource {
+  static constexpr bool kAlongRows = true;                // may be asked for
+  static constexpr int kBlocks = sizeof(T) == 2 ? 4 : 2;  // of a multiprocessor
   Rows<const T> x;
-  __device__ void Load(int64_t row, int64_t column, int64_t, int count, float (&to)[kChunk]) const {
-    Load8(x[row] + column, count, to);
-  }
+  struct Held {
+    Chunk<T, kChunk> x[kChunks];
+    template <bool kFinite>
+    __device__ void Values(int i, float (&to)[kChunk]) const {
+      ToFloats(x[i], to);
+    }
+  };
+  __device__ void Load(const TileArea& area, int64_t, Held& to) const { LoadTile(x, area, to.x); }
 };
 struct CodedSource {
+  static constexpr bool kAlongRows = false;
+  static constexpr int kBlocks = 5;
   Rows<const uint8_t> codes;
   Rows<const float> scales;
+  struct Held {
+    Chunk<uint8_t, kChunk> x[kChunks];
+    float scale[kChunks];
+    template <bool kFinite>
+    __device__ void Values(int i, float (&to)[kChunk]) const {
+      Decode4<kFinite>(x[i].words[0], scale[i], to);
+      Decode4<kFinite>(x[i].words[1], scale[i], to + 4);
+    }
+  };
   __device__ float At(int64_t row, int64_t column, int64_t tile) const {
     return Decode(codes[row][column]) * scales[row][tile];
   }
-  __device__ void Load(int64_t row, int64_t column, int64_t tile, int count,
-                       float (&to)[kChunk]) const {
-    const uint2 raw = LoadCodes8(codes[row] + column, count);
-    const float scale = scales[row][tile];
-    Decode4(raw.x, scale, to);
-    Decode4(raw.y, scale, to + 4);
+  __device__ void Load(const TileArea& area, int64_t tile, Held& to) const {
+    LoadTile(codes, area, to.x);
+    const TilePlace place;
+    const float* scale = scales[area.rows.begin + place.row] + tile;
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i, scale += kRowStep * scales.stride) {
+      to.scale[i] = place.row + i * kRowStep < area.height() ? *scale : 0.0f;
+    }
   }
 };
 
@@ -71,6 +61,7 @@ template <typename Source>
 struct QuantizeParameters {
   Source source;
   const int32_t* tiles;  // of the columns; null: every 128
+  uint32_t num_tiles;
   RowTiles row_tiles;
   int64_t width;
   QuantizeOptions options;
@@ -79,120 +70,166 @@ struct QuantizeParameters {
   bool is_transposed = false;  // column_codes
 };
 
-// A tile of rows and columns, in registers.
+// A tile in registers.
+template <typename Source>
 struct HeldTile {
-  Range rows, columns;
+  TileArea area;
   int64_t scale_row, tile;  // its place among the tiles
-  float x[kChunks][kChunk];
-
-  __device__ int64_t width() const { return columns.end - columns.begin; }
+  typename Source::Held x;
 };
+
+// encode(std::true_type()) where the values of this warp are finite, else std::false_type.
+template <typename Encode>
+__device__ void ForFinite(float zeros, const Encode& encode) {
+  if (__all_sync(kAllLanes, zeros == 0.0f)) {
+    encode(std::true_type());
+  } else {
+    encode(std::false_type());
+  }
+}
 
 // Codes of 1 x 128, or all with the scale of `block_amax`, if that is not negative.
 template <typename Source>
-__device__ void QuantizeAlongRows(const QuantizeParameters<Source>& p, const HeldTile& held,
-                                  const TilePlace& place, float block_amax) {
-  const int count = place.Count(held.width());
+__device__ void QuantizeAlongRows(const QuantizeParameters<Source>& p, HeldTile<Source>& held,
+                                  float block_amax) {
+  float amax[kChunks], zeros = 0.0f;
+  TakeForNew(held.x.x);
 #pragma unroll
   for (int i = 0; i < kChunks; ++i) {
-    const int64_t row = held.rows.begin + place.row + i * kRowStep;
-    const float amax = block_amax >= 0 ? block_amax : LargestOfRow(LargestOf(held.x[i]));
-    if (row >= held.rows.end) continue;
-    const float scale = ScaleOf(amax, p.options), inverse = 1.0f / scale;
-    if (place.column == 0) p.row_scales[row][held.tile] = scale;
-    StoreCodes8(p.row_codes[row] + held.columns.begin + place.column,
-                Encode8(held.x[i], [&](int) { return inverse; }), count);
+    float x[kChunk];
+    held.x.template Values<true>(i, x);
+    amax[i] = LargestOf(x);
+    zeros = AddZeros(zeros, x);
   }
+  // A row's scale is one thread's work.
+  const float of_row = LargestOfRows(amax);
+  const float scale = ScaleOf(block_amax >= 0 ? block_amax : of_row, p.options);
+  const float inverse = 1.0f / scale;
+  const int lane = static_cast<int>(threadIdx.x % kRowThreads);
+  const int64_t row = held.area.rows.begin + TilePlace().row + lane * kRowStep;
+  if (lane < kChunks && row < held.area.rows.end) p.row_scales[row][held.tile] = scale;
+  TakeForNew(held.x.x);
+  ForFinite(zeros, [&](auto finite) {
+    constexpr bool kFinite = decltype(finite)::value;
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) {
+      float x[kChunk];
+      held.x.template Values<kFinite>(i, x);
+      const float of_i = __shfl_sync(kAllLanes, inverse, i, kRowThreads);
+      const uint2 codes = Encode8<kFinite>(x, [&](int) { return of_i; });
+      StoreTileRow({codes.x, codes.y}, p.row_codes, held.area, i);
+    }
+  });
 }
 
 struct ColumnScratch {
   CodeTile codes;
-  float amax[kQuantizeWarps][kQuantTile];
-  float inverse[kQuantTile];
+  float4 amax[kQuantizeWarps][kQuantTile / 4];
+  float4 inverse[kQuantTile / 4];
 };
 
-// The scales of 128 x 1, written down, and what to multiply with, in shared memory.
+// The scales of 128 x 1, written down, and what to multiply with, in shared memory. Returns zeros
+// as AddZeros does.
 template <typename Source>
-__device__ void ScalesOfColumns(const QuantizeParameters<Source>& p, const HeldTile& held,
-                                const TilePlace& place, float block_amax, ColumnScratch& scratch) {
+__device__ float ScalesOfColumns(const QuantizeParameters<Source>& p, HeldTile<Source>& held,
+                                 float block_amax, ColumnScratch& scratch) {
+  float of_thread[kChunk] = {}, zeros = 0.0f;
+  TakeForNew(held.x.x);
 #pragma unroll
-  for (int j = 0; j < kChunk; ++j) {
-    float amax = 0.0f;
+  for (int i = 0; i < kChunks; ++i) {
+    float x[kChunk];
+    held.x.template Values<true>(i, x);
+    zeros = AddZeros(zeros, x);
 #pragma unroll
-    for (int i = 0; i < kChunks; ++i) amax = fmaxf(amax, fabsf(held.x[i][j]));
-    amax = fmaxf(amax, __shfl_xor_sync(kAllLanes, amax, kRowThreads));
-    if (threadIdx.x % kWarp < kRowThreads) {
-      scratch.amax[threadIdx.x / kWarp][place.column + j] = amax;
-    }
+    for (int j = 0; j < kChunk; ++j) of_thread[j] = fmaxf(of_thread[j], fabsf(x[j]));
   }
+  const bool is_upper = (threadIdx.x & kRowThreads) != 0;  // of the two rows that a warp has
+  LargestOfHalf(of_thread, kChunk, kRowThreads, is_upper);
+  scratch.amax[threadIdx.x / kWarp][TilePlace().column / 4 + (is_upper ? 1 : 0)] =
+      make_float4(of_thread[0], of_thread[1], of_thread[2], of_thread[3]);
   __syncthreads();
   const int column = static_cast<int>(threadIdx.x);
   if (column < kQuantTile) {
     float amax = 0.0f;
 #pragma unroll
-    for (int warp = 0; warp < kQuantizeWarps; ++warp)
-      amax = fmaxf(amax, scratch.amax[warp][column]);
+    for (int warp = 0; warp < kQuantizeWarps; ++warp) {
+      amax = fmaxf(amax, reinterpret_cast<const float*>(scratch.amax[warp])[column]);
+    }
     const float scale = ScaleOf(block_amax >= 0 ? block_amax : amax, p.options);
-    scratch.inverse[column] = 1.0f / scale;
-    if (column < held.width()) p.column_scales[held.scale_row][held.columns.begin + column] = scale;
-  }
-  __syncthreads();
-}
-
-template <typename Source>
-__device__ void QuantizeAlongColumns(const QuantizeParameters<Source>& p, const HeldTile& held,
-                                     const TilePlace& place, float block_amax,
-                                     ColumnScratch& scratch) {
-  ScalesOfColumns(p, held, place, block_amax, scratch);
-  float inverse[kChunk];
-#pragma unroll
-  for (int j = 0; j < kChunk; ++j) inverse[j] = scratch.inverse[place.column + j];
-#pragma unroll
-  for (int i = 0; i < kChunks; ++i) {
-    const int row = place.row + i * kRowStep;
-    const uint2 codes = Encode8(held.x[i], [&](int j) { return inverse[j]; });
-    if (p.is_transposed) {
-      scratch.codes.PutRow(row, place.column, codes);
-    } else if (held.rows.begin + row < held.rows.end) {
-      StoreCodes8(p.column_codes[held.rows.begin + row] + held.columns.begin + place.column, codes,
-                  place.Count(held.width()));
+    reinterpret_cast<float*>(scratch.inverse)[column] = 1.0f / scale;
+    if (column < held.area.width()) {
+      p.column_scales[held.scale_row][held.area.columns.begin + column] = scale;
     }
   }
-  if (!p.is_transposed) return;
   __syncthreads();
-  StoreColumns(scratch.codes, held.width(), kQuantTile, [&](int column) {
-    return p.column_codes[held.columns.begin + column] + held.scale_row * kQuantTile;
-  });
+  return zeros;
 }
 
-// Block (row of scales, column tile): codes along rows, along columns, or both.
 template <typename Source>
-__global__ void __launch_bounds__(kQuantizeThreads)
+__device__ void QuantizeAlongColumns(const QuantizeParameters<Source>& p, HeldTile<Source>& held,
+                                     float block_amax, ColumnScratch& scratch) {
+  const float zeros = ScalesOfColumns(p, held, block_amax, scratch);
+  const TilePlace place;
+  const float4 low = scratch.inverse[place.column / 4],
+               high = scratch.inverse[place.column / 4 + 1];
+  const float inverse[kChunk] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+  TakeForNew(held.x.x);
+  // put(which of the thread's rows, its codes)
+  const auto encode = [&](const auto& put) {
+    ForFinite(zeros, [&](auto finite) {
+      constexpr bool kFinite = decltype(finite)::value;
+#pragma unroll
+      for (int i = 0; i < kChunks; ++i) {
+        float x[kChunk];
+        held.x.template Values<kFinite>(i, x);
+        put(i, Encode8<kFinite>(x, [&](int j) { return inverse[j]; }));
+        if (!kFinite) __syncwarp();  // one row after the other, which takes fewer registers
+      }
+    });
+  };
+  if (!p.is_transposed) {
+    encode([&](int i, uint2 codes) {
+      StoreTileRow({codes.x, codes.y}, p.column_codes, held.area, i);
+    });
+    return;
+  }
+  encode([&](int i, uint2 codes) {
+    scratch.codes.PutRow(place.row + i * kRowStep, place.column, Codes8{codes.x, codes.y});
+  });
+  __syncthreads();
+  uint8_t* to = p.column_codes[held.area.columns.begin] + held.scale_row * kQuantTile;
+  StoreColumns<uint8_t>(scratch.codes, held.area.width(), kQuantTile, {to, p.column_codes.stride});
+}
+
+// Block: a tile, neighbours along a row of scales first. Codes along rows, along columns, or both.
+template <typename Source>
+__global__ void __launch_bounds__(kQuantizeThreads, Source::kBlocks)
     quantize_kernel(const QuantizeParameters<Source> p) {
   __shared__ ColumnScratch scratch;
   __shared__ Range shared_rows;
   __shared__ float partial[kQuantizeWarps];
-  HeldTile held;
-  held.scale_row = blockIdx.x;
-  held.tile = blockIdx.y;
-  held.rows = p.row_tiles.TileOfScale(held.scale_row, &shared_rows);
-  if (held.rows.begin == held.rows.end) return;
-  held.columns = TileAt(p.tiles, held.tile, p.width);
-  const TilePlace place;
-  const int count = place.Count(held.width());
-  float amax = 0.0f;
+  HeldTile<Source> held;
+  held.scale_row = blockIdx.x / p.num_tiles;
+  held.tile = blockIdx.x % p.num_tiles;
+  held.area.rows = p.row_tiles.TileOfScale(held.scale_row, &shared_rows);
+  if (held.area.rows.begin == held.area.rows.end) return;
+  held.area.columns = TileAt(p.tiles, held.tile, p.width);
+  p.source.Load(held.area, held.tile, held.x);
+  float block_amax = -1.0f;
+  if (p.options.square_blocks) {
+    float amax = 0.0f;
 #pragma unroll
-  for (int i = 0; i < kChunks; ++i) {
-    const int64_t row = held.rows.begin + place.row + i * kRowStep;
-    const bool is_there = row < held.rows.end && count > 0;
-    p.source.Load(is_there ? row : held.rows.begin,
-                  held.columns.begin + (is_there ? place.column : 0), held.tile,
-                  is_there ? count : 0, held.x[i]);
-    amax = fmaxf(amax, LargestOf(held.x[i]));
+    for (int i = 0; i < kChunks; ++i) {
+      float x[kChunk];
+      held.x.template Values<true>(i, x);
+      amax = fmaxf(amax, LargestOf(x));
+    }
+    block_amax = BlockReduce<Max>(amax, partial);
   }
-  const float block_amax = p.options.square_blocks ? BlockReduce<Max>(amax, partial) : -1.0f;
-  if (!p.row_codes.is_null()) QuantizeAlongRows(p, held, place, block_amax);
-  if (!p.column_codes.is_null()) QuantizeAlongColumns(p, held, place, block_amax, scratch);
+  if constexpr (Source::kAlongRows) {
+    if (!p.row_codes.is_null()) QuantizeAlongRows(p, held, block_amax);
+  }
+  if (!p.column_codes.is_null()) QuantizeAlongColumns(p, held, block_amax, scratch);
 }
 
 template <typename T>
@@ -218,27 +255,23 @@ struct WeightParameters {
 
 // Block (block of the matrix, expert).
 template <typename T>
-__global__ void __launch_bounds__(kQuantizeThreads)
+__global__ void __launch_bounds__(kQuantizeThreads, PlainSource<T>::kBlocks)
     quantize_weight_kernel(const WeightParameters<const T> p) {
   __shared__ CodeTile swapped;
   __shared__ float partial[kQuantizeWarps];
   const int64_t expert = blockIdx.y;
   const int64_t row_tile = blockIdx.x / p.num_column_tiles;
   const int64_t column_tile = blockIdx.x % p.num_column_tiles;
-  const Range rows = TileAt(p.row_tiles, row_tile, p.out);
-  const Range columns = TileAt(nullptr, column_tile, p.in);
-  const TilePlace place;
-  const int count = place.Count(columns.end - columns.begin);
-  const T* w = p.w[expert];
-  float x[kChunks][kChunk];
-  float amax = 0.0f;
+  const TileArea area = {TileAt(p.row_tiles, row_tile, p.out), TileAt(nullptr, column_tile, p.in)};
+  Chunk<T, kChunk> held[kChunks];
+  LoadTile(Rows<const T>{p.w[expert], p.in}, area, held);
+  float amax = 0.0f, zeros = 0.0f;
 #pragma unroll
   for (int i = 0; i < kChunks; ++i) {
-    const int64_t row = rows.begin + place.row + i * kRowStep;
-    const bool is_there = row < rows.end && count > 0;
-    Load8(w + (is_there ? row * p.in + columns.begin + place.column : 0), is_there ? count : 0,
-          x[i]);
-    amax = fmaxf(amax, LargestOf(x[i]));
+    float x[kChunk];
+    ToFloats(held[i], x);
+    amax = fmaxf(amax, LargestOf(x));
+    zeros = AddZeros(zeros, x);
   }
   const float scale = ScaleOf(BlockReduce<Max>(amax, partial), p.options);
   const bool transposes = !p.transposed_codes.is_null();
@@ -249,20 +282,25 @@ __global__ void __launch_bounds__(kQuantizeThreads)
     }
   }
   const float inverse = 1.0f / scale;
+  const Rows<uint8_t> row_codes = {p.codes[expert], p.in};
+  TakeForNew(held);
+  ForFinite(zeros, [&](auto finite) {
+    constexpr bool kFinite = decltype(finite)::value;
+    const TilePlace place;
 #pragma unroll
-  for (int i = 0; i < kChunks; ++i) {
-    const int row = place.row + i * kRowStep;
-    const uint2 codes = Encode8(x[i], [&](int) { return inverse; });
-    if (transposes) swapped.PutRow(row, place.column, codes);
-    if (rows.begin + row >= rows.end) continue;
-    StoreCodes8(p.codes[expert] + (rows.begin + row) * p.in + columns.begin + place.column, codes,
-                count);
-  }
+    for (int i = 0; i < kChunks; ++i) {
+      float x[kChunk];
+      ToFloats(held[i], x);
+      const uint2 codes = Encode8<kFinite>(x, [&](int) { return inverse; });
+      const Codes8 chunk = {codes.x, codes.y};
+      if (transposes) swapped.PutRow(place.row + i * kRowStep, place.column, chunk);
+      StoreTileRow(chunk, row_codes, area, i);
+    }
+  });
   if (!transposes) return;
   __syncthreads();
-  StoreColumns(swapped, columns.end - columns.begin, rows.end - rows.begin, [&](int column) {
-    return p.transposed_codes[expert] + (columns.begin + column) * p.out + rows.begin;
-  });
+  uint8_t* to = p.transposed_codes[expert] + area.columns.begin * p.out + area.rows.begin;
+  StoreColumns<uint8_t>(swapped, area.width(), area.height(), {to, p.out});
 }
 
 template <typename T>
@@ -336,6 +374,7 @@ QuantizeParameters<Source> ParametersOf(const Source& source, const Args& args, 
                                         int64_t width) {
   return {.source = source,
           .tiles = Bounds(args.tiles),
+          .num_tiles = static_cast<uint32_t>(TilesOf(args.tiles, width)),
           .row_tiles = RowTilesOf(args.offsets, rows),
           .width = width,
           .options = args.options};
@@ -382,8 +421,8 @@ void Quantize(Stream& stream, const QuantizeArgs& args) {
       p.row_scales = MutableRowsOf<float>(args.rows.scales);
     }
     if (!args.columns.is_null()) SetColumns(p, args.columns);
-    Launch(stream, ShapeOf(scale_rows, TilesOf(args.tiles, width), kQuantizeThreads),
-           quantize_kernel<Source>, p);
+    Launch(stream, ShapeOf(scale_rows * p.num_tiles, 1, kQuantizeThreads), quantize_kernel<Source>,
+           p);
   });
 }
 
@@ -391,8 +430,7 @@ void RequantizeColumns(Stream& stream, const RequantizeColumnsArgs& args) {
   const int64_t rows = args.rows.codes.extent(0), width = args.rows.codes.extent(1);
   auto p = ParametersOf(SourceOf(args.rows), args, rows, width);
   SetColumns(p, args.columns);
-  Launch(stream,
-         ShapeOf(args.columns.scales.extent(0), TilesOf(args.tiles, width), kQuantizeThreads),
+  Launch(stream, ShapeOf(args.columns.scales.extent(0) * p.num_tiles, 1, kQuantizeThreads),
          quantize_kernel<CodedSource>, p);
 }
 

@@ -36,34 +36,25 @@ __device__ inline float Decode(uint8_t code) {
   return __uint_as_float(sign | ((magnitude << 20) + (120u << 23)));
 }
 
-// Eight at a time: the first code in the lowest byte. `inverse(i)` belongs to element i.
-template <typename Inverse>
+// Eight at a time: the first code in the lowest byte. `inverse(i)` belongs to element i. kFinite:
+// so are all of x, and no product is a NaN.
+template <bool kFinite, typename Inverse>
 __device__ uint2 Encode8(const float (&x)[8], const Inverse& inverse) {
-  float product[8];
-  bool is_number = true;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    product[i] = x[i] * inverse(i);
-    is_number &= product[i] == product[i];
-  }
   uint32_t words[2] = {0, 0};
 #pragma unroll
   for (int i = 0; i < 8; i += 2) {
+    const float2 product = make_float2(x[i] * inverse(i), x[i + 1] * inverse(i + 1));
     const uint32_t two =
-        is_number ? uint32_t{__nv_cvt_float2_to_fp8x2(make_float2(product[i], product[i + 1]),
-                                                      __NV_SATFINITE, __NV_E4M3)}
-                  : Encode(x[i], inverse(i)) | uint32_t{Encode(x[i + 1], inverse(i + 1))} << 8;
+        kFinite ? uint32_t{__nv_cvt_float2_to_fp8x2(product, __NV_SATFINITE, __NV_E4M3)}
+                : Encode(x[i], inverse(i)) | uint32_t{Encode(x[i + 1], inverse(i + 1))} << 8;
     words[i / 4] |= two << (8 * (i % 4));
   }
   return make_uint2(words[0], words[1]);
 }
 
-__device__ inline void Decode4(uint32_t codes, float scale, float* to) {
-  if (((codes & 0x7f7f7f7fu) + 0x01010101u & 0x80808080u) != 0) {  // has a NaN
-#pragma unroll
-    for (int i = 0; i < 4; ++i) to[i] = Decode(static_cast<uint8_t>(codes >> (8 * i))) * scale;
-    return;
-  }
+// kFinite: a NaN may get another sign.
+template <bool kFinite>
+__device__ void Decode4(uint32_t codes, float scale, float* to) {
 #pragma unroll
   for (int i = 0; i < 4; i += 2) {
     const auto two = static_cast<__nv_fp8x2_storage_t>(codes >> (8 * i));
@@ -71,6 +62,13 @@ __device__ inline void Decode4(uint32_t codes, float scale, float* to) {
     const float2 pair = __half22float2(halves);
     to[i] = pair.x * scale;
     to[i + 1] = pair.y * scale;
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t code = codes >> (8 * i);
+    if (!kFinite && (code & 0x7f) == 0x7f) {
+      to[i] = __uint_as_float((code & 0x80) << 24 | 0x7fc00000u);
+    }
   }
 }
 

@@ -43,6 +43,9 @@ __device__ inline bfloat16 FromFloat<bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
+// Neither is a NaN: one comparison.
+__device__ inline bool AreNumbers(float a, float b) { return a <= b || a > b; }
+
 // Rows of a tensor: row r begins at data + r * stride.
 template <typename T>
 struct Rows {

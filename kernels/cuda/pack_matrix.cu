@@ -1,21 +1,14 @@
 // The right operand of a product with K innermost, as the products read it fastest.
+#include "kernels/cuda/chunk.cuh"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/turn_tile.cuh"
 
 namespace sluice::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kSide = 64;          // of a tile that is turned
-constexpr int kPairs = kSide / 2;  // of a row of it; a lane has one
-constexpr int kRowsAtOnce = kThreads / kPairs;
-static_assert(kPairs == kWarp);
-
-template <typename T>
-struct alignas(2 * sizeof(T)) Pair {
-  T first, second;
-};
+constexpr int kThreads = kTurnThreads;
 
 template <typename From, typename To>
 struct PackParameters {
@@ -23,6 +16,7 @@ struct PackParameters {
   To* to;                             // [matrices, n, k]
   int64_t matrix_stride, row_stride;  // of `from`
   int64_t n, k;
+  bool is_cut;
 };
 
 // to[e][j][i] = from[e][j][i]
@@ -35,50 +29,36 @@ __global__ void __launch_bounds__(kThreads) pack_as_it_is_kernel(const PackParam
   p.to[matrix * p.n * p.k + i] = FromFloat<To>(ToFloat(x));
 }
 
-// The pair at `from`, of which `left` elements exist.
-template <typename T>
-__device__ Pair<T> LoadPair(const T* from, int64_t left) {
-  if (left >= 2 && reinterpret_cast<uint64_t>(from) % sizeof(Pair<T>) == 0) {
-    return *reinterpret_cast<const Pair<T>*>(from);
-  }
-  Pair<T> pair = {T(0.0f), T(0.0f)};
-  if (left > 0) pair.first = from[0];
-  if (left > 1) pair.second = from[1];
-  return pair;
-}
-template <typename T>
-__device__ void StorePair(T* to, Pair<T> pair, int64_t left) {
-  if (left >= 2 && reinterpret_cast<uint64_t>(to) % sizeof(Pair<T>) == 0) {
-    *reinterpret_cast<Pair<T>*>(to) = pair;
-    return;
-  }
-  if (left > 0) to[0] = pair.first;
-  if (left > 1) to[1] = pair.second;
-}
-
-// to[e][j][i] = from[e][i][j]: block (tile of 64 x 64, matrix).
+// to[e][j][i] = from[e][i][j]: block (tile, matrix).
 template <typename From, typename To>
 __global__ void __launch_bounds__(kThreads) pack_turned_kernel(const PackParameters<From, To> p) {
-  __shared__ To tile[kSide][kSide + 4 / sizeof(To)];  // an odd number of words a row
-  const int64_t columns = (p.n + kSide - 1) / kSide;
-  const int64_t first_k = blockIdx.x / columns * kSide, first_n = blockIdx.x % columns * kSide;
-  const int lane = threadIdx.x % kPairs, row = threadIdx.x / kPairs;
+  using Tile = TurnTile<sizeof(To)>;
+  constexpr int kElements = Chunk<To>::kElements, kChunks = Tile::kSide / kElements;
+  constexpr int kRowsAtOnce = kThreads / kChunks, kRows = Tile::kSide / kRowsAtOnce;
+  __shared__ Tile tile;
+  const int64_t columns = (p.n + Tile::kSide - 1) / Tile::kSide;
+  const int64_t first_k = blockIdx.x / columns * Tile::kSide;
+  const int64_t first_n = blockIdx.x % columns * Tile::kSide;
+  const int row = threadIdx.x / kChunks, column = threadIdx.x % kChunks * kElements;
   const From* from = p.from + blockIdx.y * p.matrix_stride;
   To* to = p.to + blockIdx.y * p.n * p.k;
+  Chunk<From, kElements> held[kRows];
+  LoadChunks(held, p.is_cut, [&](int i) {
+    const int64_t k = first_k + row + i * kRowsAtOnce, n = first_n + column;
+    return Part<const From>{from + k * p.row_stride + n, k < p.k ? p.n - n : 0};
+  });
 #pragma unroll
-  for (int i = row; i < kSide; i += kRowsAtOnce) {
-    const int64_t k = first_k + i, n = first_n + 2 * lane;
-    const Pair<From> pair = LoadPair(from + k * p.row_stride + n, k < p.k ? p.n - n : 0);
-    tile[i][2 * lane] = FromFloat<To>(ToFloat(pair.first));
-    tile[i][2 * lane + 1] = FromFloat<To>(ToFloat(pair.second));
+  for (int i = 0; i < kRows; ++i) {
+    if constexpr (std::is_same_v<From, To>) {
+      tile.PutRow(row + i * kRowsAtOnce, column, held[i]);
+    } else {
+      float x[kElements];
+      ToFloats(held[i], x);
+      tile.PutRow(row + i * kRowsAtOnce, column, FromFloats<To>(x));
+    }
   }
   __syncthreads();
-#pragma unroll
-  for (int i = row; i < kSide; i += kRowsAtOnce) {
-    const int64_t n = first_n + i, k = first_k + 2 * lane;
-    const Pair<To> pair = {tile[2 * lane][i], tile[2 * lane + 1][i]};
-    StorePair(to + n * p.k + k, pair, n < p.n ? p.k - k : 0);
-  }
+  StoreColumns<To>(tile, p.n - first_n, p.k - first_k, {to + first_n * p.k + first_k, p.k});
 }
 
 template <typename From, typename To>
@@ -92,8 +72,10 @@ void Pack(Stream& stream, const PackMatrixArgs& args) {
       .matrix_stride = rank == 2 ? int64_t{0} : args.b.row_stride(),
       .row_stride = rank == 2 ? args.b.row_stride() : args.b.extent(2),
       .n = packed.n,
-      .k = packed.k};
+      .k = packed.k,
+      .is_cut = IsCut({args.b}) && packed.n % Chunk<To>::kElements == 0};
   if (!args.transpose) {
+    constexpr int64_t kSide = TurnTile<sizeof(To)>::kSide;
     Launch(stream,
            {.blocks = CeilDiv(p.n, kSide) * CeilDiv(p.k, kSide),
             .threads = kThreads,

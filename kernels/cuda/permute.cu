@@ -1,4 +1,5 @@
 // Rows between token order and expert order: a block a row.
+#include "kernels/cuda/chunk.cuh"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ops.h"
@@ -8,6 +9,7 @@ namespace sluice::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 128, kWarps = kThreads / kWarp;
+constexpr int kAtOnce = 4;  // loads of a thread before it waits
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
@@ -24,49 +26,33 @@ struct CombineParameters {
   Rows<const float> weights;
   Rows<T> y;
   int64_t top, width;
+  bool is_cut;
 };
 
-// 16 bytes of neighbours, so that a thread's load fills what memory gives at once.
+// A block a token.
 template <typename T>
-struct alignas(16) Chunk {
-  static constexpr int kElements = 16 / sizeof(T);
-  T x[kElements];
-};
-template <typename T>
-struct alignas(sizeof(T)) Single {
-  static constexpr int kElements = 1;
-  T x[1];
-};
-
-// A block a token; Part: how much of a row a thread takes at a time.
-template <typename T, template <typename> class Part>
 __global__ void __launch_bounds__(kThreads) combine_rows_kernel(const CombineParameters<T> p) {
-  constexpr int kElements = Part<T>::kElements;
+  constexpr int kElements = Chunk<T>::kElements;
   const int64_t token = blockIdx.x;
-  const int32_t* row_of = p.row_of[token];
-  const auto at = [](const T* row, int64_t h) {
-    return *reinterpret_cast<const Part<T>*>(row + h);
-  };
   for (int64_t h = threadIdx.x * kElements; h < p.width; h += kThreads * kElements) {
     float sum[kElements] = {};
-    if (!p.base.is_null()) {
-      const Part<T> base = at(p.base[token], h);
+    if (!p.base.is_null()) ToFloats(LoadChunk(p.base[token] + h, p.width - h, p.is_cut), sum);
+    for (int64_t first = 0; first < p.top; first += kAtOnce) {
+      Chunk<T> rows[kAtOnce];
+      LoadChunks(rows, p.is_cut, [&](int i) {
+        const bool is_there = first + i < p.top;
+        return Part<const T>{p.rows[is_there ? p.row_of[token][first + i] : 0] + h,
+                             is_there ? p.width - h : 0};
+      });
 #pragma unroll
-      for (int i = 0; i < kElements; ++i) sum[i] = ToFloat(base.x[i]);
-    }
-#pragma unroll 4
-    for (int64_t k = 0; k < p.top; ++k) {
-      const Part<T> row = at(p.rows[row_of[k]], h);
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (first + i >= p.top) break;
+        const float weight = p.weights.is_null() ? 1.0f : p.weights[token][first + i];
 #pragma unroll
-      for (int i = 0; i < kElements; ++i) {
-        const float x = ToFloat(row.x[i]);
-        sum[i] = p.weights.is_null() ? sum[i] + x : __fmaf_rn(p.weights[token][k], x, sum[i]);
+        for (int j = 0; j < kElements; ++j) sum[j] = __fmaf_rn(weight, rows[i][j], sum[j]);
       }
     }
-    Part<T> y;
-#pragma unroll
-    for (int i = 0; i < kElements; ++i) y.x[i] = FromFloat<T>(sum[i]);
-    *reinterpret_cast<Part<T>*>(p.y[token] + h) = y;
+    StoreChunk(FromFloats<T>(sum), p.y[token] + h, p.width - h, p.is_cut);
   }
 }
 
@@ -78,64 +64,53 @@ struct CombineBackwardParameters {
   Rows<T> drows;
   Rows<float> dweights;
   int64_t top, width;
+  bool is_cut;
 };
 
 // A block a (token, k); drows may be rows.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     combine_rows_backward_kernel(const CombineBackwardParameters<T> p) {
+  constexpr int kElements = Chunk<T>::kElements;
   __shared__ float partial[kWarps];
   const int64_t token = blockIdx.x / p.top, k = blockIdx.x % p.top;
   const int64_t row = p.row_of[token][k];
   const float weight = p.weights[token][k];
   float dot = 0.0f;
-  for (int64_t h = threadIdx.x; h < p.width; h += kThreads) {
-    const float dy = ToFloat(p.dy[token][h]);
-    dot = __fmaf_rn(dy, ToFloat(p.rows[row][h]), dot);
-    p.drows[row][h] = FromFloat<T>(weight * dy);
+  for (int64_t h = threadIdx.x * kElements; h < p.width; h += kThreads * kElements) {
+    Chunk<T> in[2];  // dy, row
+    LoadChunks(in, p.is_cut, [&](int i) {
+      return Part<const T>{(i == 0 ? p.dy[token] : p.rows[row]) + h, p.width - h};
+    });
+    float drow[kElements];
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) {
+      dot = __fmaf_rn(in[0][j], in[1][j], dot);
+      drow[j] = weight * in[0][j];
+    }
+    StoreChunk(FromFloats<T>(drow), p.drows[row] + h, p.width - h, p.is_cut);
   }
   dot = BlockReduce<Sum>(dot, partial);
   if (threadIdx.x == 0) p.dweights[token][k] = dot;
 }
 
-}  // namespace
-
-namespace {
-
-// All rows begin and end at multiples of so many bytes.
-bool IsCut(const ConstTensorView& view, int64_t bytes) {
-  const auto element = static_cast<int64_t>(SizeOf(view.dtype()));
-  return reinterpret_cast<uintptr_t>(view.raw_data()) % static_cast<uint64_t>(bytes) == 0 &&
-         view.row_stride() * element % bytes == 0 && view.extent(1) * element % bytes == 0;
-}
-
-// Rows of bytes, which the wire cuts to multiples of 16: as words of 16 where all rows begin at
-// one.
-void GatherBytes(Stream& stream, const GatherRowsArgs& args) {
-  constexpr int64_t kWord = sizeof(uint4);
-  const LaunchShape shape = {.blocks = args.y.extent(0), .threads = kThreads};
-  const int32_t* index = args.index.data<int32_t>();
-  if (!IsCut(args.x, kWord) || !IsCut(args.y, kWord)) {
-    return Launch(stream, shape, gather_rows_kernel<uint8_t>, RowsOf<uint8_t>(args.x), index,
-                  MutableRowsOf<uint8_t>(args.y), args.y.extent(1));
-  }
-  Rows<const uint4> x = RowsOf<uint4>(args.x);
-  Rows<uint4> y = MutableRowsOf<uint4>(args.y);
-  x.stride /= kWord;
-  y.stride /= kWord;
-  Launch(stream, shape, gather_rows_kernel<uint4>, x, index, y, args.y.extent(1) / kWord);
+// Rows as elements of T, which may be several of the tensor's.
+template <typename T>
+void Gather(Stream& stream, const GatherRowsArgs& args) {
+  const int64_t step = static_cast<int64_t>(sizeof(T) / SizeOf(args.x.dtype()));
+  const Rows<const T> x = {static_cast<const T*>(args.x.raw_data()), args.x.row_stride() / step};
+  const Rows<T> y = {static_cast<T*>(args.y.raw_mutable_data()), args.y.row_stride() / step};
+  Launch(stream, {.blocks = args.y.extent(0), .threads = kThreads}, gather_rows_kernel<T>, x,
+         args.index.data<int32_t>(), y, args.y.extent(1) / step);
 }
 
 }  // namespace
 
 void GatherRows(Stream& stream, const GatherRowsArgs& args) {
-  if (args.x.dtype() == DType::kU8) return GatherBytes(stream, args);
-  ForFloatType(args.x.dtype(), [&](auto tag) {
-    using T = typename decltype(tag)::Type;
-    Launch(stream, {.blocks = args.y.extent(0), .threads = kThreads}, gather_rows_kernel<T>,
-           RowsOf<T>(args.x), args.index.data<int32_t>(), MutableRowsOf<T>(args.y),
-           args.y.extent(1));
-  });
+  if (IsCut({args.x, args.y})) return Gather<uint4>(stream, args);
+  if (args.x.dtype() == DType::kU8) return Gather<uint8_t>(stream, args);
+  ForFloatType(args.x.dtype(),
+               [&](auto tag) { Gather<typename decltype(tag)::Type>(stream, args); });
 }
 
 void CombineRows(Stream& stream, const CombineRowsArgs& args) {
@@ -147,14 +122,9 @@ void CombineRows(Stream& stream, const CombineRowsArgs& args) {
                                     .weights = RowsOf<float>(args.weights),
                                     .y = MutableRowsOf<T>(args.y),
                                     .top = args.row_of.extent(1),
-                                    .width = args.y.extent(1)};
-    const LaunchShape shape = {.blocks = args.y.extent(0), .threads = kThreads};
-    if (IsCut(args.rows, 16) && IsCut(args.y, 16) &&
-        (args.base.is_null() || IsCut(args.base, 16))) {
-      Launch(stream, shape, combine_rows_kernel<T, Chunk>, p);
-    } else {
-      Launch(stream, shape, combine_rows_kernel<T, Single>, p);
-    }
+                                    .width = args.y.extent(1),
+                                    .is_cut = IsCut({args.rows, args.y, args.base})};
+    Launch(stream, {.blocks = args.y.extent(0), .threads = kThreads}, combine_rows_kernel<T>, p);
   });
 }
 
@@ -168,7 +138,8 @@ void CombineRowsBackward(Stream& stream, const CombineRowsBackwardArgs& args) {
                                             .drows = MutableRowsOf<T>(args.drows),
                                             .dweights = MutableRowsOf<float>(args.dweights),
                                             .top = args.row_of.extent(1),
-                                            .width = args.dy.extent(1)};
+                                            .width = args.dy.extent(1),
+                                            .is_cut = IsCut({args.dy, args.rows, args.drows})};
     Launch(stream, {.blocks = args.row_of.num_elements(), .threads = kThreads},
            combine_rows_backward_kernel<T>, p);
   });

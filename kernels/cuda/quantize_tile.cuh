@@ -1,14 +1,16 @@
-// A tile of 128 x 128 numbers in the registers of a block of 256 threads, its largest magnitudes,
-// and its codes, row by row or column by column. A thread has eight neighbouring columns of eight
-// rows, 16 apart, so that half a warp has a row.
+// A tile of 128 x 128 numbers in the registers of a block of 256 threads, and its largest
+// magnitudes. A thread has eight neighbouring columns of eight rows, 16 apart, so that half a warp
+// has a row.
 #pragma once
 
 #include <cstdint>
 
+#include "kernels/cuda/chunk.cuh"
 #include "kernels/cuda/e4m3.cuh"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/turn_tile.cuh"
 
 namespace sluice::kernels::cuda {
 
@@ -23,69 +25,93 @@ struct Range {
   int64_t begin, end;
 };
 
-template <typename T>
-__device__ bool IsAligned(const T* p, int bytes) {
-  return reinterpret_cast<uint64_t>(p) % bytes == 0;
+// Tile `index` of an axis: as `bounds` says, or every 128.
+__device__ inline Range TileAt(const int32_t* bounds, int64_t index, int64_t extent) {
+  if (bounds != nullptr) return {bounds[index], bounds[index + 1]};
+  const int64_t begin = index * kQuantTile, end = begin + kQuantTile;
+  return {begin, end < extent ? end : extent};
 }
 
-// Up to eight neighbouring numbers; zeros in place of those from `count` on.
-__device__ inline void Load8(const bfloat16* from, int count, float (&to)[kChunk]) {
-  if (count == kChunk && IsAligned(from, 16)) {
-    const uint4 raw = *reinterpret_cast<const uint4*>(from);
-    const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
-#pragma unroll
-    for (int i = 0; i < kChunk; ++i) {
-      to[i] = __uint_as_float(i % 2 == 0 ? words[i / 2] << 16 : words[i / 2] & 0xffff0000u);
+// Groups of rows, cut into tiles of 128 from the first row of each; group g's rows of scales begin
+// at offsets[g] / 128 + g. `offsets` null: one group.
+struct RowTiles {
+  const int32_t* offsets;
+  int64_t groups, rows;
+
+  __device__ Range Group(int64_t g) const {
+    return offsets == nullptr ? Range{0, rows} : Range{offsets[g], offsets[g + 1]};
+  }
+  // The tile of a row of scales; empty for one that belongs to none. Asked by a whole block, which
+  // looks through the groups side by side.
+  __device__ Range TileOfScale(int64_t scale_row, Range* shared) const {
+    if (offsets == nullptr) return TileAt(nullptr, scale_row, rows);
+    if (threadIdx.x == 0) *shared = {0, 0};
+    __syncthreads();
+    for (int64_t g = threadIdx.x; g < groups; g += blockDim.x) {
+      const Range group = Group(g);
+      const int64_t begin = group.begin + (scale_row - group.begin / kQuantTile - g) * kQuantTile;
+      if (begin < group.begin || begin >= group.end) continue;
+      *shared = {begin, begin + kQuantTile < group.end ? begin + kQuantTile : group.end};
     }
-    return;
+    __syncthreads();
+    return *shared;
   }
-#pragma unroll
-  for (int i = 0; i < kChunk; ++i) to[i] = i < count ? ToFloat(from[i]) : 0.0f;
-}
-__device__ inline void Load8(const float* from, int count, float (&to)[kChunk]) {
-  if (count == kChunk && IsAligned(from, 16)) {
-    const auto* whole = reinterpret_cast<const float4*>(from);
-    const float4 low = whole[0], high = whole[1];
-    to[0] = low.x, to[1] = low.y, to[2] = low.z, to[3] = low.w;
-    to[4] = high.x, to[5] = high.y, to[6] = high.z, to[7] = high.w;
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < kChunk; ++i) to[i] = i < count ? from[i] : 0.0f;
-}
-__device__ inline uint2 LoadCodes8(const uint8_t* from, int count) {
-  if (count == kChunk && IsAligned(from, 8)) return *reinterpret_cast<const uint2*>(from);
-  uint32_t words[2] = {0, 0};
-#pragma unroll
-  for (int i = 0; i < kChunk; ++i) {
-    if (i < count) words[i / 4] |= uint32_t{from[i]} << (8 * (i % 4));
-  }
-  return make_uint2(words[0], words[1]);
-}
-__device__ inline void StoreCodes8(uint8_t* to, uint2 codes, int count) {
-  if (count == kChunk && IsAligned(to, 8)) {
-    *reinterpret_cast<uint2*>(to) = codes;
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < kChunk; ++i) {
-    if (i < count) to[i] = static_cast<uint8_t>((i < 4 ? codes.x : codes.y) >> (8 * (i % 4)));
-  }
-}
+};
 
 // Which part of a tile a thread has.
 struct TilePlace {
   int row, column;  // the first of each
 
   __device__ TilePlace()
-      : row(static_cast<int>(threadIdx.x) / kRowThreads),
-        column(static_cast<int>(threadIdx.x) % kRowThreads * kChunk) {}
-  // Of the thread's eight columns, those that a tile of `width` columns has.
-  __device__ int Count(int64_t width) const {
-    const int64_t left = width - column;
-    return left <= 0 ? 0 : left < kChunk ? static_cast<int>(left) : kChunk;
+      : row(static_cast<int>(threadIdx.x / kRowThreads % kRowStep)),
+        column(static_cast<int>(threadIdx.x % kRowThreads * kChunk)) {}
+};
+
+// The rows and columns of a tile.
+struct TileArea {
+  Range rows, columns;
+
+  __device__ int height() const { return static_cast<int>(rows.end - rows.begin); }
+  __device__ int width() const { return static_cast<int>(columns.end - columns.begin); }
+  // This thread's part of row i of the rows it has.
+  template <typename T>
+  __device__ Part<T> At(Rows<T> x, int i) const {
+    const TilePlace place;
+    T* first = x[rows.begin] + columns.begin + place.row * x.stride + place.column;
+    const bool is_there = place.row + i * kRowStep < height();
+    return {first + i * (kRowStep * x.stride), is_there ? width() - place.column : 0};
+  }
+  // All those parts of x lie at multiples of their size, and are whole or empty.
+  template <typename T>
+  __device__ bool IsCut(Rows<T> x) const {
+    constexpr int kBytes = alignof(Chunk<std::remove_const_t<T>, kChunk>);
+    return IsAligned(x[rows.begin] + columns.begin, kBytes) &&
+           x.stride * static_cast<int64_t>(sizeof(T)) % kBytes == 0 && width() % kChunk == 0;
   }
 };
+
+// This thread's part of a tile, zeros where the tile ends. Values stay as they were loaded (x may
+// be codes) until they are needed: loads then do not wait for each other.
+template <typename T>
+__device__ void LoadTile(Rows<const T> x, const TileArea& area, Chunk<T, kChunk> (&to)[kChunks]) {
+  LoadChunks(to, area.IsCut(x), [&](int i) { return area.At(x, i); });
+}
+using Codes8 = Chunk<uint8_t, kChunk>;
+__device__ inline void StoreTileRow(const Codes8& codes, Rows<uint8_t> to, const TileArea& area,
+                                    int i) {
+  const Part<uint8_t> part = area.At(to, i);
+  StoreChunk(codes, part.at, part.left, area.IsCut(to));
+}
+
+// Has the compiler forget what it made of the values, which it would keep beside them.
+template <typename T>
+__device__ void TakeForNew(Chunk<T, kChunk> (&x)[kChunks]) {
+#pragma unroll
+  for (int i = 0; i < kChunks; ++i) {
+#pragma unroll
+    for (int w = 0; w < Chunk<T, kChunk>::kWords; ++w) asm volatile("" : "+r"(x[i].words[w]));
+  }
+}
 
 __device__ inline float LargestOf(const float (&x)[kChunk]) {
   float amax = 0.0f;
@@ -93,73 +119,33 @@ __device__ inline float LargestOf(const float (&x)[kChunk]) {
   for (int i = 0; i < kChunk; ++i) amax = fmaxf(amax, fabsf(x[i]));
   return amax;
 }
-// Over the threads that share a row.
-__device__ inline float LargestOfRow(float amax) {
+// Stays 0 as long as all x are finite.
+__device__ inline float AddZeros(float sum, const float (&x)[kChunk]) {
 #pragma unroll
-  for (int offset = kRowThreads / 2; offset > 0; offset /= 2) {
-    amax = fmaxf(amax, __shfl_xor_sync(kAllLanes, amax, offset));
-  }
-  return amax;
+  for (int i = 0; i < kChunk; ++i) sum = __fmaf_rn(x[i], 0.0f, sum);
+  return sum;
 }
 
-// Codes on their way from rows to columns. Words of four codes; a row's are exchanged by where the
-// row lies, so that neither side has two lanes at one bank.
-struct CodeTile {
-  uint32_t words[kQuantTile * kQuantTile / 4];
-
-  static __device__ int Place(int row, int word) {
-    return row * (kQuantTile / 4) + (word ^ 4 * (row / 16));
-  }
-  __device__ void PutRow(int row, int column, uint2 codes) {
-    *reinterpret_cast<uint2*>(&words[Place(row, column / 4)]) = codes;
-  }
-  // Rows 16 part to 16 part + 15 of columns 4 word to 4 word + 3: of each column, 16 codes.
-  __device__ void TakeColumns(int part, int word, uint4 (&columns)[4]) const {
-    uint32_t to[4][4];
+// Of the upper or lower half of x, the larger of this lane's and of what the lane `step` away has.
+template <int kNum>
+__device__ void LargestOfHalf(float (&x)[kNum], int num, int step, bool is_upper) {
 #pragma unroll
-    for (int q = 0; q < 4; ++q) {
-      uint32_t rows[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) rows[i] = words[Place(16 * part + 4 * q + i, word)];
-      const uint32_t low01 = __byte_perm(rows[0], rows[1], 0x5140);
-      const uint32_t low23 = __byte_perm(rows[2], rows[3], 0x5140);
-      const uint32_t high01 = __byte_perm(rows[0], rows[1], 0x7362);
-      const uint32_t high23 = __byte_perm(rows[2], rows[3], 0x7362);
-      to[0][q] = __byte_perm(low01, low23, 0x5410);
-      to[1][q] = __byte_perm(low01, low23, 0x7632);
-      to[2][q] = __byte_perm(high01, high23, 0x5410);
-      to[3][q] = __byte_perm(high01, high23, 0x7632);
-    }
-#pragma unroll
-    for (int j = 0; j < 4; ++j) columns[j] = make_uint4(to[j][0], to[j][1], to[j][2], to[j][3]);
-  }
-};
-
-// Writes a tile's columns, each to at(column), `rows` codes of it: 128 where the codes have room
-// for whole tiles. Called by all threads once all rows are there.
-template <typename At>
-__device__ void StoreColumns(const CodeTile& codes, int64_t width, int64_t rows, const At& at) {
-  constexpr int kParts = kQuantTile / 16;  // that make a column
-  const int part = static_cast<int>(threadIdx.x) % kParts;
-  const int word = static_cast<int>(threadIdx.x) / kParts;
-  uint4 columns[4];
-  codes.TakeColumns(part, word, columns);
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    const int column = 4 * word + j;
-    if (column >= width) return;
-    uint8_t* to = at(column) + 16 * part;
-    const int64_t count = rows - 16 * part;
-    if (count >= 16 && IsAligned(to, 16)) {
-      *reinterpret_cast<uint4*>(to) = columns[j];
-      continue;
-    }
-    const uint32_t bytes[4] = {columns[j].x, columns[j].y, columns[j].z, columns[j].w};
-#pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      if (i < count) to[i] = static_cast<uint8_t>(bytes[i / 4] >> (8 * (i % 4)));
-    }
+  for (int k = 0; k < kNum / 2; ++k) {
+    if (k >= num / 2) break;
+    const float keep = is_upper ? x[num / 2 + k] : x[k], send = is_upper ? x[k] : x[num / 2 + k];
+    x[k] = fmaxf(keep, __shfl_xor_sync(kAllLanes, send, step));
   }
 }
+// Over the 16 threads that share rows: of row i of each in lanes i and i + 8 of them.
+__device__ inline float LargestOfRows(float (&x)[kChunks]) {
+  const int lane = threadIdx.x;
+  LargestOfHalf(x, 8, 4, (lane & 4) != 0);
+  LargestOfHalf(x, 4, 2, (lane & 2) != 0);
+  LargestOfHalf(x, 2, 1, (lane & 1) != 0);
+  return fmaxf(x[0], __shfl_xor_sync(kAllLanes, x[0], 8));
+}
+
+using CodeTile = TurnTile<1>;
+static_assert(CodeTile::kSide == kQuantTile && kTurnThreads == kQuantizeThreads);
 
 }  // namespace sluice::kernels::cuda

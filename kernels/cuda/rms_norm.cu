@@ -1,4 +1,5 @@
-// A block a row; the row's sums do not depend on how many rows there are.
+// A block a row; the row's sums do not depend on how many rows there are, nor on how they lie.
+#include "kernels/cuda/chunk.cuh"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ops.h"
@@ -7,70 +8,164 @@
 namespace sluice::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 128, kWarps = kThreads / kWarp;
+// Which elements of a row a thread has: chunk `threadIdx.x` of every kThreads. It keeps kHeld of
+// them; of a longer row it reads all again.
+template <typename Element, int kNumThreads, int kNumHeld>
+struct RowWalk {
+  using T = Element;
+  static constexpr int kThreads = kNumThreads, kWarps = kThreads / kWarp, kHeld = kNumHeld;
+  static constexpr int kElements = Chunk<T>::kElements, kStep = kThreads * kElements;
+  using Held = Chunk<T>[kHeld];
+  int64_t width;
+  bool is_cut;
+
+  __host__ __device__ bool IsHeld() const { return width <= kHeld * kStep; }
+  __device__ int64_t Column(int64_t first, int i) const {
+    return first + i * kStep + threadIdx.x * kElements;
+  }
+  __device__ void Load(const T* row, int64_t first, Held& to) const {
+    LoadChunks(to, is_cut, [&](int i) {
+      return Part<const T>{row + Column(first, i), width - Column(first, i)};
+    });
+  }
+  __device__ void LoadAt(const T* row, int64_t first, int i, float (&to)[kElements]) const {
+    const int64_t column = Column(first, i);
+    ToFloats(LoadChunk(row + column, width - column, is_cut), to);
+  }
+  __device__ void StoreAt(T* row, int64_t first, int i, const Chunk<T>& x) const {
+    const int64_t column = Column(first, i);
+    StoreChunk(x, row + column, width - column, is_cut);
+  }
+  // f(first of the columns that are held at a time)
+  template <typename F>
+  __device__ void ForEach(const F& f) const {
+    for (int64_t first = 0; first < width; first += kHeld * kStep) f(first);
+  }
+};
 
 template <typename T>
+using NarrowWalk = RowWalk<T, 128, 2>;
+template <typename T>
+using WideWalk = RowWalk<T, 256, 4>;
+
+// Calls run(walk) with the one for rows of this width.
+template <typename T, typename Run>
+void ForWalk(int64_t width, bool is_cut, const Run& run) {
+  const NarrowWalk<T> narrow = {width, is_cut};
+  if (narrow.IsHeld()) return run(narrow);
+  run(WideWalk<T>{width, is_cut});
+}
+
+template <typename Walk, typename T = typename Walk::T>
 struct ForwardParameters {
   Rows<const T> x, residual;
   const T* w;
   Rows<T> y, residual_out;
   float* inverse_rms;
   float eps;
-  int64_t width;
+  Walk walk;
 };
 
-template <typename T>
-__global__ void __launch_bounds__(kThreads) rms_norm_kernel(const ForwardParameters<T> p) {
-  __shared__ float partial[kWarps];
+template <typename Walk>
+__global__ void __launch_bounds__(Walk::kThreads) rms_norm_kernel(const ForwardParameters<Walk> p) {
+  using T = typename Walk::T;
+  constexpr int kElements = Walk::kElements, kHeld = Walk::kHeld;
+  __shared__ float partial[Walk::kWarps];
   const int64_t row = blockIdx.x;
-  const T* x = p.x[row];
+  Chunk<T> held[kHeld];
   float sum = 0.0f;
-  for (int64_t h = threadIdx.x; h < p.width; h += kThreads) {
-    float value = ToFloat(x[h]);
+  p.walk.ForEach([&](int64_t first) {
+    p.walk.Load(p.x[row], first, held);
     if (!p.residual.is_null()) {
-      const T rounded = FromFloat<T>(value + ToFloat(p.residual[row][h]));
-      p.residual_out[row][h] = rounded;
-      value = ToFloat(rounded);
+      Chunk<T> more[kHeld];
+      p.walk.Load(p.residual[row], first, more);
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) {
+        float value[kElements];
+#pragma unroll
+        for (int j = 0; j < kElements; ++j) {
+          value[j] = held[i][j] + more[i][j];
+        }
+        held[i] = FromFloats<T>(value);
+        p.walk.StoreAt(p.residual_out[row], first, i, held[i]);
+      }
     }
-    sum = __fmaf_rn(value, value, sum);
-  }
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+#pragma unroll
+      for (int j = 0; j < kElements; ++j) {
+        sum = __fmaf_rn(held[i][j], held[i][j], sum);
+      }
+    }
+  });
   sum = BlockReduce<Sum>(sum, partial);
-  const float scale = 1.0f / sqrtf(sum / static_cast<float>(p.width) + p.eps);
+  const float scale = 1.0f / sqrtf(sum / static_cast<float>(p.walk.width) + p.eps);
   if (threadIdx.x == 0) p.inverse_rms[row] = scale;
-  const T* from = p.residual.is_null() ? x : p.residual_out[row];
-  for (int64_t h = threadIdx.x; h < p.width; h += kThreads) {
-    p.y[row][h] = FromFloat<T>(ToFloat(from[h]) * scale * ToFloat(p.w[h]));
-  }
+  const T* from = p.residual.is_null() ? p.x[row] : p.residual_out[row];
+  p.walk.ForEach([&](int64_t first) {
+    if (!p.walk.IsHeld()) p.walk.Load(from, first, held);
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      float y[kElements], w[kElements];
+      p.walk.LoadAt(p.w, first, i, w);
+#pragma unroll
+      for (int j = 0; j < kElements; ++j) y[j] = held[i][j] * scale * w[j];
+      p.walk.StoreAt(p.y[row], first, i, FromFloats<T>(y));
+    }
+  });
 }
 
-template <typename T>
+template <typename Walk, typename T = typename Walk::T>
 struct BackwardInputParameters {
   Rows<const T> dy, x, dx_add;
   const T* w;
   const float* inverse_rms;
   Rows<T> dx;
-  int64_t width;
+  Walk walk;
 };
 
 // dx = r dy w - x r^3 dot / H (+ dx_add)
-template <typename T>
-__global__ void __launch_bounds__(kThreads)
-    rms_norm_backward_input_kernel(const BackwardInputParameters<T> p) {
-  __shared__ float partial[kWarps];
+template <typename Walk>
+__global__ void __launch_bounds__(Walk::kThreads)
+    rms_norm_backward_input_kernel(const BackwardInputParameters<Walk> p) {
+  using T = typename Walk::T;
+  constexpr int kElements = Walk::kElements, kHeld = Walk::kHeld;
+  __shared__ float partial[Walk::kWarps];
   const int64_t row = blockIdx.x;
-  const T *dy = p.dy[row], *x = p.x[row];
+  Chunk<T> dy[kHeld], x[kHeld];
   float dot = 0.0f;
-  for (int64_t h = threadIdx.x; h < p.width; h += kThreads) {
-    dot = __fmaf_rn(ToFloat(dy[h]) * ToFloat(p.w[h]), ToFloat(x[h]), dot);
-  }
+  p.walk.ForEach([&](int64_t first) {
+    p.walk.Load(p.dy[row], first, dy);
+    p.walk.Load(p.x[row], first, x);
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      float w[kElements];
+      p.walk.LoadAt(p.w, first, i, w);
+#pragma unroll
+      for (int j = 0; j < kElements; ++j) {
+        dot = __fmaf_rn(dy[i][j] * w[j], x[i][j], dot);
+      }
+    }
+  });
   dot = BlockReduce<Sum>(dot, partial);
   const float r = p.inverse_rms[row];
-  const float c = -r * r * r * (dot / static_cast<float>(p.width));
-  for (int64_t h = threadIdx.x; h < p.width; h += kThreads) {
-    float value = __fmaf_rn(ToFloat(x[h]), c, ToFloat(dy[h]) * ToFloat(p.w[h]) * r);
-    if (!p.dx_add.is_null()) value += ToFloat(p.dx_add[row][h]);
-    p.dx[row][h] = FromFloat<T>(value);
-  }
+  const float c = -r * r * r * (dot / static_cast<float>(p.walk.width));
+  p.walk.ForEach([&](int64_t first) {
+    if (!p.walk.IsHeld()) p.walk.Load(p.dy[row], first, dy), p.walk.Load(p.x[row], first, x);
+    Chunk<T> add[kHeld];
+    if (!p.dx_add.is_null()) p.walk.Load(p.dx_add[row], first, add);
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      float w[kElements], dx[kElements];
+      p.walk.LoadAt(p.w, first, i, w);
+#pragma unroll
+      for (int j = 0; j < kElements; ++j) {
+        dx[j] = __fmaf_rn(x[i][j], c, dy[i][j] * w[j] * r);
+        if (!p.dx_add.is_null()) dx[j] += add[i][j];
+      }
+      p.walk.StoreAt(p.dx[row], first, i, FromFloats<T>(dx));
+    }
+  });
 }
 
 template <typename T>
@@ -79,69 +174,103 @@ struct BackwardWeightParameters {
   const float* inverse_rms;
   float* dw;
   int64_t rows, width;
+  bool is_cut;
 };
 
 constexpr int kRowsPerPart = 64;  // of the op's contract
-constexpr int kParts = 32;        // summed side by side, added in order
+constexpr int kParts = 64;        // summed side by side, added in order
+constexpr int kLanes = 8;         // chunks of a block's columns
+constexpr int kRowsAtOnce = 8;    // loaded by a thread
 
-// threadIdx.x: column; threadIdx.y: which of kParts neighbouring parts of 64 rows.
+// Adds rows [begin, end) of a chunk of columns, of which `left` exist.
 template <typename T>
-__global__ void __launch_bounds__(kWarp* kParts)
-    rms_norm_backward_weight_kernel(const BackwardWeightParameters<T> p) {
-  __shared__ float sums[kParts][kWarp];
-  const int64_t column = static_cast<int64_t>(blockIdx.x) * kWarp + threadIdx.x;
-  const bool inside = column < p.width;
-  float total = inside && threadIdx.y == 0 ? p.dw[column] : 0.0f;
-  for (int64_t first = 0; first < p.rows; first += kParts * kRowsPerPart) {
-    const int64_t begin = first + threadIdx.y * kRowsPerPart;
-    const int64_t end = begin + kRowsPerPart < p.rows ? begin + kRowsPerPart : p.rows;
-    float sum = 0.0f;
-#pragma unroll 8
-    for (int64_t row = begin; row < (inside ? end : begin); ++row) {
-      sum = __fmaf_rn(ToFloat(p.dy[row][column]), ToFloat(p.x[row][column]) * p.inverse_rms[row],
-                      sum);
-    }
-    sums[threadIdx.y][threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.y == 0) {
-      for (int part = 0; part < kParts && first + part * kRowsPerPart < p.rows; ++part) {
-        total += sums[part][threadIdx.x];
+__device__ void AddRows(const BackwardWeightParameters<T>& p, int64_t begin, int64_t end,
+                        int64_t column, float (&sum)[Chunk<T>::kElements]) {
+  for (int64_t row = begin; row < end; row += kRowsAtOnce) {
+    Chunk<T> dy[kRowsAtOnce], x[kRowsAtOnce];
+    float r[kRowsAtOnce];
+    const auto left = [&](int i) { return row + i < end ? p.width - column : 0; };
+    LoadChunks(dy, p.is_cut, [&](int i) { return Part<const T>{p.dy[row + i] + column, left(i)}; });
+    LoadChunks(x, p.is_cut, [&](int i) { return Part<const T>{p.x[row + i] + column, left(i)}; });
+#pragma unroll
+    for (int i = 0; i < kRowsAtOnce; ++i) r[i] = row + i < end ? p.inverse_rms[row + i] : 0.0f;
+#pragma unroll
+    for (int i = 0; i < kRowsAtOnce; ++i) {
+      if (row + i >= end) break;
+#pragma unroll
+      for (int j = 0; j < Chunk<T>::kElements; ++j) {
+        sum[j] = __fmaf_rn(dy[i][j], x[i][j] * r[i], sum[j]);
       }
     }
-    __syncthreads();
   }
-  if (inside && threadIdx.y == 0) p.dw[column] = total;
+}
+
+// threadIdx.x: chunk of columns; threadIdx.y: which of kParts neighbouring parts of 64 rows.
+template <typename T>
+__global__ void __launch_bounds__(kLanes* kParts)
+    rms_norm_backward_weight_kernel(const BackwardWeightParameters<T> p) {
+  constexpr int kElements = Chunk<T>::kElements, kColumns = kLanes * kElements;
+  __shared__ float sums[2][kParts][kColumns];
+  const int64_t first_column = static_cast<int64_t>(blockIdx.x) * kColumns;
+  const int mine = static_cast<int>(threadIdx.y * kLanes + threadIdx.x);  // added up by this thread
+  const bool adds = mine < kColumns && first_column + mine < p.width;
+  float total = adds ? p.dw[first_column + mine] : 0.0f;
+  int turn = 0;  // while one half of `sums` is added up, the other takes the next
+  for (int64_t first = 0; first < p.rows; first += kParts * kRowsPerPart, turn ^= 1) {
+    const int64_t begin = first + threadIdx.y * kRowsPerPart;
+    const int64_t end = begin + kRowsPerPart < p.rows ? begin + kRowsPerPart : p.rows;
+    float sum[kElements] = {};
+    AddRows(p, begin, end, first_column + threadIdx.x * kElements, sum);
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) {
+      sums[turn][threadIdx.y][threadIdx.x * kElements + j] = sum[j];
+    }
+    __syncthreads();
+    for (int part = 0; adds && part < kParts && first + part * kRowsPerPart < p.rows; ++part) {
+      total += sums[turn][part][mine];
+    }
+  }
+  if (adds) p.dw[first_column + mine] = total;
 }
 
 }  // namespace
 
 void RmsNorm(Stream& stream, const RmsNormArgs& args) {
+  const bool is_cut = IsCut({args.x, args.w, args.y, args.residual, args.residual_out});
   ForFloatType(args.x.dtype(), [&](auto tag) {
     using T = typename decltype(tag)::Type;
-    const ForwardParameters<T> p = {.x = RowsOf<T>(args.x),
-                                    .residual = RowsOf<T>(args.residual),
-                                    .w = static_cast<const T*>(args.w.raw_data()),
-                                    .y = MutableRowsOf<T>(args.y),
-                                    .residual_out = MutableRowsOf<T>(args.residual_out),
-                                    .inverse_rms = args.inverse_rms.mutable_data<float>(),
-                                    .eps = args.eps,
-                                    .width = args.x.extent(1)};
-    Launch(stream, {.blocks = args.x.extent(0), .threads = kThreads}, rms_norm_kernel<T>, p);
+    ForWalk<T>(args.x.extent(1), is_cut, [&](auto walk) {
+      using Walk = decltype(walk);
+      const ForwardParameters<Walk> p = {.x = RowsOf<T>(args.x),
+                                         .residual = RowsOf<T>(args.residual),
+                                         .w = static_cast<const T*>(args.w.raw_data()),
+                                         .y = MutableRowsOf<T>(args.y),
+                                         .residual_out = MutableRowsOf<T>(args.residual_out),
+                                         .inverse_rms = args.inverse_rms.mutable_data<float>(),
+                                         .eps = args.eps,
+                                         .walk = walk};
+      Launch(stream, {.blocks = args.x.extent(0), .threads = Walk::kThreads}, rms_norm_kernel<Walk>,
+             p);
+    });
   });
 }
 
 void RmsNormBackwardInput(Stream& stream, const RmsNormBackwardInputArgs& args) {
+  const bool is_cut = IsCut({args.dy, args.x, args.w, args.dx, args.dx_add});
   ForFloatType(args.x.dtype(), [&](auto tag) {
     using T = typename decltype(tag)::Type;
-    const BackwardInputParameters<T> p = {.dy = RowsOf<T>(args.dy),
-                                          .x = RowsOf<T>(args.x),
-                                          .dx_add = RowsOf<T>(args.dx_add),
-                                          .w = static_cast<const T*>(args.w.raw_data()),
-                                          .inverse_rms = args.inverse_rms.data<float>(),
-                                          .dx = MutableRowsOf<T>(args.dx),
-                                          .width = args.x.extent(1)};
-    Launch(stream, {.blocks = args.x.extent(0), .threads = kThreads},
-           rms_norm_backward_input_kernel<T>, p);
+    ForWalk<T>(args.x.extent(1), is_cut, [&](auto walk) {
+      using Walk = decltype(walk);
+      const BackwardInputParameters<Walk> p = {.dy = RowsOf<T>(args.dy),
+                                               .x = RowsOf<T>(args.x),
+                                               .dx_add = RowsOf<T>(args.dx_add),
+                                               .w = static_cast<const T*>(args.w.raw_data()),
+                                               .inverse_rms = args.inverse_rms.data<float>(),
+                                               .dx = MutableRowsOf<T>(args.dx),
+                                               .walk = walk};
+      Launch(stream, {.blocks = args.x.extent(0), .threads = Walk::kThreads},
+             rms_norm_backward_input_kernel<Walk>, p);
+    });
   });
 }
 
@@ -153,9 +282,12 @@ void RmsNormBackwardWeight(Stream& stream, const RmsNormBackwardWeightArgs& args
                                            .inverse_rms = args.inverse_rms.data<float>(),
                                            .dw = args.dw.mutable_data<float>(),
                                            .rows = args.x.extent(0),
-                                           .width = args.x.extent(1)};
-    Launch(stream, {.blocks = CeilDiv(p.width, kWarp), .threads = dim3(kWarp, kParts)},
-           rms_norm_backward_weight_kernel<T>, p);
+                                           .width = args.x.extent(1),
+                                           .is_cut = IsCut({args.dy, args.x})};
+    Launch(
+        stream,
+        {.blocks = CeilDiv(p.width, kLanes * Chunk<T>::kElements), .threads = dim3(kLanes, kParts)},
+        rms_norm_backward_weight_kernel<T>, p);
   });
 }
 

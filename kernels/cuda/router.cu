@@ -1,4 +1,5 @@
-// The gate: a warp a token for scores, selection and gradients; a block a sequence for its losses.
+// The gate: a warp a token for scores, selection, gradients and terms of the losses; a block a
+// sequence adds the terms.
 #include "kernels/core/exp.h"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
@@ -155,38 +156,19 @@ struct BalanceParameters {
   const int32_t* starts;
   Rows<float> load;
   double *balance, *z;
+  int64_t tokens;
+  // Of each token: the experts' shares of its scores, log_sum_exp^2, and the experts that it chose.
+  double *shares, *z_of_token;  // [T, E], [T]
+  uint32_t* chosen;             // [T, words], a bit an expert
+  int words;
 };
 
-constexpr int kBalanceWarps = 32;  // tokens at a time
-
-// Shared memory of a block, for E experts.
-struct BalanceScratch {
-  double* share;         // [E] sum over tokens of the share of an expert
-  double* inverse;       // [kBalanceWarps] 1 / sum of the token's scores
-  double* z;             // [kBalanceWarps] log_sum_exp^2
-  float* load;           // [E] tokens that chose the expert
-  unsigned char* chose;  // [kBalanceWarps][E]
-};
-
-__host__ __device__ inline size_t BalanceScratchBytes(int experts) {
-  return (8 + 4 + kBalanceWarps) * static_cast<size_t>(experts) + 2 * 8 * kBalanceWarps;
-}
-
-__device__ BalanceScratch Divide(double* memory, int experts) {
-  BalanceScratch scratch;
-  scratch.inverse = memory;
-  scratch.z = memory + kBalanceWarps;
-  scratch.share = memory + 2 * kBalanceWarps;
-  scratch.load = reinterpret_cast<float*>(scratch.share + experts);
-  scratch.chose = reinterpret_cast<unsigned char*>(scratch.load + experts);
-  return scratch;
-}
-
-// One warp: what token t adds to its sequence's losses.
-__device__ void BalanceOfToken(const BalanceParameters& p, const BalanceScratch& scratch,
-                               int64_t t) {
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int experts = p.config.num_experts;
+// What each token adds to its sequence's losses; a warp a token.
+__global__ void __launch_bounds__(kWarps* kWarp)
+    balance_of_token_kernel(const BalanceParameters p) {
+  const int lane = threadIdx.x % kWarp, experts = p.config.num_experts;
+  const int64_t t = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
+  if (t >= p.tokens) return;
   const float *scores = p.scores[t], *logits = p.logits[t];
   double sum = 0.0;
   float most = -__builtin_huge_valf(), exponentials = 0.0f;
@@ -201,55 +183,72 @@ __device__ void BalanceOfToken(const BalanceParameters& p, const BalanceScratch&
   for (int i = lane; i < experts; i += kWarp) exponentials += Exp(logits[i] - most);
   exponentials = WarpReduce<Sum>(exponentials);
   const uint64_t chosen = TopK(scores, experts, p.config.experts_per_token);
+  for (int word = 0; word < p.words; ++word) {
+    const uint32_t mask = __ballot_sync(kAllLanes, (chosen >> word & 1) != 0);
+    if (lane == 0) p.chosen[t * p.words + word] = mask;
+  }
+  const double inverse = 1.0 / sum;
   for (int i = lane; i < experts; i += kWarp) {
-    scratch.chose[warp * experts + i] = chosen >> (i / kWarp) & 1;
+    p.shares[t * experts + i] = static_cast<double>(scores[i]) * inverse;
   }
   if (lane == 0) {
     const auto log_sum_exp =
         static_cast<float>(static_cast<double>(most) + log(static_cast<double>(exponentials)));
-    scratch.inverse[warp] = 1.0 / sum;
-    scratch.z[warp] = static_cast<double>(log_sum_exp) * static_cast<double>(log_sum_exp);
+    p.z_of_token[t] = static_cast<double>(log_sum_exp) * static_cast<double>(log_sum_exp);
   }
 }
 
-// Tokens are worked on side by side and added in order.
-__global__ void __launch_bounds__(kBalanceWarps* kWarp)
-    balance_loss_kernel(const BalanceParameters p) {
-  extern __shared__ double memory[];
-  const int experts = p.config.num_experts;
-  const BalanceScratch scratch = Divide(memory, experts);
-  const int64_t sequence = blockIdx.x;
-  const int64_t begin = p.starts[sequence], end = p.starts[sequence + 1];
-  for (int i = threadIdx.x; i < experts; i += blockDim.x) scratch.share[i] = 0, scratch.load[i] = 0;
-  double z = 0.0;
-  for (int64_t first = begin; first < end; first += kBalanceWarps) {
-    const int64_t t = first + threadIdx.x / kWarp;
-    if (t < end) BalanceOfToken(p, scratch, t);
-    __syncthreads();
-    const int count = static_cast<int>(end - first < kBalanceWarps ? end - first : kBalanceWarps);
-    for (int i = threadIdx.x; i < experts; i += blockDim.x) {
-      for (int w = 0; w < count; ++w) {
-        scratch.share[i] += static_cast<double>(p.scores[first + w][i]) * scratch.inverse[w];
-        scratch.load[i] += scratch.chose[w * experts + i];
-      }
-    }
-    for (int w = 0; w < count; ++w) z += scratch.z[w];
-    __syncthreads();
+// at[0] + at[stride] + ... of so many, in order.
+template <typename T, typename Value>
+__device__ auto SumInOrder(const T* at, int64_t stride, int64_t count, const Value& value) {
+  constexpr int kAhead = 32;  // loaded before the first is added
+  decltype(value(*at)) sum = 0;
+  int64_t t = 0;
+  for (; t + kAhead <= count; t += kAhead) {
+    T some[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k, at += stride) some[k] = *at;
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) sum += value(some[k]);
   }
-  const double length = static_cast<double>(end - begin);
-  for (int i = threadIdx.x; i < experts; i += blockDim.x) {
-    const double f = begin == end ? 0.0
-                                  : static_cast<double>(experts) * scratch.load[i] /
-                                        (p.config.experts_per_token * length);
+  for (; t < count; ++t, at += stride) sum += value(*at);
+  return sum;
+}
+
+constexpr int kBalanceThreads = 480;  // at most, for the shares; as many for the loads
+
+// Block: a sequence; a thread an expert's shares, another its load, and a warp for z.
+__global__ void __launch_bounds__(2 * kBalanceThreads + kWarp)
+    balance_loss_kernel(const BalanceParameters p) {
+  extern __shared__ double share[];  // [E] of an expert; then, of floats, its load
+  const int experts = p.config.num_experts, thread = static_cast<int>(threadIdx.x);
+  const int step = static_cast<int>(blockDim.x - kWarp) / 2;
+  auto* load = reinterpret_cast<int*>(share + experts);
+  const int64_t sequence = blockIdx.x, begin = p.starts[sequence];
+  const int64_t count = p.starts[sequence + 1] - begin;
+  const auto same = [](double x) { return x; };
+  for (int i = thread; i < experts && thread < step; i += step) {
+    share[i] = SumInOrder(p.shares + begin * experts + i, experts, count, same);
+  }
+  for (int i = thread - step; i < experts && thread >= step && thread < 2 * step; i += step) {
+    load[i] = SumInOrder(p.chosen + begin * p.words + i / kWarp, p.words, count,
+                         [&](uint32_t x) { return static_cast<int>(x >> (i % kWarp) & 1); });
+  }
+  if (thread == 2 * step) p.z[sequence] = SumInOrder(p.z_of_token + begin, 1, count, same);
+  __syncthreads();
+  const double length = static_cast<double>(count);
+  for (int i = thread; i < experts; i += static_cast<int>(blockDim.x)) {
+    const double f = count == 0 ? 0.0
+                                : static_cast<double>(experts) * static_cast<double>(load[i]) /
+                                      (p.config.experts_per_token * length);
     p.load[sequence][i] = static_cast<float>(f);
-    scratch.share[i] = begin == end ? 0.0 : f * (scratch.share[i] / length);
+    share[i] = count == 0 ? 0.0 : f * (share[i] / length);
   }
   __syncthreads();
-  if (threadIdx.x != 0) return;
+  if (thread != 0) return;
   double balance = 0.0;
-  for (int i = 0; i < experts; ++i) balance += scratch.share[i];
+  for (int i = 0; i < experts; ++i) balance += share[i];
   p.balance[sequence] = balance;
-  p.z[sequence] = z;
 }
 
 struct BackwardParameters {
@@ -365,18 +364,31 @@ void Route(Stream& stream, const RouteArgs& args) {
 }
 
 void BalanceLoss(Stream& stream, const BalanceLossArgs& args) {
-  CHECK_LE(args.config.num_experts, kMostExperts);
-  const BalanceParameters p = {.config = args.config,
-                               .logits = RowsOf<float>(args.logits),
-                               .scores = RowsOf<float>(args.scores),
-                               .starts = args.starts.data<int32_t>(),
-                               .load = MutableRowsOf<float>(args.load),
-                               .balance = args.balance.mutable_data<double>(),
-                               .z = args.z.mutable_data<double>()};
+  const int experts = args.config.num_experts;
+  CHECK_LE(experts, kMostExperts);
+  const int64_t tokens = args.logits.extent(0);
+  auto* scratch = static_cast<double*>(args.scratch.raw_mutable_data());
+  const auto words = static_cast<int>(CeilDiv(experts, kWarp));
+  const BalanceParameters p = {
+      .config = args.config,
+      .logits = RowsOf<float>(args.logits),
+      .scores = RowsOf<float>(args.scores),
+      .starts = args.starts.data<int32_t>(),
+      .load = MutableRowsOf<float>(args.load),
+      .balance = args.balance.mutable_data<double>(),
+      .z = args.z.mutable_data<double>(),
+      .tokens = tokens,
+      .shares = scratch,
+      .z_of_token = scratch + tokens * experts,
+      .chosen = reinterpret_cast<uint32_t*>(scratch + tokens * (experts + 1)),
+      .words = words};
+  Launch(stream, {.blocks = CeilDiv(tokens, kWarps), .threads = kWarps * kWarp},
+         balance_of_token_kernel, p);
+  const int threads = words * kWarp < kBalanceThreads ? words * kWarp : kBalanceThreads;
   Launch(stream,
          {.blocks = args.starts.extent(0) - 1,
-          .threads = kBalanceWarps * kWarp,
-          .shared_bytes = BalanceScratchBytes(args.config.num_experts)},
+          .threads = static_cast<unsigned>(2 * threads + kWarp),
+          .shared_bytes = experts * (sizeof(double) + sizeof(int))},
          balance_loss_kernel, p);
 }
 

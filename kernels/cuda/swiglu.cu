@@ -1,4 +1,5 @@
 #include "kernels/core/exp.h"
+#include "kernels/cuda/chunk.cuh"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ops.h"
@@ -6,31 +7,49 @@
 namespace sluice::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kThreads = 256;
 
+// A block a row, a thread a chunk at a time.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    swiglu_kernel(Rows<const T> gate_up, Rows<T> y, int64_t width) {
+    swiglu_kernel(Rows<const T> gate_up, Rows<T> y, int64_t width, bool is_cut) {
+  constexpr int kElements = Chunk<T>::kElements;
   const int64_t row = blockIdx.x;
-  const T* gate = gate_up[row];
-  for (int64_t i = threadIdx.x; i < width; i += kThreads) {
-    y[row][i] = FromFloat<T>(Silu(ToFloat(gate[i])) * ToFloat(gate[width + i]));
+  for (int64_t i = threadIdx.x * kElements; i < width; i += kThreads * kElements) {
+    Chunk<T> in[2];
+    LoadChunks(in, is_cut, [&](int part) {
+      return Part<const T>{gate_up[row] + part * width + i, width - i};
+    });
+    float out[kElements];
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) out[j] = Silu(in[0][j]) * in[1][j];
+    StoreChunk(FromFloats<T>(out), y[row] + i, width - i, is_cut);
   }
 }
 
 // dgate_up may be gate_up.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    swiglu_backward_kernel(Rows<const T> dy, Rows<const T> gate_up, Rows<T> dgate_up,
-                           int64_t width) {
+    swiglu_backward_kernel(Rows<const T> dy, Rows<const T> gate_up, Rows<T> dgate_up, int64_t width,
+                           bool is_cut) {
+  constexpr int kElements = Chunk<T>::kElements;
   const int64_t row = blockIdx.x;
-  const T* gate = gate_up[row];
-  T* dgate = dgate_up[row];
-  for (int64_t i = threadIdx.x; i < width; i += kThreads) {
-    const float g = ToFloat(gate[i]), up = ToFloat(gate[width + i]), d = ToFloat(dy[row][i]);
-    const float sigmoid = Sigmoid(g);
-    dgate[i] = FromFloat<T>(d * up * SiluSlope(g, sigmoid));
-    dgate[width + i] = FromFloat<T>(d * (g * sigmoid));
+  for (int64_t i = threadIdx.x * kElements; i < width; i += kThreads * kElements) {
+    Chunk<T> in[3];  // gate, up, dy
+    LoadChunks(in, is_cut, [&](int part) {
+      const T* from = part == 2 ? dy[row] : gate_up[row] + part * width;
+      return Part<const T>{from + i, width - i};
+    });
+    float dgate[kElements], dup[kElements];
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) {
+      const float g = in[0][j], up = in[1][j], d = in[2][j];
+      const float sigmoid = Sigmoid(g);
+      dgate[j] = d * up * SiluSlope(g, sigmoid);
+      dup[j] = d * (g * sigmoid);
+    }
+    StoreChunk(FromFloats<T>(dgate), dgate_up[row] + i, width - i, is_cut);
+    StoreChunk(FromFloats<T>(dup), dgate_up[row] + width + i, width - i, is_cut);
   }
 }
 
@@ -40,7 +59,8 @@ void Swiglu(Stream& stream, const SwigluArgs& args) {
   ForFloatType(args.y.dtype(), [&](auto tag) {
     using T = typename decltype(tag)::Type;
     Launch(stream, {.blocks = args.y.extent(0), .threads = kThreads}, swiglu_kernel<T>,
-           RowsOf<T>(args.gate_up), MutableRowsOf<T>(args.y), args.y.extent(1));
+           RowsOf<T>(args.gate_up), MutableRowsOf<T>(args.y), args.y.extent(1),
+           IsCut({args.gate_up, args.y}));
   });
 }
 
@@ -49,7 +69,7 @@ void SwigluBackward(Stream& stream, const SwigluBackwardArgs& args) {
     using T = typename decltype(tag)::Type;
     Launch(stream, {.blocks = args.dy.extent(0), .threads = kThreads}, swiglu_backward_kernel<T>,
            RowsOf<T>(args.dy), RowsOf<T>(args.gate_up), MutableRowsOf<T>(args.dgate_up),
-           args.dy.extent(1));
+           args.dy.extent(1), IsCut({args.dy, args.gate_up, args.dgate_up}));
   });
 }
 

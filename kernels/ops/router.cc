@@ -47,7 +47,19 @@ void BalanceLoss(Stream& stream, const BalanceLossArgs& args) {
   CheckTensor(stream, "BalanceLoss.load", args.load, {sequences, experts}, DType::kF32);
   CheckTensor(stream, "BalanceLoss.balance", args.balance, {sequences}, DType::kF64);
   CheckTensor(stream, "BalanceLoss.z", args.z, {sequences}, DType::kF64);
+  const auto bytes = static_cast<int64_t>(BalanceLossScratchBytes(stream, tokens, args.config));
+  if (bytes > 0) {
+    CHECK_GE(args.scratch.num_elements(), bytes);
+    CheckTensor(stream, "BalanceLoss.scratch", args.scratch, args.scratch.shape(), DType::kU8);
+  }
   RUN_OP(stream, BalanceLoss, args);
+}
+
+// Of a token: a double for each expert and one more, and a bit for each expert in words of 32.
+size_t BalanceLossScratchBytes(Stream& stream, int64_t tokens, const RouterConfig& config) {
+  if (!IsOnCuda(stream)) return 0;
+  const auto experts = static_cast<size_t>(config.num_experts);
+  return static_cast<size_t>(tokens) * (8 * (experts + 1) + 4 * ((experts + 31) / 32));
 }
 
 void RouterBackward(Stream& stream, const RouterBackwardArgs& args) {

@@ -60,14 +60,19 @@ void Route(Stream& stream, const RouteArgs& args);
 // where L is the length of s. Ties among raw scores to the lower index.
 struct BalanceLossArgs {
   RouterConfig config;
-  ConstTensorView logits;  // [T, E] f32
-  ConstTensorView scores;  // [T, E] f32
-  ConstTensorView starts;  // [S + 1] i32 as in AttentionArgs
-  TensorView load;         // [S, E] f32: f, for backward
-  TensorView balance;      // [S] f64
-  TensorView z;            // [S] f64
+  ConstTensorView logits;   // [T, E] f32
+  ConstTensorView scores;   // [T, E] f32
+  ConstTensorView starts;   // [S + 1] i32 as in AttentionArgs
+  TensorView load;          // [S, E] f32: f, for backward
+  TensorView balance;       // [S] f64
+  TensorView z;             // [S] f64
+  TensorView scratch = {};  // [BalanceLossScratchBytes(...)] u8
 };
 void BalanceLoss(Stream& stream, const BalanceLossArgs& args);
+
+// Enough for so many tokens on this stream's device; 0 is legal, scratch may then be null. CUDA
+// keeps what each token adds, which is found side by side and added in order.
+size_t BalanceLossScratchBytes(Stream& stream, int64_t tokens, const RouterConfig& config);
 
 // dlogits of: sum(dweights * weights) + balance_scale * sum_s balance[s] + z_scale * sum_s z[s]
 //             + sum_{t,i} score[t, i] / sum_j score[t, j] * global_load_scale[i]   (the last where

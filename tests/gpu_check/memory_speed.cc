@@ -13,6 +13,7 @@
 #include "kernels/ops/matmul.h"
 #include "kernels/ops/permute.h"
 #include "kernels/ops/rms_norm.h"
+#include "kernels/ops/router.h"
 #include "kernels/ops/swiglu.h"
 #include "tests/gpu_check/gpu_check.h"
 #include "tests/gpu_check/timing.h"
@@ -63,6 +64,39 @@ TEST_P(MemorySpeed, Norms) {
                                       {.dy = y, .x = x, .inverse_rms = inverse_rms, .dw = dw});
               },
               {&x, &y});
+  ReportBytes(
+      "RMSNorm, gradient of its input",
+      [&] {
+        RmsNormBackwardInput(
+            stream(),
+            {.dy = y, .x = x, .w = w, .inverse_rms = inverse_rms, .dx = sum, .dx_add = residual});
+      },
+      {&x, &y, &residual, &sum});
+}
+
+// Not bound by memory: what a sequence's tokens add is added in order.
+TEST_P(MemorySpeed, LossesOfTheGate) {
+  constexpr int kExperts = 64;
+  const int64_t all = 4 * tokens();
+  const RouterConfig config = {.num_experts = kExperts, .experts_per_token = 6};
+  const Tensor logits = Tensor::Random({all, kExperts}, DType::kF32, 1), starts({5}, DType::kI32);
+  const Tensor scores = Tensor::Random({all, kExperts}, DType::kF32, 2, 0, 1);
+  for (int64_t s = 0; s < 5; ++s) starts.SetAt(s, static_cast<double>(s * tokens()));
+  const Tensor load({4, kExperts}), balance({4}, DType::kF64), z({4}, DType::kF64);
+  const auto bytes = static_cast<int64_t>(BalanceLossScratchBytes(stream(), all, config));
+  const Tensor scratch({bytes}, DType::kU8);
+  ReportBytes("losses of the gate",
+              [&] {
+                BalanceLoss(stream(), {.config = config,
+                                       .logits = logits,
+                                       .scores = scores,
+                                       .starts = starts,
+                                       .load = load,
+                                       .balance = balance,
+                                       .z = z,
+                                       .scratch = scratch});
+              },
+              {&logits, &scores});
 }
 
 TEST_P(MemorySpeed, ExpertsRows) {

@@ -11,6 +11,7 @@
 namespace sluice::kernels {
 namespace {
 
+using testing::PaddingOf;
 using testing::Same;
 using testing::Tensor;
 
@@ -20,9 +21,9 @@ INSTANTIATE_ON_EVERY_DEVICE(EmbeddingTest);
 TEST_P(EmbeddingTest, CopiesRows) {
   for (DType dtype : {DType::kF32, DType::kBF16}) {
     for (const auto& [tokens, width] : testing::UglyMatrices()) {
-      const Tensor table = Tensor::Random({11, width}, dtype, 1, -1, 1, 2);
+      const Tensor table = Tensor::Random({11, width}, dtype, 1, -1, 1, PaddingOf(width));
       const Tensor ids = Tensor::RandomIntegers({tokens}, DType::kI32, 2, 0, 10);
-      const Tensor y({tokens, width}, dtype, 3), expected({tokens, width}, dtype);
+      const Tensor y({tokens, width}, dtype, PaddingOf(width)), expected({tokens, width}, dtype);
       Embedding(stream(), {.tokens = ids, .table = table, .y = y});
       Wait();
       reference::Embedding({.tokens = ids, .table = table, .y = expected});
@@ -37,7 +38,7 @@ TEST_P(EmbeddingTest, CopiesRows) {
 TEST_P(EmbeddingTest, BackwardAddsInTokenOrder) {
   for (DType dtype : {DType::kF32, DType::kBF16}) {
     for (const auto& [tokens, width] : testing::UglyMatrices()) {
-      const Tensor dy = Tensor::Random({tokens, width}, dtype, 1, -1, 1, 2);
+      const Tensor dy = Tensor::Random({tokens, width}, dtype, 1, -1, 1, PaddingOf(width));
       const Tensor ids = Tensor::RandomIntegers({tokens}, DType::kI32, 2, 0, 3);
       const Tensor dtable = Tensor::Random({5, width}, DType::kF32, 3);
       const Tensor expected = dtable.Clone();
@@ -52,6 +53,32 @@ TEST_P(EmbeddingTest, BackwardAddsInTokenOrder) {
       Wait();
       ASSERT_TRUE(Same(dtable, expected)) << tokens << " x " << width;
     }
+  }
+}
+
+// More tokens than a GPU's block looks through at once, and columns of several blocks.
+TEST_P(EmbeddingTest, BackwardFindsATokenFarAway) {
+  constexpr int64_t kTokens = 2200, kWidth = 8;
+  const Tensor dy = Tensor::RandomIntegers({kTokens, kWidth}, DType::kF32, 1, -9, 9);
+  const Tensor ids({kTokens}, DType::kI32), dtable({kTokens, kWidth});
+  const Tensor expected({kTokens, kWidth}), wide({3, 1100}), wide_table({2, 1100});
+  for (int64_t t = 0; t < kTokens; ++t) {
+    const int64_t token = t % 2100 == 70 ? 5 : t;  // three places, two of them far apart
+    ids.SetAt(t, static_cast<double>(token));
+    for (int64_t h = 0; h < kWidth; ++h) {
+      const int64_t at = token * kWidth + h;
+      expected.SetAt(at, expected.At(at) + dy.At(t * kWidth + h));
+    }
+  }
+  const Tensor few = Tensor::Of({1, 0, 1});
+  for (int64_t i = 0; i < wide.num_elements(); ++i) wide.SetAt(i, static_cast<double>(i));
+  EmbeddingBackward(stream(), {.dy = dy, .tokens = ids, .dtable = dtable});
+  EmbeddingBackward(stream(), {.dy = wide, .tokens = few, .dtable = wide_table});
+  Wait();
+  EXPECT_TRUE(Same(dtable, expected));
+  for (int64_t h = 0; h < 1100; ++h) {
+    ASSERT_EQ(wide_table.At(h), wide.At(1100 + h));
+    ASSERT_EQ(wide_table.At(1100 + h), wide.At(h) + wide.At(2200 + h));
   }
 }
 

@@ -24,14 +24,15 @@ class MatmulDeviceTest : public testing::EveryDevice {
     Tensor storage;
     PackedMatrix matrix;
   };
-  Packed Pack(const Tensor& b, bool transpose) {
+  Packed Pack(const Tensor& b, bool transpose) { return Pack(b, transpose, b.dtype()); }
+  Packed Pack(const Tensor& b, bool transpose, DType dtype) {
     const int rank = b.shape().rank();
     const int64_t rows = b.shape()[rank - 2], columns = b.shape()[rank - 1];
     Packed packed;
     packed.matrix = {.num_matrices = rank == 3 ? b.shape()[0] : 1,
                      .k = transpose ? columns : rows,
                      .n = transpose ? rows : columns,
-                     .dtype = b.dtype()};
+                     .dtype = dtype};
     const PackedMatrix& m = packed.matrix;
     const size_t bytes = PackedBytes(m.num_matrices, m.k, m.n, m.dtype);
     packed.storage = Tensor({static_cast<int64_t>(bytes)}, DType::kU8);
@@ -71,7 +72,7 @@ TEST_P(MatmulDeviceTest, IsExactOnSmallIntegers) {
                            .accumulate = add});
         ASSERT_TRUE(Same(c, expected)) << m << " " << n << " " << k << " variant " << variant;
         if (ta) continue;
-        const Packed packed = Pack(b, tb);
+        const Packed packed = Pack(add ? b.To(DType::kF32) : b, tb, dtype);
         PackedMatmul(stream(), {.a = a, .b = packed.matrix, .c = packed_c, .accumulate = add});
         Wait();
         ASSERT_TRUE(Same(packed_c, expected))

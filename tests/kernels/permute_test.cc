@@ -19,6 +19,7 @@ using testing::InnerProduct;
 using testing::kF32Rounding;
 using testing::Near;
 using testing::OneUlp;
+using testing::PaddingOf;
 using testing::Same;
 using testing::Tensor;
 
@@ -39,9 +40,9 @@ Tensor SomePermutation(int64_t tokens, int64_t top) {
 TEST_P(PermuteTest, GatherCopiesRows) {
   for (DType dtype : {DType::kF32, DType::kBF16}) {
     for (const auto& [rows, width] : testing::UglyMatrices()) {
-      const Tensor x = Tensor::Random({9, width}, dtype, 1, -1, 1, 3);
+      const Tensor x = Tensor::Random({9, width}, dtype, 1, -1, 1, PaddingOf(width));
       const Tensor index = Tensor::RandomIntegers({rows}, DType::kI32, 2, 0, 8);
-      const Tensor y({rows, width}, dtype, 2), expected({rows, width}, dtype);
+      const Tensor y({rows, width}, dtype, PaddingOf(width, 2)), expected({rows, width}, dtype);
       GatherRows(stream(), {.x = x, .index = index, .y = y});
       Wait();
       reference::GatherRows({.x = x, .index = index, .y = expected});
@@ -56,15 +57,17 @@ TEST_P(PermuteTest, CombineEqualsReference) {
   for (DType dtype : {DType::kF32, DType::kBF16}) {
     for (const auto& [tokens, width] : testing::UglyMatrices()) {
       for (int64_t top : {1, 3, 8}) {
-        const Tensor rows = Tensor::Random({tokens * top, width}, dtype, 1, -1, 1, 3);
+        const Tensor rows =
+            Tensor::Random({tokens * top, width}, dtype, 1, -1, 1, PaddingOf(width));
         const Tensor row_of = SomePermutation(tokens, top);
         const Tensor weights = Tensor::Random({tokens, top}, DType::kF32, 2, 0, 1);
-        const Tensor base = Tensor::Random({tokens, width}, dtype, 3, -1, 1, 1);
+        const Tensor base = Tensor::Random({tokens, width}, dtype, 3, -1, 1, PaddingOf(width, 1));
         for (int variant = 0; variant < 4; ++variant) {
           CombineRowsArgs args = {.rows = rows, .row_of = row_of};
           if ((variant & 1) != 0) args.weights = weights;
           if ((variant & 2) != 0) args.base = base;
-          const Tensor y({tokens, width}, dtype, 2), expected({tokens, width}, DType::kF64);
+          const Tensor y({tokens, width}, dtype, PaddingOf(width, 2)),
+              expected({tokens, width}, DType::kF64);
           args.y = y;
           CombineRows(stream(), args);
           Wait();
@@ -117,11 +120,12 @@ TEST_P(PermuteTest, CombineBackwardEqualsReference) {
   for (DType dtype : {DType::kF32, DType::kBF16}) {
     for (const auto& [tokens, width] : testing::UglyMatrices()) {
       for (int64_t top : {1, 3}) {
-        const Tensor dy = Tensor::Random({tokens, width}, dtype, 1, -1, 1, 1);
-        const Tensor rows = Tensor::Random({tokens * top, width}, dtype, 2, -1, 1, 3);
+        const Tensor dy = Tensor::Random({tokens, width}, dtype, 1, -1, 1, PaddingOf(width, 1));
+        const Tensor rows =
+            Tensor::Random({tokens * top, width}, dtype, 2, -1, 1, PaddingOf(width));
         const Tensor row_of = SomePermutation(tokens, top);
         const Tensor weights = Tensor::Random({tokens, top}, DType::kF32, 3, 0, 1);
-        const Tensor drows({tokens * top, width}, dtype, 2);
+        const Tensor drows({tokens * top, width}, dtype, PaddingOf(width, 2));
         const Tensor expected_drows({tokens * top, width}, dtype);
         const Tensor dweights({tokens, top}), expected_dweights({tokens, top}, DType::kF64);
         CombineRowsBackwardArgs args = {.dy = dy,

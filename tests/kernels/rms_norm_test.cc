@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "kernels/reference/rms_norm.h"
 #include "tests/support/every_device.h"
@@ -17,6 +18,7 @@ namespace {
 using testing::kF32Rounding;
 using testing::Near;
 using testing::OneUlp;
+using testing::PaddingOf;
 using testing::Same;
 using testing::Tensor;
 
@@ -24,6 +26,15 @@ class RmsNormTest : public testing::EveryDevice {};
 INSTANTIATE_ON_EVERY_DEVICE(RmsNormTest);
 
 DType StatisticsOf(DType dtype) { return dtype == DType::kF64 ? dtype : DType::kF32; }
+
+// With rows longer than what a GPU's threads keep of one.
+std::vector<testing::RowsAndWidth> Shapes() {
+  auto shapes = testing::UglyMatrices();
+  shapes.push_back({3, 3000});
+  shapes.push_back({2, 8216});
+  shapes.push_back({1, 8203});
+  return shapes;
+}
 
 struct Case {
   Case(int64_t rows, int64_t width, DType dtype, int64_t padding = 0)
@@ -67,9 +78,9 @@ struct Case {
 // after the root; three roundings more.
 TEST_P(RmsNormTest, EqualsReference) {
   for (DType dtype : {DType::kF32, DType::kBF16}) {
-    for (const auto& [rows, width] : testing::UglyMatrices()) {
+    for (const auto& [rows, width] : Shapes()) {
       for (bool with_residual : {false, true}) {
-        const Case actual(rows, width, dtype, 3);
+        const Case actual(rows, width, dtype, PaddingOf(width));
         const Case expected = actual.To(DType::kF64);
         RmsNorm(stream(), actual.Forward(with_residual));
         Wait();
@@ -94,9 +105,9 @@ TEST_P(RmsNormTest, EqualsReference) {
 // |x r dot / H| r^2 <= 1.5 * 3 * 3 r^3: bound by the sum of both, with width + 8 roundings.
 TEST_P(RmsNormTest, BackwardInputEqualsReference) {
   for (DType dtype : {DType::kF32, DType::kBF16}) {
-    for (const auto& [rows, width] : testing::UglyMatrices()) {
+    for (const auto& [rows, width] : Shapes()) {
       for (bool with_add : {false, true}) {
-        const Case actual(rows, width, dtype, 3);
+        const Case actual(rows, width, dtype, PaddingOf(width));
         reference::RmsNorm(actual.Forward(false));
         const Case expected = actual.To(DType::kF64);
         RmsNormBackwardInput(stream(), actual.BackwardInput(with_add));
@@ -121,10 +132,10 @@ TEST_P(RmsNormTest, BackwardInputEqualsReference) {
 // Sums of `rows` terms of at most |dy x r|: (rows + 3) u times the sum of absolute values.
 TEST_P(RmsNormTest, BackwardWeightEqualsReference) {
   auto shapes = testing::UglyMatrices();
-  shapes.push_back({2500, 3});  // many parts of 64 rows, more than a block takes at once
+  shapes.push_back({4200, 3});  // many parts of 64 rows, more than a block takes at once
   for (DType dtype : {DType::kF32, DType::kBF16}) {
     for (const auto& [rows, width] : shapes) {
-      const Case actual(rows, width, dtype, 3);
+      const Case actual(rows, width, dtype, PaddingOf(width));
       reference::RmsNorm(actual.Forward(false));
       const Case expected = actual.To(DType::kF64);
       Tensor magnitude({width}, DType::kF64);
@@ -191,6 +202,22 @@ TEST_P(RmsNormTest, RowDoesNotDependOnTheBatch) {
       ASSERT_EQ(y.At(h), batch.y.At(t * 256 + h)) << t;
       ASSERT_EQ(dx.At(h), batch.dx.At(t * 256 + h)) << t;
     }
+  }
+}
+
+TEST_P(RmsNormTest, RowDoesNotDependOnWhereItLies) {
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    const Case whole(2, 1032, dtype), apart(2, 1032, dtype, 3);
+    for (const Case* test : {&whole, &apart}) {
+      RmsNorm(stream(), test->Forward(true));
+      RmsNormBackwardInput(stream(), test->BackwardInput(true));
+      RmsNormBackwardWeight(stream(), test->BackwardWeight());
+    }
+    Wait();
+    EXPECT_TRUE(Same(whole.y.To(dtype), apart.y.To(dtype)));
+    EXPECT_TRUE(Same(whole.inverse_rms, apart.inverse_rms));
+    EXPECT_TRUE(Same(whole.dx.To(dtype), apart.dx.To(dtype)));
+    EXPECT_TRUE(Same(whole.dw, apart.dw));
   }
 }
 

@@ -22,7 +22,17 @@ using testing::Near;
 using testing::Same;
 using testing::Tensor;
 
-class RouterTest : public testing::EveryDevice {};
+class RouterTest : public testing::EveryDevice {
+ protected:
+  void Balance(BalanceLossArgs args) {
+    const Tensor scratch({static_cast<int64_t>(BalanceLossScratchBytes(
+                             stream(), args.logits.extent(0), args.config))},
+                         DType::kU8);
+    args.scratch = scratch;
+    BalanceLoss(stream(), args);
+    Wait();
+  }
+};
 INSTANTIATE_ON_EVERY_DEVICE(RouterTest);
 
 // The outputs of Route for `tokens` tokens.
@@ -283,13 +293,13 @@ TEST_P(RouterTest, EqualsThePublishedBalanceLoss) {
   const Tensor starts({2}, DType::kI32), load({1, experts});
   starts.SetAt(1, static_cast<double>(tokens));
   const Tensor balance({1}, DType::kF64), z({1}, DType::kF64);
-  BalanceLoss(stream(), {.config = config,
-                         .logits = logits,
-                         .scores = scores,
-                         .starts = starts,
-                         .load = load,
-                         .balance = balance,
-                         .z = z});
+  Balance({.config = config,
+           .logits = logits,
+           .scores = scores,
+           .starts = starts,
+           .load = load,
+           .balance = balance,
+           .z = z});
   Wait();
   const double alpha = vector["alpha"], loss = vector["loss"];
   EXPECT_NEAR(balance.At(0) * alpha, loss, 1e-7 * loss);
@@ -357,7 +367,7 @@ TEST_P(RouterTest, BalanceLossEqualsReference) {
     const Losses expected = actual.To(DType::kF64);
     for (int64_t i = 0; i < actual.load.num_elements(); ++i)
       actual.load.SetAt(i, 7);  // overwritten
-    BalanceLoss(stream(), actual.Balance());
+    Balance(actual.Balance());
     Wait();
     reference::BalanceLoss(expected.Balance());
     EXPECT_TRUE(Near(actual.load, expected.load, {.relative = 0x1p-23}));
@@ -374,7 +384,7 @@ TEST_P(RouterTest, BackwardEqualsReference) {
   for (const RouterConfig& config : Configs()) {
     const Losses actual(config, DType::kF32);
     Route(stream(), actual.routed.Args(config, actual.logits, actual.bias));
-    BalanceLoss(stream(), actual.Balance());
+    Balance(actual.Balance());
     Wait();
     const Losses expected = actual.To(DType::kF64);
     RouterBackward(stream(), actual.Backward());
@@ -409,7 +419,7 @@ TEST_P(RouterTest, TokenDoesNotDependOnTheBatch) {
   const RouterConfig config = Configs()[6];
   const Losses batch(config, DType::kF32);
   Route(stream(), batch.routed.Args(config, batch.logits, batch.bias));
-  BalanceLoss(stream(), batch.Balance());
+  Balance(batch.Balance());
   RouterBackward(stream(), batch.Backward());
   Wait();
   // The last sequence alone.
@@ -423,13 +433,13 @@ TEST_P(RouterTest, TokenDoesNotDependOnTheBatch) {
   Route(stream(), route);
   const Tensor load({1, config.num_experts}), dlogits({kLast, config.num_experts});
   const Tensor balance({1}, DType::kF64), z({1}, DType::kF64);
-  BalanceLoss(stream(), {.config = config,
-                         .logits = route.logits,
-                         .scores = routed.scores,
-                         .starts = alone.starts,
-                         .load = load,
-                         .balance = balance,
-                         .z = z});
+  Balance({.config = config,
+           .logits = route.logits,
+           .scores = routed.scores,
+           .starts = alone.starts,
+           .load = load,
+           .balance = balance,
+           .z = z});
   RouterBackwardArgs backward = alone.Backward();
   backward.logits = route.logits, backward.scores = routed.scores;
   backward.expert_of = routed.expert_of, backward.dweights = last(batch.dweights);

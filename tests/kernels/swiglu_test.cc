@@ -17,6 +17,7 @@ namespace {
 
 using testing::Near;
 using testing::OneUlp;
+using testing::PaddingOf;
 using testing::Same;
 using testing::Tensor;
 
@@ -29,8 +30,8 @@ constexpr double kRelative = 2e-7 + 5 * 0x1p-24;
 TEST_P(SwigluTest, EqualsReference) {
   for (DType dtype : {DType::kF32, DType::kBF16}) {
     for (const auto& [rows, width] : testing::UglyMatrices()) {
-      const Tensor gate_up = Tensor::Random({rows, 2 * width}, dtype, 1, -20, 20, 3);
-      const Tensor y({rows, width}, dtype, 5), expected({rows, width}, DType::kF64);
+      const Tensor gate_up = Tensor::Random({rows, 2 * width}, dtype, 1, -20, 20, PaddingOf(width));
+      const Tensor y({rows, width}, dtype, PaddingOf(width)), expected({rows, width}, DType::kF64);
       Swiglu(stream(), {.gate_up = gate_up, .y = y});
       Wait();
       reference::Swiglu({.gate_up = gate_up, .y = expected});
@@ -46,9 +47,9 @@ TEST_P(SwigluTest, EqualsReference) {
 TEST_P(SwigluTest, BackwardEqualsReference) {
   for (DType dtype : {DType::kF32, DType::kBF16}) {
     for (const auto& [rows, width] : testing::UglyMatrices()) {
-      const Tensor gate_up = Tensor::Random({rows, 2 * width}, dtype, 1, -20, 20, 3);
-      const Tensor dy = Tensor::Random({rows, width}, dtype, 2, -1, 1, 1);
-      const Tensor dgate_up({rows, 2 * width}, dtype, 5);
+      const Tensor gate_up = Tensor::Random({rows, 2 * width}, dtype, 1, -20, 20, PaddingOf(width));
+      const Tensor dy = Tensor::Random({rows, width}, dtype, 2, -1, 1, PaddingOf(width));
+      const Tensor dgate_up({rows, 2 * width}, dtype, PaddingOf(width));
       const Tensor expected({rows, 2 * width}, DType::kF64);
       SwigluBackward(stream(), {.dy = dy, .gate_up = gate_up, .dgate_up = dgate_up});
       Wait();

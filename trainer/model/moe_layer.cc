@@ -119,13 +119,17 @@ void MoeLayer::Route(const Context& context, ConstTensorView x) {
                                   .expert_of = tape.New(expert_of_, DType::kI32, {tokens, k}),
                                   .weights = tape.New(weights_, DType::kF32, {tokens, k}),
                                   .counts = context.training ? counts_ : eval_counts_});
+  const Temporary scratch(
+      context.pool, DType::kU8,
+      {static_cast<int64_t>(kernels::BalanceLossScratchBytes(context.stream, tokens, router_))});
   kernels::BalanceLoss(context.stream, {.config = router_,
                                         .logits = logits,
                                         .scores = scores,
                                         .starts = context.batch.sequence_starts,
                                         .load = tape.New(load_, DType::kF32, {sequences, experts}),
                                         .balance = tape.New(balance_, DType::kF64, {sequences}),
-                                        .z = tape.New(z_, DType::kF64, {sequences})});
+                                        .z = tape.New(z_, DType::kF64, {sequences}),
+                                        .scratch = scratch.view()});
   if (gate_up_.fp8()) MakeWireRows(context, x);
 }
 
