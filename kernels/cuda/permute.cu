@@ -4,11 +4,12 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/row_walk.cuh"
 
 namespace sluice::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 128, kWarps = kThreads / kWarp;
+constexpr int kThreads = 128;
 constexpr int kAtOnce = 4;  // loads of a thread before it waits
 
 template <typename T>
@@ -56,40 +57,46 @@ __global__ void __launch_bounds__(kThreads) combine_rows_kernel(const CombinePar
   }
 }
 
-template <typename T>
+template <typename Walk, typename T = typename Walk::T>
 struct CombineBackwardParameters {
   Rows<const T> dy, rows;
   Rows<const int32_t> row_of;
   Rows<const float> weights;
   Rows<T> drows;
   Rows<float> dweights;
-  int64_t top, width;
-  bool is_cut;
+  int64_t top;
+  Walk walk;
 };
 
 // A block a (token, k); drows may be rows.
-template <typename T>
-__global__ void __launch_bounds__(kThreads)
-    combine_rows_backward_kernel(const CombineBackwardParameters<T> p) {
-  constexpr int kElements = Chunk<T>::kElements;
-  __shared__ float partial[kWarps];
+template <typename Walk>
+__global__ void __launch_bounds__(Walk::kThreads)
+    combine_rows_backward_kernel(const CombineBackwardParameters<Walk> p) {
+  using T = typename Walk::T;
+  constexpr int kElements = Walk::kElements, kHeld = Walk::kHeld;
+  __shared__ float partial[Walk::kWarps];
+  __shared__ typename Walk::Shared shared_dy, shared_row;
   const int64_t token = blockIdx.x / p.top, k = blockIdx.x % p.top;
   const int64_t row = p.row_of[token][k];
   const float weight = p.weights[token][k];
   float dot = 0.0f;
-  for (int64_t h = threadIdx.x * kElements; h < p.width; h += kThreads * kElements) {
-    Chunk<T> in[2];  // dy, row
-    LoadChunks(in, p.is_cut, [&](int i) {
-      return Part<const T>{(i == 0 ? p.dy[token] : p.rows[row]) + h, p.width - h};
-    });
-    float drow[kElements];
+  p.walk.ForEach([&](int64_t first) {
+    Chunk<T> dy[kHeld], x[kHeld];
+    p.walk.Load(p.dy[token], first, dy);
+    p.walk.Load(p.rows[row], first, x);
+    Walk::Share(dy, shared_dy);
+    Walk::Share(x, shared_row);
 #pragma unroll
-    for (int j = 0; j < kElements; ++j) {
-      dot = __fmaf_rn(in[0][j], in[1][j], dot);
-      drow[j] = weight * in[0][j];
+    for (int i = 0; i < kHeld; ++i) {
+      float drow[kElements];
+#pragma unroll
+      for (int j = 0; j < kElements; ++j) drow[j] = weight * dy[i][j];
+      p.walk.StoreAt(p.drows[row], first, i, FromFloats<T>(drow));
     }
-    StoreChunk(FromFloats<T>(drow), p.drows[row] + h, p.width - h, p.is_cut);
-  }
+    p.walk.ForSum(first, [&](int h) {
+      dot = __fmaf_rn(Walk::SharedAt(shared_dy, h), Walk::SharedAt(shared_row, h), dot);
+    });
+  });
   dot = BlockReduce<Sum>(dot, partial);
   if (threadIdx.x == 0) p.dweights[token][k] = dot;
 }
@@ -129,19 +136,22 @@ void CombineRows(Stream& stream, const CombineRowsArgs& args) {
 }
 
 void CombineRowsBackward(Stream& stream, const CombineRowsBackwardArgs& args) {
+  const bool is_cut = IsCut({args.dy, args.rows, args.drows});
   ForFloatType(args.dy.dtype(), [&](auto tag) {
     using T = typename decltype(tag)::Type;
-    const CombineBackwardParameters<T> p = {.dy = RowsOf<T>(args.dy),
-                                            .rows = RowsOf<T>(args.rows),
-                                            .row_of = RowsOf<int32_t>(args.row_of),
-                                            .weights = RowsOf<float>(args.weights),
-                                            .drows = MutableRowsOf<T>(args.drows),
-                                            .dweights = MutableRowsOf<float>(args.dweights),
-                                            .top = args.row_of.extent(1),
-                                            .width = args.dy.extent(1),
-                                            .is_cut = IsCut({args.dy, args.rows, args.drows})};
-    Launch(stream, {.blocks = args.row_of.num_elements(), .threads = kThreads},
-           combine_rows_backward_kernel<T>, p);
+    ForWalk<T>(args.dy.extent(1), is_cut, [&](auto walk) {
+      using Walk = decltype(walk);
+      const CombineBackwardParameters<Walk> p = {.dy = RowsOf<T>(args.dy),
+                                                 .rows = RowsOf<T>(args.rows),
+                                                 .row_of = RowsOf<int32_t>(args.row_of),
+                                                 .weights = RowsOf<float>(args.weights),
+                                                 .drows = MutableRowsOf<T>(args.drows),
+                                                 .dweights = MutableRowsOf<float>(args.dweights),
+                                                 .top = args.row_of.extent(1),
+                                                 .walk = walk};
+      Launch(stream, {.blocks = args.row_of.num_elements(), .threads = Walk::kThreads},
+             combine_rows_backward_kernel<Walk>, p);
+    });
   });
 }
 

@@ -4,57 +4,10 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/row_walk.cuh"
 
 namespace sluice::kernels::cuda {
 namespace {
-
-// Which elements of a row a thread has: chunk `threadIdx.x` of every kThreads. It keeps kHeld of
-// them; of a longer row it reads all again.
-template <typename Element, int kNumThreads, int kNumHeld>
-struct RowWalk {
-  using T = Element;
-  static constexpr int kThreads = kNumThreads, kWarps = kThreads / kWarp, kHeld = kNumHeld;
-  static constexpr int kElements = Chunk<T>::kElements, kStep = kThreads * kElements;
-  using Held = Chunk<T>[kHeld];
-  int64_t width;
-  bool is_cut;
-
-  __host__ __device__ bool IsHeld() const { return width <= kHeld * kStep; }
-  __device__ int64_t Column(int64_t first, int i) const {
-    return first + i * kStep + threadIdx.x * kElements;
-  }
-  __device__ void Load(const T* row, int64_t first, Held& to) const {
-    LoadChunks(to, is_cut, [&](int i) {
-      return Part<const T>{row + Column(first, i), width - Column(first, i)};
-    });
-  }
-  __device__ void LoadAt(const T* row, int64_t first, int i, float (&to)[kElements]) const {
-    const int64_t column = Column(first, i);
-    ToFloats(LoadChunk(row + column, width - column, is_cut), to);
-  }
-  __device__ void StoreAt(T* row, int64_t first, int i, const Chunk<T>& x) const {
-    const int64_t column = Column(first, i);
-    StoreChunk(x, row + column, width - column, is_cut);
-  }
-  // f(first of the columns that are held at a time)
-  template <typename F>
-  __device__ void ForEach(const F& f) const {
-    for (int64_t first = 0; first < width; first += kHeld * kStep) f(first);
-  }
-};
-
-template <typename T>
-using NarrowWalk = RowWalk<T, 128, 2>;
-template <typename T>
-using WideWalk = RowWalk<T, 256, 4>;
-
-// Calls run(walk) with the one for rows of this width.
-template <typename T, typename Run>
-void ForWalk(int64_t width, bool is_cut, const Run& run) {
-  const NarrowWalk<T> narrow = {width, is_cut};
-  if (narrow.IsHeld()) return run(narrow);
-  run(WideWalk<T>{width, is_cut});
-}
 
 template <typename Walk, typename T = typename Walk::T>
 struct ForwardParameters {
@@ -72,6 +25,7 @@ __global__ void __launch_bounds__(Walk::kThreads) rms_norm_kernel(const ForwardP
   constexpr int kElements = Walk::kElements, kHeld = Walk::kHeld;
   __shared__ float partial[Walk::kWarps];
   const int64_t row = blockIdx.x;
+  __shared__ typename Walk::Shared shared;
   Chunk<T> held[kHeld];
   float sum = 0.0f;
   p.walk.ForEach([&](int64_t first) {
@@ -90,13 +44,11 @@ __global__ void __launch_bounds__(Walk::kThreads) rms_norm_kernel(const ForwardP
         p.walk.StoreAt(p.residual_out[row], first, i, held[i]);
       }
     }
-#pragma unroll
-    for (int i = 0; i < kHeld; ++i) {
-#pragma unroll
-      for (int j = 0; j < kElements; ++j) {
-        sum = __fmaf_rn(held[i][j], held[i][j], sum);
-      }
-    }
+    Walk::Share(held, shared);
+    p.walk.ForSum(first, [&](int h) {
+      const float value = Walk::SharedAt(shared, h);
+      sum = __fmaf_rn(value, value, sum);
+    });
   });
   sum = BlockReduce<Sum>(sum, partial);
   const float scale = 1.0f / sqrtf(sum / static_cast<float>(p.walk.width) + p.eps);
@@ -132,20 +84,18 @@ __global__ void __launch_bounds__(Walk::kThreads)
   constexpr int kElements = Walk::kElements, kHeld = Walk::kHeld;
   __shared__ float partial[Walk::kWarps];
   const int64_t row = blockIdx.x;
+  __shared__ typename Walk::Shared shared_dy, shared_x;
   Chunk<T> dy[kHeld], x[kHeld];
   float dot = 0.0f;
   p.walk.ForEach([&](int64_t first) {
     p.walk.Load(p.dy[row], first, dy);
     p.walk.Load(p.x[row], first, x);
-#pragma unroll
-    for (int i = 0; i < kHeld; ++i) {
-      float w[kElements];
-      p.walk.LoadAt(p.w, first, i, w);
-#pragma unroll
-      for (int j = 0; j < kElements; ++j) {
-        dot = __fmaf_rn(dy[i][j] * w[j], x[i][j], dot);
-      }
-    }
+    Walk::Share(dy, shared_dy);
+    Walk::Share(x, shared_x);
+    p.walk.ForSum(first, [&](int h) {
+      dot = __fmaf_rn(Walk::SharedAt(shared_dy, h) * ToFloat(p.w[first + h]),
+                      Walk::SharedAt(shared_x, h), dot);
+    });
   });
   dot = BlockReduce<Sum>(dot, partial);
   const float r = p.inverse_rms[row];

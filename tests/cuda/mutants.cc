@@ -11,7 +11,6 @@ std::vector<Mutant> Mutants() {
       {"ChunkTail", "chunk.cuh", "if (j < part.left)", "if (j <= part.left)", "RmsNormTest"},
       {"ChunkPastTheEnd", "chunk.cuh", "if (part.left > 0) to[i]", "to[i]", "RmsNormTest"},
       {"StoredTail", "chunk.cuh", "if (j < left)", "if (j <= left)", "SwigluTest"},
-      {"CutByWidthAlone", "chunk.cuh", "if (!begins || view", "if (view", "RmsNormTest"},
       {"LongRowNotReadAgain", "rms_norm.cu", "if (!p.walk.IsHeld()) p.walk.Load(from",
        "if (false) p.walk.Load(from", "RmsNormTest"},
       {"AdamWGuard", "adamw.cu", "if (i >= p.n) return;", "if (i > p.n) return;", "AdamWTest"},

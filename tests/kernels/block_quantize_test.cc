@@ -299,6 +299,35 @@ TEST_P(BlockQuantizeTest, ZeroTinyAndNonFiniteTiles) {
   for (int64_t i = 0; i < 128; ++i) ASSERT_TRUE(std::isnan(y.At(4 * 128 + i))) << i;
 }
 
+// Bits, which comparing the codes' values would not tell apart.
+TEST_P(BlockQuantizeTest, ANanKeepsItsSign) {
+  const double nan = std::nan(""), infinity = std::numeric_limits<double>::infinity();
+  const Tensor x({40, 128});
+  for (int64_t i = 0; i < 128; ++i) x.SetAt(i, 1.0);
+  x.SetAt(0, std::copysign(nan, -1.0));
+  x.SetAt(1, nan);
+  x.SetAt(20 * 128 + 5, infinity);
+  x.SetAt(20 * 128 + 6, -infinity);
+  const Rows rows(40, 128), wanted(40, 128);
+  const Columns columns(40, 128), wanted_columns(40, 128), again(40, 128), wanted_again(40, 128);
+  Quantize(stream(), {.x = x, .rows = rows, .columns = columns});
+  Wait();
+  reference::Quantize({.x = x, .rows = wanted, .columns = wanted_columns});
+  RequantizeColumns(stream(), {.rows = wanted, .columns = again});
+  Wait();
+  reference::RequantizeColumns({.rows = wanted, .columns = wanted_again});
+  const auto bits = [](const Tensor& codes, int64_t i) {
+    return static_cast<int>(codes.view().data<E4M3>()[i].bits);
+  };
+  EXPECT_EQ(bits(rows.codes, 0), 0xff);
+  EXPECT_EQ(bits(rows.codes, 1), 0x7f);
+  for (int64_t i = 0; i < 40 * 128; ++i) {
+    ASSERT_EQ(bits(rows.codes, i), bits(wanted.codes, i)) << i;
+    ASSERT_EQ(bits(columns.codes, i), bits(wanted_columns.codes, i)) << i;
+    ASSERT_EQ(bits(again.codes, i), bits(wanted_again.codes, i)) << i;
+  }
+}
+
 TEST_P(BlockQuantizeTest, NanCountsForNothingInAColumn) {
   const Tensor x({3, 16});
   x.SetAt(0, 1.0);
