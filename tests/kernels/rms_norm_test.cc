@@ -221,6 +221,31 @@ TEST_P(RmsNormTest, RowDoesNotDependOnWhereItLies) {
   }
 }
 
+// What a GPU's training gives from run to run depends on it: element h is in sum h mod 128, and
+// neighbours of 16, 8, 4, 2, 1 among 32 are added, then the four that are left.
+TEST_P(RmsNormTest, SumsOfAGpuHaveTheirOrder) {
+  if (GetParam().create == nullptr) GTEST_SKIP() << "the CPU's order is another";
+  for (int64_t width : {37, 1032, 3000, 8216}) {
+    const Case test(1, width, DType::kBF16);
+    RmsNorm(stream(), test.Forward(false));
+    Wait();
+    std::vector<float> sums(128, 0.0f);
+    for (int64_t h = 0; h < width; ++h) {
+      const auto x = static_cast<float>(test.x.At(h));
+      float& sum = sums[static_cast<size_t>(h % 128)];
+      sum = std::fmaf(x, x, sum);
+    }
+    for (size_t step : {16, 8, 4, 2, 1}) {
+      for (size_t i = 0; i < 128; ++i) {
+        if (i % (2 * step) < step) sums[i] += sums[i + step];
+      }
+    }
+    const float sum = (sums[0] + sums[64]) + (sums[32] + sums[96]);
+    const float mean = sum / static_cast<float>(width);
+    EXPECT_EQ(static_cast<float>(test.inverse_rms.At(0)), 1.0f / std::sqrt(mean + 1e-6f)) << width;
+  }
+}
+
 TEST_P(RmsNormTest, NonFiniteValuesShow) {
   for (double bad :
        {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
