@@ -90,6 +90,8 @@ class FormatTemplate : public ChatTemplate {
     return Run(conversation, /*open=*/false);
   }
 
+  int32_t end_id() const override { return IdOf(format_.assistant.end.front()); }
+
   absl::StatusOr<std::vector<int32_t>> TokenizePrompt(
       const Conversation& conversation) const override {
     ASSIGN_OR_RETURN(TokenizedChat chat, Run(conversation, /*open=*/true));
@@ -291,6 +293,8 @@ class RawTemplate : public ChatTemplate {
     if (tokenizer_.eos_id() >= 0) out.Control(tokenizer_.eos_id(), true);
     return out.Finish();
   }
+
+  int32_t end_id() const override { return tokenizer_.eos_id(); }
 
   absl::StatusOr<std::vector<int32_t>> TokenizePrompt(
       const Conversation& conversation) const override {

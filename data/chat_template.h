@@ -67,6 +67,8 @@ class ChatTemplate {
   // INVALID_ARGUMENT: an order of roles or thoughts that the template does not have, or nothing to
   // learn.
   virtual absl::StatusOr<TokenizedChat> Tokenize(const Conversation& conversation) const = 0;
+  // The token that ends an assistant's turn; -1 where there is none.
+  virtual int32_t end_id() const = 0;
   // Up to where the assistant's next turn begins; nothing is a target.
   virtual absl::StatusOr<std::vector<int32_t>> TokenizePrompt(
       const Conversation& conversation) const = 0;

@@ -236,6 +236,16 @@ TEST(ChatTemplate, PromptEndsWhereTheAssistantBegins) {
   }
 }
 
+TEST(ChatTemplate, KnowsWhatEndsAnAnswer) {
+  const TempDir dir;
+  const auto tokenizer = ByteTokenizer(dir);
+  for (const auto& [format, token] : std::map<std::string, std::string>{{"chatml", "<|im_end|>"},
+                                                                        {"kimi_k2", "<|im_end|>"},
+                                                                        {"mixtral", "</s>"},
+                                                                        {"raw", "</s>"}})
+    EXPECT_EQ((*ChatTemplate::Create(format, *tokenizer, {}))->end_id(), tokenizer->IdOf(token));
+}
+
 TEST(ChatTemplate, WhatIsNotAConversationIsRefused) {
   for (const auto& [line, message] : std::vector<std::pair<std::string, std::string>>{
            {"[1]", "not a JSON object"},

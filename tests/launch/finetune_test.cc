@@ -79,6 +79,17 @@ TEST_F(Finetune, LoraOnFourRanksLearnsResumesAndIsExported) {
   ASSERT_EQ(chosen.exit_code, 0) << chosen.err;
   EXPECT_EQ(nlohmann::json::parse(chosen.out)["normalized_accuracy"], 1.0);
 
+  // The template raw has no turns: the answer is what follows the prompt.
+  const std::string generate = "generate --checkpoint " + RunDir("lora") +
+                               " --tokens 8 --temperature 0 --prompt 'What follows 3?'";
+  const Outcome text = RunSluice(generate), answer = RunSluice(generate + " --chat raw");
+  ASSERT_EQ(answer.exit_code, 0) << answer.err;
+  EXPECT_EQ("What follows 3?" + answer.out, text.out);
+  EXPECT_GT(answer.out.size(), 2u);
+  const Outcome lacks = RunSluice(generate + " --chat moonlight");
+  EXPECT_EQ(lacks.exit_code, 1);
+  EXPECT_THAT(lacks.err, HasSubstr("moonlight needs the token '<|im_system|>'"));
+
   // Another layout continues; it has nothing left to do.
   const Outcome again = Train("lora", 1, edits);
   ASSERT_EQ(again.exit_code, 0) << again.err;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "data/chat_template.h"
 #include "kernels/core/status_macros.h"
 #include "trainer/loop/decoder.h"
 #include "trainer/loop/device_batch.h"
@@ -23,6 +24,20 @@ std::vector<int32_t> EncodePrompt(const data::Tokenizer& tokenizer, const std::s
   return ids;
 }
 
+struct Start {
+  std::vector<int32_t> ids;
+  int32_t end_id = -1;  // ends the text, beside EOS
+};
+
+absl::StatusOr<Start> StartOf(const GenerateOptions& options, const data::Tokenizer& tokenizer) {
+  if (options.chat_template.empty()) return Start{.ids = EncodePrompt(tokenizer, options.prompt)};
+  ASSIGN_OR_RETURN(const auto chat,
+                   data::ChatTemplate::Create(options.chat_template, tokenizer, {}));
+  ASSIGN_OR_RETURN(std::vector<int32_t> ids, chat->TokenizePrompt({.prompt = options.prompt}));
+  if (ids.empty()) ids = EncodePrompt(tokenizer, "");  // raw without BOS
+  return Start{.ids = std::move(ids), .end_id = chat->end_id()};
+}
+
 // Released models have more rows than their tokenizers have tokens: those are never chosen.
 std::span<const float> OfTokens(std::span<const float> logits, const data::Tokenizer& tokenizer) {
   return logits.first(std::min(logits.size(), static_cast<size_t>(tokenizer.vocab_size())));
@@ -37,7 +52,9 @@ absl::StatusOr<std::string> Generate(const GenerateOptions& options, const RankC
   alone.world = self.get();
   ASSIGN_OR_RETURN(LoadedModel loaded, LoadModel(options.checkpoint, alone));
   ASSIGN_OR_RETURN(const auto tokenizer, LoadTokenizerOf(loaded.generation, options.tokenizer));
-  std::vector<int32_t> ids = EncodePrompt(*tokenizer, options.prompt);
+  ASSIGN_OR_RETURN(Start start, StartOf(options, *tokenizer));
+  std::vector<int32_t>& ids = start.ids;
+  const auto prompt_size = static_cast<int64_t>(ids.size());
   const int64_t most = loaded.config.model().max_position_embeddings();
   const int64_t total = static_cast<int64_t>(ids.size()) + options.max_tokens;
   if (options.max_tokens < 1 || total > most) {
@@ -53,11 +70,12 @@ absl::StatusOr<std::string> Generate(const GenerateOptions& options, const RankC
   for (int64_t i = 0; i < options.max_tokens; ++i) {
     const int32_t next =
         SampleToken(OfTokens(logits, *tokenizer), options.sampling, decoder->position());
-    if (next == tokenizer->eos_id()) break;
+    if (next == tokenizer->eos_id() || next == start.end_id) break;
     ids.push_back(next);
     if (i + 1 == options.max_tokens) break;
     ASSIGN_OR_RETURN(logits, decoder->Step(next));
   }
+  if (!options.chat_template.empty()) ids.erase(ids.begin(), ids.begin() + prompt_size);
   return tokenizer->Decode(ids);
 }
 

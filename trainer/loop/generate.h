@@ -17,11 +17,13 @@ struct GenerateOptions {
   std::string checkpoint;  // a generation or a run folder
   std::string tokenizer;   // empty: the run's
   std::string prompt = "The ";
+  std::string chat_template;  // the prompt is a user's message and the text its answer; empty: no
   int64_t max_tokens = 128;
   SamplingOptions sampling;
 };
 
-// The prompt and what follows it, until max_tokens or the end of the document. Works on any number
+// The prompt and what follows it, until max_tokens or the end of the document; with a chat template
+// the answer alone, until the end of its turn. Works on any number
 // of ranks: the first does it with a cache, the others return an empty string. Longer than the
 // model's max_position_embeddings: INVALID_ARGUMENT.
 absl::StatusOr<std::string> Generate(const GenerateOptions& options, const RankContext& rank);
