@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "kernels/core/check.h"
 #include "kernels/core/status_macros.h"
@@ -13,6 +15,13 @@ struct TensorMaps {
   CUtensorMap a = {}, b = {}, a_scales = {}, b_scales = {};
 };
 
+int64_t NumBGroups(const HopperMatmulShape& shape) {
+  return shape.grouping == MatmulGrouping::kRows ? std::max<int64_t>(shape.num_groups, 1) : 1;
+}
+int64_t BGroupRows(const HopperMatmulArgs& args) {
+  return args.b_group_rows == 0 ? args.shape.n : args.b_group_rows;
+}
+
 // Scales [steps, values], copied `box` of a step at a time.
 absl::StatusOr<CUtensorMap> MapOfScales(const float* scales, int64_t steps, int64_t values,
                                         int box) {
@@ -20,6 +29,7 @@ absl::StatusOr<CUtensorMap> MapOfScales(const float* scales, int64_t steps, int6
                         .type = CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
                         .rows = steps,
                         .columns = values,
+                        .parts = 0,
                         .stride = values,
                         .box_rows = 1,
                         .box_columns = box});
@@ -37,14 +47,14 @@ absl::StatusOr<TensorMaps> MakeMaps(const HopperMatmulArgs& args,
          .type = is_bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8,
          .rows = is_transposed ? shape.k : rows,
          .columns = columns,
+         .parts = shape.operands == MatmulOperands::kFp8Blocks ? shape.k_parts : 0,
          .stride = stride == 0 ? columns : stride,
          .box_rows = is_transposed ? config.block_k : box_rows,
          .box_columns = config.block_k,
          .is_swizzled = true});
   };
-  const int64_t b_rows =
-      shape.grouping == MatmulGrouping::kRows ? shape.n * shape.num_groups : shape.n;
-  const int64_t steps = (shape.k + config.block_k - 1) / config.block_k;
+  const int64_t b_rows = (NumBGroups(shape) - 1) * BGroupRows(args) + shape.n;
+  const int64_t steps = NumStepsOfK(shape);
   TensorMaps maps;
   ASSIGN_OR_RETURN(maps.a, map_of(args.a, shape.m, args.a_stride, config.block_m));
   ASSIGN_OR_RETURN(maps.b, map_of(args.b, b_rows, args.b_stride, config.block_n));
@@ -101,17 +111,23 @@ absl::Status HopperMatmul(cudaStream_t stream, const HopperMatmulArgs& args,
                           shape.operands == MatmulOperands::kBF16Columns;
   CHECK(shape.grouping != (by_columns ? MatmulGrouping::kRows : MatmulGrouping::kContracted));
   ASSIGN_OR_RETURN(const TensorMaps maps, MakeMaps(args, config));
+  const auto steps = static_cast<int>(NumStepsOfK(shape));
   const HopperMatmulParameters parameters = {
       .grid = {.grouping = shape.grouping,
                .m = static_cast<int>(shape.m),
                .n = static_cast<int>(shape.n),
-               .num_steps = static_cast<int>((shape.k + config.block_k - 1) / config.block_k),
+               .num_steps = steps,
+               .steps_of_part = steps / static_cast<int>(shape.k_parts),
                .num_groups = static_cast<int>(shape.num_groups),
+               .b_group_rows = static_cast<int>(BGroupRows(args)),
                .offsets = args.offsets,
                .pads_groups = shape.operands == MatmulOperands::kFp8Columns},
       .num_stages = config.num_stages,
       .scales = {.a = args.a_scales,
                  .b = args.b_scales,
+                 .b_group = args.b_group_scales == 0
+                                ? CeilDiv(shape.n, int64_t{kScaleBlock}) * steps
+                                : args.b_group_scales,
                  .a_row = args.a_scale_row,
                  .a_step = args.a_scale_step},
       .result = {.output = args.output,

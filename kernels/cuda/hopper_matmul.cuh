@@ -85,20 +85,38 @@ struct HopperMatmulKernel {
     }
   }
 
+  // Where along K a tile is, if K has parts: each begins with a step of its own.
+  struct StepOfPart {
+    int part = 0, step = 0;
+    __device__ void Advance(const TileGrid& grid) {
+      if (++step < grid.steps_of_part) return;
+      step = 0;
+      ++part;
+    }
+  };
+
   static __device__ void CopyTiles(const Maps& maps, const HopperMatmulParameters& p,
                                    const Shared& shared) {
     Ring ring{p.num_stages};
     Walk walk(p.grid, blockIdx.x, gridDim.x);
     for (Tile tile; walk.Next(tile);) {
       const int b_row =
-          tile.column + (p.grid.grouping == MatmulGrouping::kRows ? tile.group * p.grid.n : 0);
-      for (int i = 0; i < tile.num_steps; ++i, ring.Advance()) {
+          tile.column +
+          (p.grid.grouping == MatmulGrouping::kRows ? tile.group * p.grid.b_group_rows : 0);
+      StepOfPart at;
+      for (int i = 0; i < tile.num_steps; ++i, ring.Advance(), at.Advance(p.grid)) {
         const int stage = ring.stage, k = tile.first_k + i * kStepElements;
         WaitForPhase(shared.empty(stage), ring.phase ^ 1);
         uint64_t* full = shared.full(stage);
         ArriveAndExpect(full, kStageBytes);
-        CopyTile(shared.a(stage), maps.a, kBlockM, tile.row, k, full);
-        CopyTile(shared.b(stage), maps.b, kBlockN, b_row, k, full);
+        if constexpr (kOperands == MatmulOperands::kFp8Blocks) {
+          const int k_of_part = at.step * kStepElements;
+          CopyBox(shared.a(stage), maps.a, k_of_part, at.part, tile.row, full);
+          CopyBox(shared.b(stage), maps.b, k_of_part, at.part, b_row, full);
+        } else {
+          CopyTile(shared.a(stage), maps.a, kBlockM, tile.row, k, full);
+          CopyTile(shared.b(stage), maps.b, kBlockN, b_row, k, full);
+        }
         if constexpr (kHasColumnScales) {
           CopyBox(shared.a_scales(stage), maps.a_scales, tile.row, k / kStepElements, full);
           CopyBox(shared.b_scales(stage), maps.b_scales, tile.column, k / kStepElements, full);

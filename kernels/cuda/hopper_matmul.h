@@ -26,12 +26,15 @@ struct HopperMatmulArgs {
   const void* a = nullptr;             // [M, K]; kBF16Columns: [K, M]
   const void* b = nullptr;             // [N, K]; kRows: [E, N, K]; kBF16Columns: [K, N]
   int64_t a_stride = 0, b_stride = 0;  // elements from row to row; 0: no gap
+  int64_t b_group_rows = 0;            // kRows: rows from b[e] to b[e + 1]; 0: N
   // FP8: value = code * scale.
   // kFp8Blocks: that of row m, step p of K at a_scales[m * a_scale_row + p * a_scale_step].
   // kFp8Columns: [P, M], M a multiple of 4, at a multiple of 16 bytes.
   const float* a_scales = nullptr;
   int64_t a_scale_row = 0, a_scale_step = 0;
-  const float* b_scales = nullptr;  // kFp8Blocks: [E, N / 128 rounded up, P]
+  const float* b_scales = nullptr;  // kFp8Blocks: [E, N / 128 rounded up, P], each part of K
+                                    // rounded up on its own
+  int64_t b_group_scales = 0;       // kRows: scales from b[e]'s to b[e + 1]'s; 0: no gap
                                     // kFp8Columns: as a's, [P, N]; not kRows
   // [E + 1] i32, ascending, any values. kRows: from 0 to M. kContracted: along K; of kFp8Columns
   // the groups' rows without padding, while a, b and their scales lie as QuantizedColumns of

@@ -51,6 +51,7 @@ constexpr TileClocks kBF16Tiles[] = {
 int64_t StepsOf(const HopperMatmulShape& shape, int block_k) {
   const int64_t groups =
       shape.grouping == MatmulGrouping::kContracted ? std::max<int64_t>(shape.num_groups, 1) : 1;
+  if (shape.k_parts > 1) return NumStepsOfK(shape);
   return std::max<int64_t>(CeilDiv(CeilDiv(shape.k, groups), block_k), 1);
 }
 
@@ -67,6 +68,10 @@ absl::Status CheckShape(const HopperMatmulShape& shape) {
     RETURN_IF_ERROR(check("N", shape.n));
   } else {
     RETURN_IF_ERROR(check("K", shape.k));
+    if (shape.k_parts > 1) {
+      CHECK(shape.operands == MatmulOperands::kFp8Blocks && shape.k % shape.k_parts == 0);
+      RETURN_IF_ERROR(check("a part of K", shape.k / shape.k_parts));
+    }
   }
   if (shape.operands == MatmulOperands::kFp8Columns && (shape.m % 4 != 0 || shape.n % 4 != 0)) {
     return absl::InvalidArgumentError(
@@ -100,6 +105,11 @@ int64_t HopperMatmulSharedBytes(MatmulOperands operands, int block_m, int block_
   return kAlignment + kBarriers + block_m / 16 * kStaging + RoundUp(stage, kAlignment) * num_stages;
 }
 
+int64_t NumStepsOfK(const HopperMatmulShape& shape) {
+  const int64_t step = IsFp8(shape.operands) ? kRowBytes : kRowBytes / 2;
+  return shape.k_parts * CeilDiv(shape.k / shape.k_parts, step);
+}
+
 absl::StatusOr<HopperMatmulConfig> ChooseHopperMatmul(const HopperMatmulShape& shape,
                                                       int num_multiprocessors) {
   if (absl::Status status = CheckShape(shape); !status.ok()) return status;
@@ -120,7 +130,7 @@ absl::StatusOr<HopperMatmulConfig> ChooseHopperMatmul(const HopperMatmulShape& s
     best.num_blocks = static_cast<int>(std::min<int64_t>(tiles, num_multiprocessors));
   }
   best.num_threads = 128 + 128 * (best.block_m / 64);
-  const int64_t steps = std::max<int64_t>(CeilDiv(shape.k, best.block_k), 1);
+  const int64_t steps = std::max<int64_t>(NumStepsOfK(shape), 1);
   best.num_stages = static_cast<int>(std::clamp<int64_t>(steps, 2, kMaxStages));
   while (HopperMatmulSharedBytes(shape.operands, best.block_m, best.block_n, best.num_stages) >
          kHopperSharedBytes) {
@@ -135,16 +145,18 @@ absl::Status CheckHopperMatmul(const HopperMatmulShape& shape, const MatrixPlace
                                const MatrixPlace& b) {
   if (shape.n == 0 || shape.k == 0) return absl::InvalidArgumentError("matmul: nothing to copy");
   RETURN_IF_ERROR(CheckShape(shape));
-  const auto check = [](const char* name, const MatrixPlace& place) {
+  const int64_t part_bytes = shape.k_parts > 1 ? shape.k / shape.k_parts : 1;  // of FP8
+  const auto check = [&](const char* name, const MatrixPlace& place) {
     if (place.address % 16 != 0) {
       return absl::InvalidArgumentError(absl::StrCat("matmul: found ", name, " at an address ",
                                                      place.address % 16,
                                                      " above a multiple of 16, wanted at one"));
     }
-    if (place.row_bytes % 16 == 0) return absl::OkStatus();
+    const int64_t unit = place.row_bytes % 16 != 0 ? 16 : part_bytes;
+    if (place.row_bytes % unit == 0) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat("matmul: found rows of ", name, " ",
                                                    place.row_bytes,
-                                                   " bytes apart, wanted a multiple of 16"));
+                                                   " bytes apart, wanted a multiple of ", unit));
   };
   RETURN_IF_ERROR(check("a", a));
   return check("b", b);

@@ -32,6 +32,8 @@ struct HopperMatmulShape {
   MatmulGrouping grouping = MatmulGrouping::kDense;
   int64_t m = 0, n = 0, k = 0;  // kRows: m of all groups; kContracted: k of all groups
   int64_t num_groups = 1;
+  // kFp8Blocks: K is so many equal parts side by side, each cut every 128 from its own start.
+  int64_t k_parts = 1;
 };
 
 // Where a matrix lies, as far as copying it by TMA cares.
@@ -60,15 +62,19 @@ inline constexpr int kMaxStages = 8;
 // Bytes of dynamic shared memory that a kernel of this configuration lays out.
 int64_t HopperMatmulSharedBytes(MatmulOperands operands, int block_m, int block_n, int num_stages);
 
-// INVALID_ARGUMENT for a shape that the copies cannot read: K of FP8 not a multiple of 16, of BF16
-// not of 8, or an extent beyond 2^31. kBF16Columns: M and N of 8, in place of K.
+// Of K, 128 bytes each, of all groups.
+int64_t NumStepsOfK(const HopperMatmulShape& shape);
+
+// INVALID_ARGUMENT for a shape that the copies cannot read: K (or a part of it) of FP8 not a
+// multiple of 16, of BF16 not of 8, or an extent beyond 2^31. kBF16Columns: M and N of 8, in place
+// of K.
 absl::StatusOr<HopperMatmulConfig> ChooseHopperMatmul(const HopperMatmulShape& shape,
                                                       int num_multiprocessors);
 
 // Whether the tensor cores of Hopper (wgmma) can do a product; if not, INVALID_ARGUMENT says why,
 // and mma.sync does it. The number of rows of `a` does not enter, so that a row's bits are the same
 // in any batch; nor do the values of offsets. Operands start, and their rows follow each other, at
-// multiples of 16 bytes.
+// multiples of 16 bytes, and where K has parts, of a part.
 absl::Status CheckHopperMatmul(const HopperMatmulShape& shape, const MatrixPlace& a,
                                const MatrixPlace& b);
 

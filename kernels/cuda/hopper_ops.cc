@@ -119,31 +119,50 @@ bool GroupedWeightGradientByWgmma(Stream& stream, const GroupedWeightGradientArg
                       .c_stride = args.dw.extent(2)});
 }
 
-// A weight whose row tiles are not every 128 has no 128 x 128 blocks.
+// A weight whose rows are cut into blocks of other heights than 128 is mma.sync's, unless it is
+// equal parts, each cut every 128. Forward each part is a product of its own, beside the others in
+// c; backward K has parts.
 bool Fp8MatmulByWgmma(Stream& stream, const Fp8MatmulArgs& args) {
   const QuantizedWeight& w = args.w;
-  if (!w.row_tiles.is_null()) return false;
+  if (!w.row_tiles.is_null() && w.equal_parts == 0) return false;
+  const int64_t parts = w.row_tiles.is_null() ? 1 : w.equal_parts;
   const bool is_forward = args.direction == Fp8Direction::kForward;
   const ConstTensorView codes = is_forward ? w.codes : w.transposed_codes;     // [E, N, K]
   const ConstTensorView scales = is_forward ? w.scales : w.transposed_scales;  // [E, N/128, K/128]
-  return Run(stream, {.shape = {.operands = MatmulOperands::kFp8Blocks,
-                                .grouping = GroupingOf(args.offsets, MatmulGrouping::kRows),
-                                .m = args.c.extent(0),
-                                .n = codes.extent(1),
-                                .k = codes.extent(2),
-                                .num_groups = codes.extent(0)},
-                      .output = OutputOf(args.c, false),
-                      .a = args.a.codes.raw_data(),
-                      .b = codes.raw_data(),
-                      .a_stride = args.a.codes.row_stride(),
-                      .b_stride = codes.extent(2),
-                      .a_scales = args.a.scales.data<float>(),
-                      .a_scale_row = args.a.scales.row_stride(),
-                      .a_scale_step = 1,
-                      .b_scales = scales.data<float>(),
-                      .offsets = OffsetsOf(args.offsets),
-                      .c = args.c.raw_mutable_data(),
-                      .c_stride = args.c.row_stride()});
+  const int64_t n = is_forward ? codes.extent(1) / parts : codes.extent(1), k = codes.extent(2);
+  const int64_t group_scales = scales.extent(1) * scales.extent(2);
+  const HopperMatmulArgs product = {
+      .shape = {.operands = MatmulOperands::kFp8Blocks,
+                .grouping = GroupingOf(args.offsets, MatmulGrouping::kRows),
+                .m = args.c.extent(0),
+                .n = n,
+                .k = k,
+                .num_groups = codes.extent(0),
+                .k_parts = is_forward ? 1 : parts},
+      .output = OutputOf(args.c, false),
+      .a = args.a.codes.raw_data(),
+      .b = codes.raw_data(),
+      .a_stride = args.a.codes.row_stride(),
+      .b_stride = k,
+      .b_group_rows = codes.extent(1),
+      .a_scales = args.a.scales.data<float>(),
+      .a_scale_row = args.a.scales.row_stride(),
+      .a_scale_step = 1,
+      .b_scales = scales.data<float>(),
+      .b_group_scales = group_scales,
+      .offsets = OffsetsOf(args.offsets),
+      .c = args.c.raw_mutable_data(),
+      .c_stride = args.c.row_stride()};
+  for (int64_t part = 0; part < (is_forward ? parts : 1); ++part) {
+    HopperMatmulArgs of_part = product;
+    of_part.b = static_cast<const uint8_t*>(product.b) + part * n * k;
+    of_part.b_scales += part * (group_scales / parts);
+    of_part.c = static_cast<uint8_t*>(product.c) + part * n * SizeOf(args.c.dtype());
+    if (Run(stream, of_part)) continue;
+    CHECK_EQ(part, 0) << "one part can be done and another cannot";
+    return false;
+  }
+  return true;
 }
 
 // Scales come by TMA too, so that they must lie as it wants them.

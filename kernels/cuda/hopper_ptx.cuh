@@ -79,6 +79,16 @@ __device__ inline void CopyBox(void* shared, const CUtensorMap* map, int x, int 
       : "memory");
 }
 
+// The same in three dimensions: from column x of part y of row z on.
+__device__ inline void CopyBox(void* shared, const CUtensorMap* map, int x, int y, int z,
+                               uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4, %5}], [%2];" ::"r"(SharedAddress(shared)),
+      "l"(map), "r"(SharedAddress(barrier)), "r"(x), "r"(y), "r"(z)
+      : "memory");
+}
+
 // --- wgmma: 128 threads multiply tiles that lie in shared memory.
 
 __device__ inline void FenceWarpgroup() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }

@@ -13,6 +13,7 @@ inline constexpr int kScaleBlock = 128;  // columns of c that share a scale of b
 // Where they lie (kFp8Blocks): HopperMatmulArgs.
 struct BlockScalePlaces {
   const float *a = nullptr, *b = nullptr;
+  int64_t b_group = 0;  // from b[e]'s to b[e + 1]'s
   int64_t a_row = 0, a_step = 0;
 };
 
@@ -34,7 +35,8 @@ class BlockScales {
     upper_at_ = places.a + min(tile.row + row, last) * places.a_row;
     lower_at_ = places.a + min(tile.row + row + 8, last) * places.a_row;
     const int blocks = (grid.n + kScaleBlock - 1) / kScaleBlock, block = tile.column / kScaleBlock;
-    left_at_ = places.b + (static_cast<int64_t>(tile.group) * blocks + block) * grid.num_steps;
+    left_at_ = places.b + tile.group * places.b_group +
+               static_cast<int64_t>(block) * grid.num_steps;
     to_right_ = block + 1 < blocks ? grid.num_steps : 0;
     splits_early_ = tile.column % kScaleBlock != 0;
     Read();

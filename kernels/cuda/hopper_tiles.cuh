@@ -10,9 +10,11 @@ namespace sluice::kernels::cuda {
 
 struct TileGrid {
   MatmulGrouping grouping = MatmulGrouping::kDense;
-  int m = 0, n = 0;   // of the result; kRows: m of all groups
-  int num_steps = 0;  // along K, 128 bytes each; kContracted: not used
+  int m = 0, n = 0;       // of the result; kRows: m of all groups
+  int num_steps = 0;      // along K, 128 bytes each; kContracted: not used
+  int steps_of_part = 0;  // kFp8Blocks: of a part of K
   int num_groups = 1;
+  int b_group_rows = 0;              // kRows: from b[e] to b[e + 1]
   const int32_t* offsets = nullptr;  // [E + 1]; kRows: rows of a. kContracted: along K
   // kContracted: along K group g lies where its tiles of 128 do, from 128 (offsets[g] / 128 + g) on
   // and padded with zeros (kernels/ops/block_quantize.h); else at offsets[g] itself.

@@ -3,6 +3,8 @@
 #include <cudaTypedefs.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
+
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 
@@ -38,23 +40,29 @@ int64_t ElementBytes(CUtensorMapDataType type) {
 absl::StatusOr<CUtensorMap> MakeTensorMap(const TensorMapShape& shape) {
   const absl::StatusOr<PFN_cuTensorMapEncodeTiled_v12000> encode = Encoder();
   if (!encode.ok()) return encode.status();
-  const cuuint64_t extents[2] = {static_cast<cuuint64_t>(shape.columns),
-                                 static_cast<cuuint64_t>(shape.rows)};
-  const cuuint64_t row_bytes[1] = {
-      static_cast<cuuint64_t>(shape.stride * ElementBytes(shape.type))};
-  const cuuint32_t box[2] = {static_cast<cuuint32_t>(shape.box_columns),
-                             static_cast<cuuint32_t>(shape.box_rows)};
-  const cuuint32_t steps[2] = {1, 1};
+  const int64_t parts = std::max<int64_t>(shape.parts, 1), width = shape.columns / parts;
+  const int64_t row_bytes = shape.stride * ElementBytes(shape.type);
+  // Where there is but one part, its stride is never used; a row's satisfies the driver.
+  const int64_t part_bytes = parts == 1 ? row_bytes : width * ElementBytes(shape.type);
+  const auto size = [](int64_t x) { return static_cast<cuuint64_t>(x); };
+  const auto side = [](int x) { return static_cast<cuuint32_t>(x); };
+  const bool is_flat = shape.parts == 0;
+  const cuuint64_t extents[3] = {size(width), size(is_flat ? shape.rows : parts), size(shape.rows)};
+  const cuuint64_t strides[2] = {size(is_flat ? row_bytes : part_bytes), size(row_bytes)};
+  const cuuint32_t box[3] = {side(shape.box_columns), side(is_flat ? shape.box_rows : 1),
+                             side(shape.box_rows)};
+  const cuuint32_t steps[3] = {1, 1, 1};
   CUtensorMap map;
   const CUresult result =
-      (*encode)(&map, shape.type, 2, const_cast<void*>(shape.data), extents, row_bytes, box, steps,
-                CU_TENSOR_MAP_INTERLEAVE_NONE,
+      (*encode)(&map, shape.type, is_flat ? 2 : 3, const_cast<void*>(shape.data), extents, strides,
+                box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
                 shape.is_swizzled ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "tensor map: CUDA error ", static_cast<int>(result), " for [", shape.rows, ", ",
-        shape.columns, "] with rows ", shape.stride, " apart in boxes of [", shape.box_rows, ", ", shape.box_columns, "]"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor map: CUDA error ", static_cast<int>(result), " for [", shape.rows,
+                     ", ", shape.columns, "] in ", parts, " parts with rows ", shape.stride,
+                     " apart in boxes of [", shape.box_rows, ", ", shape.box_columns, "]"));
   }
   return map;
 }

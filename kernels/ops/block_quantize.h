@@ -94,6 +94,9 @@ struct QuantizedWeight {
   TensorView transposed_codes;   // [E, I, O] e4m3
   TensorView transposed_scales;  // [E, BI, BO] f32
   ConstTensorView row_tiles;     // [BO + 1] i32 as `tiles` above, of the O rows; null: every 128
+  // What row_tiles say, for the host: the O rows are so many equal parts, each cut every 128 from
+  // its own first row (gate and up). 0: cut otherwise, or row_tiles is null.
+  int64_t equal_parts = 0;
 };
 
 struct QuantizeWeightArgs {

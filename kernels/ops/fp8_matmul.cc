@@ -34,6 +34,10 @@ void Fp8Matmul(Stream& stream, const Fp8MatmulArgs& args) {
   CHECK_EQ(w.codes.shape().rank(), 3);
   const int64_t experts = w.codes.extent(0), out = w.codes.extent(1), in = w.codes.extent(2);
   const int64_t row_tiles = w.row_tiles.is_null() ? NumTiles(out) : w.row_tiles.extent(0) - 1;
+  if (w.equal_parts > 0) {
+    CHECK_EQ(out % w.equal_parts, 0);
+    CHECK_EQ(row_tiles, w.equal_parts * NumTiles(out / w.equal_parts));
+  }
   const bool forward = args.direction == Fp8Direction::kForward;
   // The CPU reads rows of b, the GPU its columns.
   if (forward != IsOnCuda(stream)) {

@@ -109,6 +109,38 @@ TEST_P(Fp8AgreementTest, BothInstructionsGiveTheSameBitsOfExactSums) {
   EXPECT_FALSE(testing::Same(by_wgmma, by_mma));
 }
 
+// Gate and up, each of a height that is no multiple of 128: forward its rows, backward K.
+TEST_P(Fp8AgreementTest, SoTheyDoWhereAWeightIsEqualParts) {
+  if (!AddLike(0)) GTEST_SKIP() << "a real GPU adds its own way";
+  constexpr int64_t kRows = 70, kIn = 144, kOut = 2 * 208;
+  const Tensor tiles = Tensor::Of({0, 128, 208, 336, 416}, DType::kI32, {5});
+  const Tensor offsets = Tensor::Of({0, 5, 70}, DType::kI32, {3});
+  for (const int64_t experts : {1, 2}) {
+    const Tensor codes = Codes({experts, kOut, kIn}, 1, 0x7e);
+    const Tensor transposed = Codes({experts, kIn, kOut}, 2, 0x7e);
+    const Tensor scales_of_codes = Tensor::Random({experts, 4, 2}, DType::kF32, 3, 0.25, 2.0);
+    const Tensor scales_transposed = Tensor::Random({experts, 2, 4}, DType::kF32, 4, 0.25, 2.0);
+    const QuantizedWeight weight = {codes, scales_of_codes,  transposed, scales_transposed,
+                                    tiles, /*equal_parts=*/2};
+    for (const Fp8Direction direction : {Fp8Direction::kForward, Fp8Direction::kBackward}) {
+      const bool is_forward = direction == Fp8Direction::kForward;
+      const int64_t k = is_forward ? kIn : kOut, n = is_forward ? kOut : kIn;
+      const Tensor rows = Codes({kRows, k}, 5, 0x7e);
+      const Tensor scales = Tensor::Random({kRows, is_forward ? 2 : 4}, DType::kF32, 6, 0.25, 2.0);
+      const Tensor wanted({kRows, n}, DType::kBF16), found({kRows, n}, DType::kBF16);
+      Fp8MatmulArgs args = {{rows, scales}, weight, direction, {}, wanted};
+      if (experts > 1) args.offsets = offsets;
+      CudaStream mma(stream().device(), {.only_mma_sync = true});
+      Fp8Matmul(mma, args);
+      ASSERT_TRUE(mma.Synchronize().ok());
+      args.c = found;
+      EXPECT_TRUE(Fp8MatmulByWgmma(stream(), args));
+      Wait();
+      EXPECT_TRUE(testing::Same(found, wanted)) << experts << " " << is_forward;
+    }
+  }
+}
+
 // An instruction adds 32 products to the sum of a tile, of which there are four: each of the 33
 // terms loses less than 2^-13 of the largest, which no term nor sum is above, if a subnormal
 // operand counts as 2^-6; so does the result. What a real GPU adds is within this bound too.

@@ -70,7 +70,7 @@ struct Problem {
   explicit Problem(const Case& c) : shape(c.shape), offsets(c.offsets) {
     const bool is_rows = shape.grouping == MatmulGrouping::kRows;
     b_rows = shape.n * (is_rows ? shape.num_groups : 1);
-    steps = CeilDiv(shape.k, kScaleBlock);
+    steps = shape.k_parts * CeilDiv(shape.k / shape.k_parts, kScaleBlock);
     a = Fill(shape.m);
     b = Fill(b_rows);
     for (int64_t i = 0; i < steps * RoundUp(shape.m, 4); ++i) a_scales.push_back(Scale());
@@ -149,6 +149,16 @@ struct Problem {
   std::vector<float> a_scales, b_scales;
 };
 
+// Where k lies: in which step, and how far in its group or part.
+struct PlaceOnK {
+  int64_t step = 0, inside = 0;
+};
+PlaceOnK PlaceOf(const HopperMatmulShape& s, int64_t begin, int64_t k) {
+  if (s.k_parts == 1) return {k / kScaleBlock, k - begin};
+  const int64_t part = s.k / s.k_parts, inside = k % part;
+  return {k / part * CeilDiv(part, kScaleBlock) + inside / kScaleBlock, inside};
+}
+
 struct Expected {
   double value = 0, magnitude = 0;  // of the sum, and of its terms' absolute values
   double truncated = 0;             // what tensor cores that truncate may lose of it
@@ -187,14 +197,16 @@ Expected Reference(const Problem& p, int64_t row, int64_t column, int64_t group)
   for (int64_t k = begin; k < end; ++k) {
     const double product = p.ValueOf(p.a, s.m, row, k) *
                            p.ValueOf(p.b, p.b_rows, column + (is_rows ? group * s.n : 0), k);
-    const double scale = p.ScaleOf(row, column, group, k / kScaleBlock);
+    const PlaceOnK place = PlaceOf(s, begin, k);
+    const double scale = p.ScaleOf(row, column, group, place.step);
     sum.value += product * scale;
     sum.magnitude += std::fabs(product * scale);
     if (p.is_bf16()) continue;
     step.Add(product);
-    const int64_t done = k + 1 - begin;
-    if (done % 32 == 0 || k + 1 == end) step.EndInstruction();
-    if (done % kScaleBlock == 0 || k + 1 == end) {
+    const int64_t done = place.inside + 1;
+    const bool ends = k + 1 == end || PlaceOf(s, begin, k + 1).inside == 0;
+    if (done % 32 == 0 || ends) step.EndInstruction();
+    if (done % kScaleBlock == 0 || ends) {
       sum.truncated += step.loss() * scale;
       step = {};
     }
@@ -351,6 +363,10 @@ HopperMatmulShape Shape(MatmulOperands operands, MatmulGrouping grouping, int64_
                         int64_t k, int64_t groups = 1) {
   return {.operands = operands, .grouping = grouping, .m = m, .n = n, .k = k, .num_groups = groups};
 }
+HopperMatmulShape InParts(HopperMatmulShape shape, int64_t parts) {
+  shape.k_parts = parts;
+  return shape;
+}
 
 std::vector<Case> Fp8Cases() {
   constexpr auto kBlocks = MatmulOperands::kFp8Blocks;
@@ -368,6 +384,12 @@ std::vector<Case> Fp8Cases() {
        Shape(kBlocks, kRows, 150, 136, 272, 5),
        MatmulOutput::kBF16,
        {0, 0, 37, 38, 150, 150}},
+      {"fp8_parts", InParts(Shape(kBlocks, kDense, 67, 203, 2 * 208), 2)},
+      {"fp8_short_parts", InParts(Shape(kBlocks, kDense, 20, 72, 3 * 80), 3), MatmulOutput::kBF16},
+      {"fp8_parts_of_experts",
+       InParts(Shape(kBlocks, kRows, 150, 136, 2 * 144, 4), 2),
+       MatmulOutput::kBF16,
+       {0, 37, 38, 38, 150}},
       {"fp8_columns", Shape(kColumns, kDense, 72, 92, 256), MatmulOutput::kAddToF32},
       {"fp8_weight_gradient",
        Shape(kColumns, kContracted, 72, 132, 128 * (520 / 128 + 4), 4),

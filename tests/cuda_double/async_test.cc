@@ -22,7 +22,8 @@ struct CopyPieces {
   std::string wait =
       "again: mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r3], 0; @!%p2 bra again;\n";
   std::string before = "", after = "";
-  int x = 0, y = 0;
+  int x = 0, y = 0, z = -1;  // z below 0: a copy by two dimensions
+  bool has_halves = false;   // the tensor is [rows, 2, half a row], else [rows, row]
 };
 std::string CopyBody(const CopyPieces& p) {
   return ".shared .align 1024 .b8 tile[1024]; .shared .align 8 .b8 bar[8];\n"
@@ -32,10 +33,10 @@ std::string CopyBody(const CopyPieces& p) {
          "mov.b64 %rd1, p0; cvta.param.u64 %rd2, %rd1;\n"
          "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r3], " +
          p.bytes + ";\n" + "mov.b32 %r4, " + std::to_string(p.x) + "; mov.b32 %r5, " +
-         std::to_string(p.y) + ";\n" +
-         "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
-         "[%r2], [%rd2, {%r4, %r5}], [%r3];\ncopied:\n" +
-         p.wait + p.after +
+         std::to_string(p.y) + "; mov.b32 %r9, " + std::to_string(p.z) + ";\n" +
+         "cp.async.bulk.tensor." + (p.z < 0 ? "2d" : "3d") +
+         ".shared::cluster.global.tile.mbarrier::complete_tx::bytes [%r2], [%rd2, " +
+         (p.z < 0 ? "{%r4, %r5}" : "{%r4, %r5, %r9}") + "], [%r3];\ncopied:\n" + p.wait + p.after +
          "shl.b32 %r6, %r1, 2; add.s32 %r6, %r6, %r2; ld.param.u64 %rd3, [p16];\n"
          "mul.wide.u32 %rd4, %r1, 4; add.s64 %rd3, %rd3, %rd4; mov.b32 %r7, 0;\n"
          "next: ld.shared.u32 %r8, [%r6]; st.global.u32 [%rd3], %r8;\n"
@@ -59,9 +60,15 @@ class TensorCopy : public ::testing::Test {
     TensorMap map;
     map.magic = TensorMap::kMagic;
     map.address = program.AllocateAndFill(words);
-    map.extents = {kColumns, kRows};
-    map.row_bytes = kColumns;
-    map.box = {128, 8};
+    map.extents = {kColumns, kRows, 1};
+    map.strides = {kColumns, kColumns};
+    map.box = {128, 8, 1};
+    if (pieces.has_halves) {
+      map.rank = 3;
+      map.extents = {kColumns / 2, 2, kRows};
+      map.strides = {kColumns / 2, kColumns};
+      map.box = {128, 1, 8};
+    }
     map.element_bytes = 1;
     map.swizzle = swizzle;
     std::vector<uint64_t> parameters(kMapWords + 1);
@@ -103,6 +110,25 @@ TEST_F(TensorCopy, ABoxArrivesSwizzledAndZerosOutside) {
         ASSERT_EQ(found_[static_cast<size_t>(i)], WordOf(x + i % 32 * 4, y + i / 32));
       }
     }
+  }
+}
+
+// The box ends with its half of the row, and what follows is zeros, not the next half.
+TEST_F(TensorCopy, ABoxOfThreeDimensionsReadsNothingOfTheNextPart) {
+  constexpr int kHalf = kColumns / 2;
+  for (const auto& [x, half, row] : {std::array{0, 0, 3}, {0, 1, 15}, {16, 0, 0}, {-16, 1, 2}}) {
+    CopyPieces pieces;
+    pieces.x = x, pieces.y = half, pieces.z = row;
+    pieces.has_halves = true;
+    ASSERT_EQ(Run(pieces, Swizzle::kNone), "") << x << " " << half << " " << row;
+    for (int i = 0; i < 256; ++i) {
+      const int byte = x + i % 32 * 4;
+      const bool is_inside = byte >= 0 && byte < kHalf;
+      ASSERT_EQ(found_[static_cast<size_t>(i)],
+                is_inside ? WordOf(half * kHalf + byte, row + i / 32) : 0);
+    }
+    pieces.z = -1;
+    EXPECT_TRUE(Says(Run(pieces), {"another number of dimensions than its map's"}));
   }
 }
 

@@ -50,10 +50,11 @@ Tensor Absolute(const Tensor& t) {
 }
 
 struct Weight {
-  Weight(int64_t experts, const std::vector<int>& bounds, int64_t in)
+  Weight(int64_t experts, const std::vector<int>& bounds, int64_t in, int64_t parts = 0)
       : codes(RandomCodes({experts, bounds.back(), in}, 1)),
         scales(RandomScales({experts, static_cast<int64_t>(bounds.size()) - 1, NumTiles(in)}, 2)),
-        tiles(Ints(bounds)) {
+        tiles(Ints(bounds)),
+        equal_parts(parts) {
     transposed_codes = Swapped(codes);
     transposed_scales = Swapped(scales);
     magnitudes = Absolute(codes);
@@ -69,30 +70,34 @@ struct Weight {
     return swapped;
   }
   QuantizedWeight View() const {
-    return {codes, scales, transposed_codes, transposed_scales, tiles};
+    return {codes, scales, transposed_codes, transposed_scales, tiles, equal_parts};
   }
   QuantizedWeight Magnitude() const {
-    return {magnitudes, scales, transposed_magnitudes, transposed_scales, tiles};
+    return {magnitudes, scales, transposed_magnitudes, transposed_scales, tiles, equal_parts};
   }
   Tensor codes, scales, transposed_codes, transposed_scales, tiles;
   Tensor magnitudes, transposed_magnitudes;
+  int64_t equal_parts;
 };
 
 struct Problem {
   std::vector<int> row_tiles;
   int64_t in;
   std::vector<int> offsets;
+  int64_t equal_parts = 0;  // of the rows
 };
 const Problem kProblems[] = {{{0, 16}, 16, {0, 1}},
                              {{0, 96, 176}, 48, {0, 13}},
                              {{0, 128, 192}, 272, {0, 7, 7, 37}},
                              {{0, 64, 128, 192, 240}, 128, {0, 0, 100, 131}},
-                             {{0, 5, 12}, 131, {0, 5}}};  // odd tiles: no pair of K is split
+                             {{0, 5, 12}, 131, {0, 5}},  // odd tiles: no pair of K is split
+                             {{0, 128, 144, 272, 288}, 48, {0, 5, 5, 21}, 2},
+                             {{0, 80, 160, 240}, 144, {0, 9}, 3}};
 
 TEST_P(Fp8MatmulTest, BothDirectionsAgreeWithTheReference) {
   for (const Problem& p : kProblems) {
     const int64_t rows = p.offsets.back(), experts = static_cast<int64_t>(p.offsets.size()) - 1;
-    const Weight weight(experts, p.row_tiles, p.in);
+    const Weight weight(experts, p.row_tiles, p.in, p.equal_parts);
     const Tensor offsets = Ints(p.offsets);
     for (Fp8Direction direction : {Fp8Direction::kForward, Fp8Direction::kBackward}) {
       const bool forward = direction == Fp8Direction::kForward;
@@ -158,7 +163,7 @@ TEST_P(Fp8MatmulTest, OnTheCpuProductsHaveTheBitsOfTheirDefinition) {
   for (const Problem& p : kProblems) {
     const int64_t rows = p.offsets.back(), experts = static_cast<int64_t>(p.offsets.size()) - 1;
     const int64_t out = p.row_tiles.back();
-    const Weight weight(experts, p.row_tiles, p.in);
+    const Weight weight(experts, p.row_tiles, p.in, p.equal_parts);
     const Tensor offsets = Ints(p.offsets);
     for (Fp8Direction direction : {Fp8Direction::kForward, Fp8Direction::kBackward}) {
       const bool forward = direction == Fp8Direction::kForward;

@@ -150,9 +150,28 @@ TEST(HopperMatmulConfig, RefusesByNameWhatTheCopiesCannotRead) {
   shape.k = 20;
   EXPECT_EQ(ChooseHopperMatmul(shape, 1).status().message(),
             "matmul: found K = 20, wanted a multiple of 8 for BF16");
+  shape = {MatmulOperands::kFp8Blocks, MatmulGrouping::kDense, 8, 8, 48, 1, 2};
+  EXPECT_EQ(ChooseHopperMatmul(shape, 1).status().message(),
+            "matmul: found a part of K = 24, wanted a multiple of 16 for FP8");
+  shape.k = 416;  // two parts of 208
+  const MatrixPlace whole = {.row_bytes = 416}, apart = {.row_bytes = 432};
+  EXPECT_TRUE(CheckHopperMatmul(shape, whole, whole).ok());
+  EXPECT_EQ(CheckHopperMatmul(shape, apart, whole).message(),
+            "matmul: found rows of a 432 bytes apart, wanted a multiple of 208");
   shape = {MatmulOperands::kBF16, MatmulGrouping::kRows, 8, int64_t{1} << 25, 16, 64};
   EXPECT_EQ(ChooseHopperMatmul(shape, 1).status().message(),
             "matmul: found an extent of 2147483648, wanted less than 2^31");
+}
+
+// DeepSeek-V2-Lite's dense layer: gate and up are 85.5 blocks each.
+TEST(HopperMatmulConfig, EachPartOfKIsStepsOfItsOwn) {
+  const HopperMatmulShape shape = {
+      MatmulOperands::kFp8Blocks, MatmulGrouping::kDense, kTokens, 2048, 21888, 1, 2};
+  EXPECT_EQ(NumStepsOfK(shape), 2 * 86);
+  HopperMatmulShape whole = shape;
+  whole.k_parts = 1;
+  EXPECT_EQ(NumStepsOfK(whole), 171);
+  EXPECT_TRUE(CheckHopperMatmul(shape, {.row_bytes = 21888}, {.row_bytes = 21888}).ok());
 }
 
 // One line of the table of docs/kernels.md. Time floor: arithmetic or memory, whichever is slower.

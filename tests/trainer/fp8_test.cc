@@ -51,6 +51,17 @@ TEST(RowTiles, EachNamedTensorIsCutFromItsOwnFirstRow) {
   EXPECT_THAT(RowTiles(alone), ElementsAre(0, 128, 256, 384, 512, 576));
 }
 
+TEST(RowTiles, OfEqualPartsIsSeen) {
+  EXPECT_EQ(EqualParts({0, 128, 256}), 1);
+  EXPECT_EQ(EqualParts({0, 16}), 1);
+  EXPECT_EQ(EqualParts({0, 128, 256, 384, 512, 576}), 1);
+  EXPECT_EQ(EqualParts({0, 128, 192, 320, 384}), 2);
+  EXPECT_EQ(EqualParts({0, 80, 160, 240}), 3);
+  EXPECT_EQ(EqualParts({0, 128, 192, 320, 400}), 0);
+  EXPECT_EQ(EqualParts({0, 64, 96, 160, 192}), 0);
+  EXPECT_EQ(EqualParts({0, 128, 192, 320}), 0);
+}
+
 // All heads' nope rows lie before all heads' v rows; blocks are those of the named tensor's rows.
 TEST(RowTiles, ReorderedRowsShareATileOnlyInsideOneBlock) {
   Parameter kv;  // 3 heads of 32 nope and 32 v rows: blocks are rows 0-127 (heads 0, 1) and 128-191

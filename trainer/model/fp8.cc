@@ -32,6 +32,25 @@ std::vector<int32_t> RowTiles(const Parameter& weight) {
   return bounds;
 }
 
+int64_t EqualParts(const std::vector<int32_t>& bounds) {
+  // A part ends with the first block that does not end at a multiple of 128.
+  const int64_t out = bounds.back();
+  int64_t height = out;
+  for (const int32_t bound : bounds) {
+    if (bound % kernels::kQuantTile == 0) continue;
+    height = bound;
+    break;
+  }
+  std::vector<int32_t> wanted = {0};
+  for (int64_t begin = 0; begin < out; begin += height) {
+    for (int64_t at = kernels::kQuantTile; at < height; at += kernels::kQuantTile) {
+      wanted.push_back(static_cast<int32_t>(begin + at));
+    }
+    wanted.push_back(static_cast<int32_t>(begin + height));
+  }
+  return wanted == bounds ? out / height : 0;
+}
+
 void KeepQuantized(Parameter& weight, ParameterStore& store) {
   const int rank = weight.shape.rank();
   const int64_t experts = rank == 3 ? weight.shape[0] : 1;

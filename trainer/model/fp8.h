@@ -19,6 +19,9 @@ struct Fp8Options {
 // Where the rows of a weight [O, I] or [E, O, I] are cut into blocks: every 128 rows of each named
 // tensor, counted from its own first row, so that no block straddles two. Ascending, from 0 to O.
 std::vector<int32_t> RowTiles(const Parameter& weight);
+// The number of equal parts of such bounds, each cut every 128 from its own start; 0: they are
+// none.
+int64_t EqualParts(const std::vector<int32_t>& bounds);
 // Before the store's Allocate: the frozen `weight`, a matrix or a stack of them, stays as an FP8
 // checkpoint has it. Its scales [E, BO, BI] are those of the named tensors' blocks; a block that
 // our order of rows tears apart is there once for each part.

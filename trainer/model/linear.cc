@@ -73,14 +73,6 @@ absl::Status Linear::ReadKept(kernels::DeviceContext& device) {
 
 namespace {
 
-// Every 128 but for the last one.
-bool IsEvery128(const std::vector<int32_t>& bounds) {
-  for (size_t i = 0; i + 1 < bounds.size(); ++i) {
-    if (bounds[i] != static_cast<int64_t>(i) * kernels::kQuantTile) return false;
-  }
-  return bounds.back() - bounds[bounds.size() - 2] <= kernels::kQuantTile;
-}
-
 // Of a tensor [rows, width] whose codes the device may want transposed.
 Shape ShapeOfColumnCodes(const Context& context, int64_t rows, int64_t width, int64_t groups) {
   if (!kernels::ReadsTransposedColumns(context.stream)) return {rows, width};
@@ -105,7 +97,9 @@ absl::Status Linear::AllocateQuantized(kernels::DeviceContext& device) {
   quantized_.scales = s.View(DType::kF32, {experts(), row_tiles, tiles}, 2 * aligned);
   quantized_.transposed_scales =
       s.View(DType::kF32, {experts(), tiles, row_tiles}, 2 * aligned + scales * 4);
-  if (IsEvery128(bounds)) return absl::OkStatus();
+  const int64_t parts = EqualParts(bounds);
+  if (parts == 1) return absl::OkStatus();
+  quantized_.equal_parts = parts;
   const TensorView on_device = s.View(DType::kI32, {row_tiles + 1}, 2 * aligned + scales * 8);
   quantized_.row_tiles = on_device;
   Stream& stream = device.stream(kernels::StreamRole::kCompute);

@@ -83,7 +83,7 @@ const TensorMap* FindMap(const Context& c, int lane, uint64_t address) {
   return nullptr;
 }
 
-// cp.async.bulk.tensor.2d [to], [map, {x, y}], [mbarrier]
+// cp.async.bulk.tensor.2d [to], [map, {x, y}], [mbarrier]; 3d: {x, y, z}
 void RunCopyBox(const Context& c) {
   ForLanes(c.mask, [&](int lane) {
     const Operand& box = c.instruction.operands[1];
@@ -92,15 +92,19 @@ void RunCopyBox(const Context& c) {
     if (map == nullptr || !FindMbarrier(c, 2, lane, copy.mbarrier)) return;
     copy.map = *map;
     copy.to = AddressOf(c, 0, lane) & 0xffffffffu;
-    copy.x = Get<int32_t>(c.warp.Row(box.rows[0])[lane]);
-    copy.y = Get<int32_t>(c.warp.Row(box.rows[1])[lane]);
+    if (box.rows.size() != map->rank) {
+      return c.block.Fail(c, lane, "copies by another number of dimensions than its map's");
+    }
+    for (size_t i = 0; i < box.rows.size(); ++i) {
+      copy.first[i] = Get<int32_t>(c.warp.Row(box.rows[i])[lane]);
+    }
     copy.warp = c.warp.index;
     copy.lane = lane;
     copy.pc = c.pc;
     if (copy.to % 128 != 0)
       return c.block.Fail(c, lane, "copies to an address that is no multiple of 128");
     // Not in the PTX ISA: an H100 calls it an illegal instruction.
-    if (int64_t{copy.x} * map->element_bytes % 16 != 0) {
+    if (int64_t{copy.first[0]} * map->element_bytes % 16 != 0) {
       return c.block.Fail(c, lane, "copies a box whose first column is no multiple of 16 bytes");
     }
     if (!c.block.mbarriers().IsFenced(copy.mbarrier, c.warp.known.fenced)) {
@@ -160,11 +164,15 @@ void DecodeAsync(Instruction& i, Modifiers& modifiers) {
     if (modifiers.Take("sync") && modifiers.Take("aligned") && modifiers.Take("u32"))
       i.run = RunAligned;
   } else if (i.opcode == "cp") {
-    for (const char* part : {"async", "bulk", "tensor", "2d", "shared::cluster", "global", "tile",
-                             "mbarrier::complete_tx::bytes"}) {
+    for (const char* part : {"async", "bulk", "tensor"}) {
       if (!modifiers.Take(part)) return;
     }
-    if (i.operands.size() == 3 && i.operands[1].rows.size() == 2) i.run = RunCopyBox;
+    const size_t rank = modifiers.Take("3d") ? 3 : 2;
+    if (rank == 2 && !modifiers.Take("2d")) return;
+    for (const char* part : {"shared::cluster", "global", "tile", "mbarrier::complete_tx::bytes"}) {
+      if (!modifiers.Take(part)) return;
+    }
+    if (i.operands.size() == 3 && i.operands[1].rows.size() == rank) i.run = RunCopyBox;
   }
 }
 

@@ -42,17 +42,18 @@ void Block::RunCopy(size_t index) {
   const BulkCopy copy = copies_[index];
   copies_.erase(copies_.begin() + static_cast<std::ptrdiff_t>(index));
   const TensorMap& map = copy.map;
-  const auto columns = static_cast<int64_t>(map.extents[0]),
-             rows = static_cast<int64_t>(map.extents[1]);
-  for (int64_t row = 0; row < map.box[1]; ++row) {
-    // The part of the box's row that the tensor has; the rest is zeros.
-    const int64_t first = std::clamp<int64_t>(-copy.x, 0, map.box[0]);
-    const int64_t last = std::clamp<int64_t>(columns - copy.x, first, map.box[0]);
-    const bool is_inside = copy.y + row >= 0 && copy.y + row < rows && first < last;
+  const auto extent = [&](size_t i) { return static_cast<int64_t>(map.extents[i]); };
+  // The part of the box's rows that the tensor has; the rest is zeros.
+  const int64_t first = std::clamp<int64_t>(-copy.first[0], 0, map.box[0]);
+  const int64_t last = std::clamp<int64_t>(extent(0) - copy.first[0], first, map.box[0]);
+  for (int64_t row = 0; row < int64_t{map.box[1]} * map.box[2]; ++row) {
+    const int64_t y = copy.first[1] + row % map.box[1], z = copy.first[2] + row / map.box[1];
+    const bool is_inside = y >= 0 && y < extent(1) && z >= 0 && z < extent(2) && first < last;
     std::vector<uint8_t> bytes(copy.RowBytes(), 0);
     if (is_inside) {
-      const uint64_t from = map.address + static_cast<uint64_t>(copy.y + row) * map.row_bytes +
-                            static_cast<uint64_t>(copy.x + first) * map.element_bytes;
+      const uint64_t from = map.address + static_cast<uint64_t>(y) * map.strides[0] +
+                            static_cast<uint64_t>(z) * map.strides[1] +
+                            static_cast<uint64_t>(copy.first[0] + first) * map.element_bytes;
       const size_t count = static_cast<size_t>(last - first) * map.element_bytes;
       const std::string why = launch_.memory->Touch(
           from, count, AccessKind::kRead, AccessorOf(warps_[static_cast<size_t>(copy.warp)]));

@@ -2,6 +2,7 @@
 // section 9.7.9.27.1.2) between its issue and the moment it reports to its mbarrier.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "tests/cuda_double/exec/tensor_map.h"
@@ -10,14 +11,14 @@ namespace sluice::cuda_double {
 
 struct BulkCopy {
   TensorMap map;
-  int x = 0, y = 0;               // first column and row; may lie outside
+  std::array<int, 3> first = {};  // of the box; may lie outside
   uint64_t to = 0, mbarrier = 0;  // offsets in shared memory
   int agent = 0;
   uint32_t number = 0;
   int warp = 0, lane = 0, pc = 0;  // who issued it
 
   uint64_t RowBytes() const { return uint64_t{map.box[0]} * map.element_bytes; }
-  uint64_t Bytes() const { return RowBytes() * map.box[1]; }
+  uint64_t Bytes() const { return RowBytes() * map.box[1] * map.box[2]; }
 };
 
 }  // namespace sluice::cuda_double

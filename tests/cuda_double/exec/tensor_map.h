@@ -13,9 +13,10 @@ struct TensorMap {
   static constexpr uint64_t kMagic = 0x51c3a9d07e5fb24dull;
   uint64_t magic = 0;
   uint64_t address = 0;
-  std::array<uint64_t, 2> extents = {};  // elements: of a row, rows
-  uint64_t row_bytes = 0;
-  std::array<uint32_t, 2> box = {};  // elements: of a row, rows
+  uint32_t rank = 2;
+  std::array<uint64_t, 3> extents = {1, 1, 1};  // elements; the first is contiguous
+  std::array<uint64_t, 2> strides = {};         // bytes, of the second and the third
+  std::array<uint32_t, 3> box = {1, 1, 1};      // elements
   uint32_t element_bytes = 0;
   Swizzle swizzle = Swizzle::kNone;
 };

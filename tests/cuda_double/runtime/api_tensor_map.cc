@@ -2,6 +2,7 @@
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <cstring>
 #include <mutex>
 #include <string>
@@ -33,9 +34,16 @@ std::string Check(const TensorMap& map) {
   constexpr uint64_t kSwizzleBytes[] = {0, 32, 64, 128};
   const uint64_t inner = uint64_t{map.box[0]} * map.element_bytes;
   if (map.address % 16 != 0) return "the address is no multiple of 16";
-  if (map.row_bytes % 16 != 0) return "a row's bytes are no multiple of 16";
-  if (map.row_bytes < map.extents[0] * map.element_bytes) return "rows overlap";
-  for (int i = 0; i < 2; ++i) {
+  uint64_t inside = map.extents[0] * map.element_bytes;
+  for (size_t i = 0; i + 1 < map.rank; ++i) {
+    if (map.strides[i] % 16 != 0) return "a row's bytes are no multiple of 16";
+    if (map.strides[i] < inside) return "rows overlap";
+    if (i > 0 && map.strides[i] % map.strides[i - 1] != 0) {
+      return "a stride is no multiple of the one before";
+    }
+    inside = map.strides[i] * map.extents[i + 1];
+  }
+  for (size_t i = 0; i < map.rank; ++i) {
     if (map.box[i] == 0 || map.box[i] > 256) return "a box's extent must be 1 to 256";
     if (map.extents[i] == 0 || map.extents[i] > 1ull << 32) return "an extent must be 1 to 2^32";
   }
@@ -47,7 +55,7 @@ std::string Check(const TensorMap& map) {
 }
 
 CUresult EncodeTiled(CUtensorMap* out, CUtensorMapDataType type, cuuint32_t rank, void* address,
-                     const cuuint64_t* extents, const cuuint64_t* row_bytes, const cuuint32_t* box,
+                     const cuuint64_t* extents, const cuuint64_t* strides, const cuuint32_t* box,
                      const cuuint32_t* steps, CUtensorMapInterleave interleave,
                      CUtensorMapSwizzle swizzle, CUtensorMapL2promotion,
                      CUtensorMapFloatOOBfill fill) {
@@ -57,15 +65,19 @@ CUresult EncodeTiled(CUtensorMap* out, CUtensorMapDataType type, cuuint32_t rank
   map.magic = TensorMap::kMagic;
   map.address = reinterpret_cast<uint64_t>(address);
   map.element_bytes = ElementBytes(type);
-  const bool is_modelled = rank == 2 && map.element_bytes != 0 &&
-                           interleave == CU_TENSOR_MAP_INTERLEAVE_NONE &&
-                           fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE && steps[0] == 1 &&
-                           steps[1] == 1 && swizzle <= CU_TENSOR_MAP_SWIZZLE_128B;
+  const bool is_modelled =
+      (rank == 2 || rank == 3) && map.element_bytes != 0 &&
+      interleave == CU_TENSOR_MAP_INTERLEAVE_NONE && fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE &&
+      std::all_of(steps, steps + rank, [](cuuint32_t step) { return step == 1; }) &&
+      swizzle <= CU_TENSOR_MAP_SWIZZLE_128B;
   std::string why = is_modelled ? "" : "this kind of map is not modelled";
   if (why.empty()) {
-    map.extents = {extents[0], extents[1]};
-    map.row_bytes = row_bytes[0];
-    map.box = {box[0], box[1]};
+    map.rank = rank;
+    for (size_t i = 0; i < 3 && i < rank; ++i) {
+      map.extents[i] = extents[i];
+      map.box[i] = box[i];
+      if (i > 0) map.strides[i - 1] = strides[i - 1];
+    }
     map.swizzle = static_cast<Swizzle>(swizzle);
     why = Check(map);
   }
