@@ -19,7 +19,9 @@ absl::StatusOr<std::unique_ptr<kernels::DeviceContext>> CreateDevice(
                                                  : kernels::CpuStreamMode::kInline,
        .rank_on_host = context.rank_on_host,
        .ranks_on_host = context.ranks_on_host,
-       .only_mma_sync = compute.matmul_kernels() == "mma_sync"});
+       .only_mma_sync = compute.matmul_kernels() == "mma_sync",
+       .dense_by_cublaslt = compute.matmul_kernels() == "cublaslt",
+       .attention_by_cudnn = compute.attention_kernels() == "cudnn"});
 }
 
 trainer::RankContext MakeRankContext(const CommandContext& context, kernels::DeviceContext& device,

@@ -51,6 +51,8 @@ struct DeviceOptions {
   size_t memory_limit_bytes = 0;                       // 0: none of our own
   int rank_on_host = 0, ranks_on_host = 1;  // CUDA: which of the GPUs that the process can see
   bool only_mma_sync = false;  // CUDA: products by mma.sync, also where Hopper's own could do them
+  // CUDA: NVIDIA's libraries in place of our kernels, where they can do the shape.
+  bool dense_by_cublaslt = false, attention_by_cudnn = false;
 };
 
 // What Allocate draws on, where that is not the host's memory. All that share it see the same name,
@@ -69,10 +71,13 @@ class DeviceContext {
 
   virtual DeviceId id() const = 0;
   virtual int num_threads() const = 0;  // of the host that serve this rank
+  // Who computes in place of our kernels, and what; "": nobody.
+  virtual std::string libraries() const { return ""; }
   virtual Stream& stream(StreamRole role) = 0;
   virtual std::unique_ptr<Event> CreateEvent() = 0;
   virtual OwnMemory own_memory() const { return {}; }
-  // Zero-filled, aligned to 64 bytes at least. RESOURCE_EXHAUSTED carries the memory table in one line.
+  // Zero-filled, aligned to 64 bytes at least. RESOURCE_EXHAUSTED carries the memory table in one
+  // line.
   absl::StatusOr<Buffer> Allocate(size_t bytes, MemoryTag tag);
   // Copies equal shapes and dtypes; rows may be strided.
   virtual void Copy(ConstTensorView from, TensorView to, Stream& stream) = 0;

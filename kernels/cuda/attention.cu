@@ -4,6 +4,7 @@
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/libraries.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/reduce.cuh"
 
@@ -181,6 +182,12 @@ void CheckWidths(const ConstTensorView& q, const ConstTensorView& v) {
 
 void Attention(Stream& stream, const AttentionArgs& args) {
   CheckWidths(args.q, args.v);
+  CudaStream& cuda = CudaStream::From(stream);
+  AttentionLibrary* library = cuda.options().attention;
+  if (library != nullptr && library->Takes(args)) {
+    cuda.Note(library->Attend(args, cuda));
+    return;
+  }
   if (args.q.dtype() == DType::kBF16) return AttentionByTensorCores(stream, args);
   const auto p = ParametersOf<float>(args);
   Launch(stream, ShapeOf(p.tokens, args.q.extent(1)), attention_kernel<float>, p);

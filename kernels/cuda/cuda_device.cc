@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/core/check.h"
@@ -16,12 +17,19 @@ constexpr int kWantedMajor = 9, kWantedMinor = 0;
 
 class CudaDevice : public DeviceContext {
  public:
-  CudaDevice(const DeviceOptions& options, DeviceId id)
-      : id_(id), num_host_threads_(options.num_threads), memory_stream_(id) {
+  CudaDevice(const DeviceOptions& options, DeviceId id, Libraries libraries)
+      : id_(id),
+        num_host_threads_(options.num_threads),
+        libraries_(std::move(libraries)),
+        memory_stream_(id) {
     memory_limit_bytes_ = options.memory_limit_bytes;
-    for (auto& stream : streams_) {
-      stream = std::make_unique<WatchedStream>(
-          id, CudaStreamOptions{.only_mma_sync = options.only_mma_sync});
+    for (size_t role = 0; role < kNumStreamRoles; ++role) {
+      CudaStreamOptions of_stream = {.only_mma_sync = options.only_mma_sync};
+      if (role == static_cast<size_t>(StreamRole::kCompute)) {
+        of_stream.dense = libraries_.dense.get();
+        of_stream.attention = libraries_.attention.get();
+      }
+      streams_[role] = std::make_unique<WatchedStream>(id, of_stream);
     }
   }
   ~CudaDevice() override {
@@ -30,6 +38,17 @@ class CudaDevice : public DeviceContext {
   }
   DeviceId id() const override { return id_; }
   int num_threads() const override { return num_host_threads_; }
+  std::string libraries() const override {
+    std::string names;
+    if (libraries_.dense != nullptr) {
+      absl::StrAppend(&names, "dense products by ", libraries_.dense->Name());
+    }
+    if (libraries_.attention != nullptr) {
+      absl::StrAppend(&names, names.empty() ? "" : ", ", "attention's forward by ",
+                      libraries_.attention->Name());
+    }
+    return names;
+  }
   Stream& stream(StreamRole role) override { return *streams_[static_cast<size_t>(role)]; }
   std::unique_ptr<Event> CreateEvent() override { return std::make_unique<CudaEvent>(); }
 
@@ -90,6 +109,7 @@ class CudaDevice : public DeviceContext {
  private:
   const DeviceId id_;
   const int num_host_threads_;
+  const Libraries libraries_;
   std::unique_ptr<WatchedStream> streams_[kNumStreamRoles];
   CudaStream memory_stream_;
   CudaEvent before_free_;
@@ -118,7 +138,8 @@ absl::StatusOr<int> DeviceOfRank(const DeviceOptions& options, int count) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<DeviceContext>> CreateCudaDevice(const DeviceOptions& options) {
+absl::StatusOr<std::unique_ptr<DeviceContext>> CreateCudaDevice(
+    const DeviceOptions& options, const MakeLibraries& make_libraries) {
   if (options.num_threads < 1) {
     return absl::InvalidArgumentError(
         absl::StrCat("threads per rank: found ", options.num_threads, ", wanted at least 1"));
@@ -134,8 +155,12 @@ absl::StatusOr<std::unique_ptr<DeviceContext>> CreateCudaDevice(const DeviceOpti
   ASSIGN_OR_RETURN(const int device, DeviceOfRank(options, count));
   RETURN_IF_ERROR(CheckCapability(device));
   RETURN_IF_ERROR(StatusOf(cudaSetDevice(device), "choosing the device"));
-  return std::make_unique<CudaDevice>(options,
-                                      DeviceId{.type = DeviceType::kCuda, .index = device});
+  Libraries libraries;
+  if (make_libraries != nullptr) {
+    ASSIGN_OR_RETURN(libraries, make_libraries());
+  }
+  return std::make_unique<CudaDevice>(options, DeviceId{.type = DeviceType::kCuda, .index = device},
+                                      std::move(libraries));
 }
 
 void* AllocateManaged(size_t bytes) {

@@ -6,12 +6,14 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/core/device.h"
+#include "kernels/cuda/libraries.h"
 
 namespace sluice::kernels::cuda {
 
 // FAILED_PRECONDITION with found and wanted where there is no driver, no device, or one of another
-// compute capability than 9.0.
-absl::StatusOr<std::unique_ptr<DeviceContext>> CreateCudaDevice(const DeviceOptions& options);
+// compute capability than 9.0; what `make_libraries` says. Its libraries serve the compute stream.
+absl::StatusOr<std::unique_ptr<DeviceContext>> CreateCudaDevice(
+    const DeviceOptions& options, const MakeLibraries& make_libraries = nullptr);
 
 // Memory that host and device both read and write by one address (the ops' tests hold their tensors
 // in it); zero-filled. Null when there is none.

@@ -23,8 +23,14 @@ class CudaEvent : public Event {
   cudaEvent_t handle_ = nullptr;
 };
 
+class AttentionLibrary;  // libraries.h
+class DenseLibrary;
+
 struct CudaStreamOptions {
   bool only_mma_sync = false;  // no kernel of Hopper's own, where there is a choice
+  // Asked before our own kernels; of those who made the stream, or null.
+  DenseLibrary* dense = nullptr;
+  AttentionLibrary* attention = nullptr;
 };
 
 // Enqueuing never reports: the first error is kept and comes out of Synchronize, as do those of the

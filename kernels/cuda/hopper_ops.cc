@@ -3,6 +3,7 @@
 #include "kernels/core/check.h"
 #include "kernels/cuda/cuda_stream.h"
 #include "kernels/cuda/hopper_matmul.h"
+#include "kernels/cuda/libraries.h"
 
 namespace sluice::kernels::cuda {
 namespace {
@@ -21,6 +22,10 @@ MatrixPlace PlaceOf(const HopperMatmulShape& shape, const void* data, int64_t st
 bool Run(Stream& stream, const HopperMatmulArgs& args) {
   CudaStream& cuda = CudaStream::From(stream);
   const HopperMatmulShape& shape = args.shape;
+  if (DenseLibrary* library = cuda.options().dense; library != nullptr && library->Takes(args)) {
+    cuda.Note(library->Multiply(args, cuda));
+    return true;
+  }
   if (cuda.options().only_mma_sync ||
       !CheckHopperMatmul(shape, PlaceOf(shape, args.a, args.a_stride),
                          PlaceOf(shape, args.b, args.b_stride))

@@ -1,4 +1,5 @@
-// The products of kernels/ops on Hopper's tensor cores. Each returns false, having done nothing,
+// The products of kernels/ops on Hopper's tensor cores, or by the stream's library where it has one
+// that takes them (libraries.h). Each returns false, having done nothing,
 // where CheckHopperMatmul refuses the shape or the stream asks for mma.sync only: then the caller
 // does it that way. The choice depends on no number of rows, so that bits do not either.
 #pragma once

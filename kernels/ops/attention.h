@@ -21,6 +21,9 @@ struct AttentionArgs {
   TensorView log_sum_exp;  // [T, A] f32, of the scaled scores; for backward
   float scale = 1.0f;      // scores are scale * q . k
   TensorView scratch;      // [AttentionScratchBytes(...)] u8
+  // What the host knows of `starts`: the tokens of every sequence, if they are equally many; else
+  // 0. Only a library that knows one length asks for it.
+  int64_t sequence_length = 0;
 };
 void Attention(Stream& stream, const AttentionArgs& args);
 

@@ -16,7 +16,6 @@ namespace sluice::kernels::vendor {
 namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what NVIDIA's guide recommends for Hopper
-constexpr int64_t kScaleTile = 128;
 
 struct Functions {
   decltype(&cublasLtCreate) Create = nullptr;
@@ -166,9 +165,18 @@ class CublasLtImpl : public CublasLt {
     RETURN_IF_ERROR(StatusOf(lt_.PreferenceCreate(&preference), "making a preference"));
     cublasLtMatmulHeuristicResult_t result = {};
     int found = 0;
-    cublasStatus_t code =
-        lt_.PreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                   &kWorkspaceBytes, sizeof(kWorkspaceBytes));
+    cublasStatus_t code = CUBLAS_STATUS_SUCCESS;
+    const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t what, const auto& value) {
+      if (code != CUBLAS_STATUS_SUCCESS) return;
+      code = lt_.PreferenceSetAttribute(preference, what, &value, sizeof(value));
+    };
+    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspaceBytes);
+    // By default it takes pointers for multiples of 256; parts of tensors are not.
+    for (const auto matrix :
+         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
+      prefer(matrix, uint32_t{16});
+    }
     if (code == CUBLAS_STATUS_SUCCESS) {
       code = lt_.AlgoGetHeuristic(handle_, plan.product, plan.b, plan.a, plan.c, plan.c, preference,
                                   1, &result, &found);
@@ -198,41 +206,7 @@ class CublasLtImpl : public CublasLt {
   std::map<DenseProduct, Plan> plans_;
 };
 
-absl::Status Refused(absl::string_view what, int64_t found, absl::string_view wanted) {
-  return absl::UnimplementedError(absl::StrCat("cuBLASLt cannot do this product: ", what,
-                                               ": found ", found, ", wanted ", wanted));
-}
-
 }  // namespace
-
-absl::Status CheckDenseProduct(const DenseProduct& p) {
-  for (const auto& [name, extent] : {std::pair("rows", p.m), {"columns", p.n}, {"depth", p.k}}) {
-    if (extent < 1) return Refused(name, extent, "at least 1");
-  }
-  if (p.accumulate && p.result != DType::kF32) {
-    return Refused("bytes of an accumulating result", 2, "4");
-  }
-  // Rows of 16 bytes: what tensor cores are fed by.
-  const int64_t element = p.operands == DType::kE4M3 ? 1 : 2;
-  const int64_t c_element = p.result == DType::kBF16 ? 2 : 4;
-  for (const auto& [name, bytes] : {std::pair("bytes of a row of a", p.a_row * element),
-                                    {"bytes of a row of b", p.b_row * element},
-                                    {"bytes of a row of c", p.c_row * c_element}}) {
-    if (bytes % 16 != 0) return Refused(name, bytes, "a multiple of 16");
-  }
-  if (p.operands != DType::kE4M3) return absl::OkStatus();
-  if (p.transpose_a || !p.transpose_b) {
-    return Refused("operands of E4M3 that are not contiguous along K", 1, "0");
-  }
-  if (p.accumulate) return Refused("E4M3 that accumulates", 1, "0");
-  if (p.k % 16 != 0) return Refused("depth", p.k, "a multiple of 16");
-  if (p.n % 16 != 0) return Refused("columns", p.n, "a multiple of 16");
-  // Both tensors of scales have rows of 16 bytes as well.
-  if (p.m % 4 != 0) return Refused("rows", p.m, "a multiple of 4 (scales of a)");
-  const int64_t tiles = (p.k + kScaleTile - 1) / kScaleTile;
-  if (tiles % 4 != 0) return Refused("tiles along the depth", tiles, "a multiple of 4");
-  return absl::OkStatus();
-}
 
 absl::StatusOr<std::unique_ptr<CublasLt>> CublasLt::Create(
     bool device, const std::vector<std::string>& libraries) {

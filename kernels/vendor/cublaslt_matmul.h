@@ -13,32 +13,17 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/core/stream.h"
-#include "kernels/core/tensor_view.h"
+#include "kernels/vendor/dense_product.h"
 
 namespace sluice::kernels::vendor {
 
-// c = a b or c += a b. Strides in elements.
-struct DenseProduct {
-  int64_t m = 0, n = 0, k = 0;
-  DType operands = DType::kBF16;  // bf16 | e4m3
-  DType result = DType::kF32;     // f32 | bf16
-  // a is [M, K], or [K, M] if transposed; b is [N, K] if transposed, or [K, N]; c is [M, N].
-  bool transpose_a = false, transpose_b = true, accumulate = false;
-  int64_t a_row = 0, b_row = 0, c_row = 0;
-  friend auto operator<=>(const DenseProduct&, const DenseProduct&) = default;
-};
-
 // Where the operands of a product lie. Scales of e4m3 only, in the layout of cuBLASLt: a's
-// [ceil(K / 128), M], b's [ceil(N / 128), ceil(K / 128)].
+// [ceil(K / 128), M], b's [ceil(N / 128), BlockScaleRow(K)]; both at a multiple of 16 bytes.
 struct DensePointers {
   const void *a = nullptr, *b = nullptr;
   void* c = nullptr;
   const float *a_scales = nullptr, *b_scales = nullptr;
 };
-
-// Why cuBLASLt cannot do it, as a sentence with what was found and what is wanted; OK if it can, as
-// far as shapes and strides say.
-absl::Status CheckDenseProduct(const DenseProduct& product);
 
 class CublasLt {
  public:

@@ -2,7 +2,6 @@
 
 #include <limits>
 #include <map>
-#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -22,11 +21,11 @@ struct Ends {
 // softmax(mask(scale q k^T)) v, operation by operation. Extents and strides are [B, A, S, width].
 Ends BuildAttention(const FusedAttention& a, GraphBuilder& graph) {
   const int64_t s = a.tokens;
-  const auto in_memory = [&](const char* name, int64_t width) {
+  const auto in_memory = [&](const char* name, int64_t width, int64_t row) {
     return graph.Tensor({.name = name,
                          .type = CUDNN_DATA_BFLOAT16,
                          .extents = {a.sequences, a.heads, s, width},
-                         .strides = {s * a.heads * width, width, a.heads * width, 1},
+                         .strides = {s * row, width, row, 1},
                          .is_virtual = false});
   };
   const auto square = [&](const char* name, cudnnDataType_t type = CUDNN_DATA_FLOAT) {
@@ -35,24 +34,24 @@ Ends BuildAttention(const FusedAttention& a, GraphBuilder& graph) {
                          .extents = {a.sequences, a.heads, s, s},
                          .strides = {a.heads * s * s, s * s, s, 1}});
   };
-  const auto column = [&](const char* name, bool is_virtual = true) {
-    return graph.Tensor({.name = name,
-                         .extents = {a.sequences, a.heads, s, 1},
-                         .strides = {a.heads * s, s, 1, 1},
-                         .is_virtual = is_virtual});
+  const auto column = [&](const char* name) {
+    return graph.Tensor(
+        {.name = name, .extents = {a.sequences, a.heads, s, 1}, .strides = {a.heads * s, s, 1, 1}});
   };
   const auto number = [&](const char* name) {
     return graph.Tensor({.name = name, .is_virtual = false, .is_by_value = true});
   };
   Ends ends;
-  ends.q = in_memory("q", a.qk_width);
+  const auto row_of = [&](int64_t row, int64_t width) { return row == 0 ? a.heads * width : row; };
+  const int64_t k_row = row_of(a.k_row, a.qk_width);
+  ends.q = in_memory("q", a.qk_width, row_of(a.q_row, a.qk_width));
   ends.k = graph.Tensor({.name = "k, transposed",
                          .type = CUDNN_DATA_BFLOAT16,
                          .extents = {a.sequences, a.heads, a.qk_width, s},
-                         .strides = {s * a.heads * a.qk_width, a.qk_width, 1, a.heads * a.qk_width},
+                         .strides = {s * k_row, a.qk_width, 1, k_row},
                          .is_virtual = false});
-  ends.v = in_memory("v", a.v_width);
-  ends.o = in_memory("o", a.v_width);
+  ends.v = in_memory("v", a.v_width, row_of(a.v_row, a.v_width));
+  ends.o = in_memory("o", a.v_width, row_of(a.o_row, a.v_width));
   ends.scale = number("the scale");
   ends.minus_infinity = number("what hides a score");
   const Descriptor scores = square("scores"), scaled = square("scaled scores");
@@ -74,7 +73,10 @@ Ends BuildAttention(const FusedAttention& a, GraphBuilder& graph) {
   graph.Pointwise(CUDNN_POINTWISE_EXP, {.x = shifted}, weights);
   graph.Reduction(CUDNN_REDUCE_TENSOR_ADD, weights, sum);
   graph.Pointwise(CUDNN_POINTWISE_LOG, {.x = sum}, log);
-  ends.log_sum_exp = column("log_sum_exp", /*is_virtual=*/false);
+  ends.log_sum_exp = graph.Tensor({.name = "log_sum_exp",
+                                   .extents = {a.sequences, a.heads, s, 1},
+                                   .strides = {a.heads * s, 1, a.heads, 1},
+                                   .is_virtual = false});
   graph.Pointwise(CUDNN_POINTWISE_ADD, {.x = log, .b = most}, ends.log_sum_exp);
   const Descriptor normal = square("normalised weights", CUDNN_DATA_BFLOAT16);
   graph.Pointwise(CUDNN_POINTWISE_DIV, {.x = weights, .b = sum}, normal);
@@ -146,11 +148,8 @@ class CudnnImpl : public Cudnn {
   }
 
  private:
-  using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>;
-
   absl::StatusOr<Plan*> PlanOf(const FusedAttention& a) {
-    std::unique_ptr<Plan>& plan =
-        plans_[Key(a.sequences, a.tokens, a.heads, a.qk_width, a.v_width)];
+    std::unique_ptr<Plan>& plan = plans_[a];
     if (plan != nullptr) return plan.get();
     RETURN_IF_ERROR(CheckFusedAttention(a));
     auto made = std::make_unique<Plan>(cudnn_);
@@ -201,29 +200,10 @@ class CudnnImpl : public Cudnn {
 
   const CudnnFunctions cudnn_;
   cudnnHandle_t handle_ = nullptr;
-  std::map<Key, std::unique_ptr<Plan>> plans_;
+  std::map<FusedAttention, std::unique_ptr<Plan>> plans_;
 };
 
-absl::Status RefusedAttention(absl::string_view what, int64_t found, absl::string_view wanted) {
-  return absl::UnimplementedError(absl::StrCat("cuDNN cannot do this attention: ", what, ": found ",
-                                               found, ", wanted ", wanted));
-}
-
 }  // namespace
-
-absl::Status CheckFusedAttention(const FusedAttention& a) {
-  for (const auto& [name, extent] :
-       {std::pair("sequences", a.sequences), {"tokens", a.tokens}, {"heads", a.heads}}) {
-    if (extent < 1) return RefusedAttention(name, extent, "at least 1");
-  }
-  for (const auto& [name, width] :
-       {std::pair("width of q and k", a.qk_width), {"width of v", a.v_width}}) {
-    if (width < 8 || width > 256 || width % 8 != 0) {
-      return RefusedAttention(name, width, "a multiple of 8 up to 256");
-    }
-  }
-  return absl::OkStatus();
-}
 
 absl::StatusOr<std::unique_ptr<Cudnn>> Cudnn::Create(bool device,
                                                      const std::vector<std::string>& libraries) {

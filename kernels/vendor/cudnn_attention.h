@@ -1,5 +1,6 @@
 // Causal attention by NVIDIA's cuDNN, a peer of ours, through its C interface: a graph of products,
-// pointwise operations and reductions that it fuses. Never executed: no machine of ours has a GPU.
+// pointwise operations and reductions that it fuses. Tests without a GPU see its descriptors only;
+// tests/gpu_check runs it.
 //   B sequences of S tokens each, A heads, D and V wide
 #pragma once
 
@@ -11,24 +12,17 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/core/stream.h"
+#include "kernels/vendor/fused_attention.h"
 
 namespace sluice::kernels::vendor {
 
-struct FusedAttention {
-  int64_t sequences = 1, tokens = 0, heads = 0, qk_width = 0, v_width = 0;
-};
-
 // In BF16, as kernels/ops/attention.h lays them out: q and k [B S, A, D], v and o [B S, A, V],
-// log_sum_exp [B, A, S] f32.
+// log_sum_exp [B S, A] f32. All but the last at a multiple of 16 bytes.
 struct AttentionPointers {
   const void *q = nullptr, *k = nullptr, *v = nullptr;
   void* o = nullptr;
   float* log_sum_exp = nullptr;
 };
-
-// Why cuDNN cannot do it, in one sentence; OK if it can, as far as the shape says. Documents of
-// unequal lengths are not its: the graph knows one length.
-absl::Status CheckFusedAttention(const FusedAttention& attention);
 
 class Cudnn {
  public:

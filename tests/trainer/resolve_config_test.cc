@@ -250,6 +250,31 @@ const Refusal kRefusals[] = {
      1,
      [](RunConfig& c) { c.mutable_train()->set_batch_ramp_start(1); },
      {"train.batch_ramp_steps: found 0"}},
+    {"cublaslt_without_a_gpu",
+     1,
+     [](RunConfig& c) { c.mutable_compute()->set_matmul_kernels("cublaslt"); },
+     {"compute.matmul_kernels: found cublaslt, wanted auto with compute.device cpu"}},
+    {"cudnn_without_a_gpu",
+     1,
+     [](RunConfig& c) { c.mutable_compute()->set_attention_kernels("cuDNN"); },
+     {"compute.attention_kernels: found cudnn, wanted auto with compute.device cpu"}},
+    {"cublaslt_in_fp32",
+     1,
+     [](RunConfig& c) {
+       c.mutable_compute()->set_device("cuda");
+       c.mutable_compute()->set_precision("FP32");
+       c.mutable_compute()->set_matmul_kernels("cublaslt");
+     },
+     {"compute.matmul_kernels: found cublaslt, wanted auto with compute.precision FP32"}},
+    {"cudnn_with_documents",
+     1,
+     [](RunConfig& c) {
+       c.mutable_compute()->set_device("cuda");
+       c.mutable_compute()->set_precision("BF16");
+       c.mutable_compute()->set_attention_kernels("cudnn");
+       c.mutable_data()->set_document_mask(true);
+     },
+     {"compute.attention_kernels: found cudnn, wanted auto with data.document_mask"}},
     {"no_vocabulary",
      1,
      [](RunConfig& c) { c.mutable_model()->clear_vocab_size(); },

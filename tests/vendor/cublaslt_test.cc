@@ -1,6 +1,5 @@
 // What can be shown of cuBLASLt without a GPU: that it loads, that it takes our descriptions of
-// every product of two real models, and what is refused before it is asked. It has never run for
-// us.
+// every product of two real models, and what is refused before it is asked. tests/gpu_check runs it.
 #include <string>
 #include <vector>
 
@@ -86,9 +85,10 @@ TEST(CublasLt, ShapesItCannotDoAreOneSentenceWithFoundAndWanted) {
   EXPECT_EQ(CheckDenseProduct(odd_rows).message(),
             "cuBLASLt cannot do this product: rows: found 4095, wanted a multiple of 4 (scales of "
             "a)");
-  DenseProduct shallow = Forward({"", 4096, 1408}, DType::kE4M3);  // 11 tiles: V2-Lite's experts
-  EXPECT_THAT(std::string(CheckDenseProduct(shallow).message()),
-              HasSubstr("tiles along the depth: found 11, wanted a multiple of 4"));
+  // 11 tiles, V2-Lite's experts: a row of scales is filled up.
+  EXPECT_TRUE(CheckDenseProduct(Forward({"", 4096, 1408}, DType::kE4M3)).ok());
+  EXPECT_EQ(BlockScaleRow(1408), 12);
+  EXPECT_EQ(BlockScaleRow(512), 4);
   DenseProduct strided = Forward(linear, DType::kBF16);
   strided.a_row = 7171;
   EXPECT_THAT(std::string(CheckDenseProduct(strided).message()),
@@ -103,6 +103,27 @@ TEST(CublasLt, ShapesItCannotDoAreOneSentenceWithFoundAndWanted) {
   const auto lt = Load();
   SKIP_WITHOUT_LIBRARY(lt);
   EXPECT_EQ(lt->Describe(odd_rows).code(), absl::StatusCode::kUnimplemented);
+}
+
+TEST(CublasLt, GroupsAndTwoColumnsOfScalesAreNotForIt) {
+  cuda::HopperMatmulShape shape = {cuda::MatmulOperands::kFp8Blocks, cuda::MatmulGrouping::kDense,
+                                   64, 128, 256};
+  const MatrixRows rows = {.a = 256, .b = 256, .c = 128};
+  const auto product = DenseProductOf(shape, DType::kBF16, false, rows);
+  ASSERT_TRUE(product.ok()) << product.status();
+  EXPECT_EQ(product->operands, DType::kE4M3);
+  EXPECT_EQ(product->k, 256);
+  shape.k_parts = 2;  // of 128 each: the blocks are where the library looks for them
+  EXPECT_TRUE(DenseProductOf(shape, DType::kBF16, false, rows).ok());
+  shape.k = 2 * 144;
+  EXPECT_THAT(std::string(DenseProductOf(shape, DType::kBF16, false, rows).status().message()),
+              HasSubstr("found 144, wanted a multiple of 128"));
+  shape.grouping = cuda::MatmulGrouping::kRows;
+  EXPECT_THAT(std::string(DenseProductOf(shape, DType::kBF16, false, rows).status().message()),
+              HasSubstr("groups of rows"));
+  const cuda::HopperMatmulShape columns = {cuda::MatmulOperands::kFp8Columns,
+                                           cuda::MatmulGrouping::kDense, 64, 128, 256};
+  EXPECT_FALSE(DenseProductOf(columns, DType::kF32, true, rows).ok());
 }
 
 TEST(CublasLt, WithoutADeviceItIsRefusedInOneSentence) {

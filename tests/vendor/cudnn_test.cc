@@ -1,5 +1,5 @@
 // What can be shown of cuDNN without a GPU: that it loads, and that it takes every tensor and
-// operation of our graph of causal attention. The graph has never been executed.
+// operation of our graph of causal attention. tests/gpu_check runs it.
 #include <string>
 
 #include "gmock/gmock.h"
@@ -23,8 +23,13 @@ TEST(Cudnn, TakesEveryTensorAndOperationOfAttention) {
   for (const FusedAttention& attention :
        {FusedAttention{
             .sequences = 1, .tokens = 4096, .heads = 128, .qk_width = 192, .v_width = 128},
-        FusedAttention{
-            .sequences = 4, .tokens = 1000, .heads = 16, .qk_width = 64, .v_width = 64}}) {
+        FusedAttention{.sequences = 4, .tokens = 1000, .heads = 16, .qk_width = 64, .v_width = 64},
+        FusedAttention{.sequences = 2,  // V2-Lite: v lies beside k's first part
+                       .tokens = 256,
+        .heads = 16,
+        .qk_width = 192,
+        .v_width = 128,
+        .v_row = 16 * 256}}) {
     const auto described = cudnn->Describe(attention);
     ASSERT_TRUE(described.ok()) << described.status();
     // 7 tensors with memory or a value and 12 between operations; 14 operations (two products, two
@@ -39,6 +44,12 @@ TEST(Cudnn, ShapesItCannotDoAreOneSentence) {
                 .message(),
             "cuDNN cannot do this attention: width of v: found 300, wanted a multiple of 8 up to "
             "256");
+  EXPECT_THAT(
+      std::string(
+          CheckFusedAttention(
+              {.sequences = 1, .tokens = 8, .heads = 1, .qk_width = 64, .v_width = 64, .k_row = 68})
+              .message()),
+      HasSubstr("row of k: found 68, wanted a multiple of 8"));
   EXPECT_THAT(
       std::string(CheckFusedAttention({.heads = 1, .qk_width = 64, .v_width = 64}).message()),
       HasSubstr("tokens: found 0, wanted at least 1"));

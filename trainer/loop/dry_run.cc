@@ -14,6 +14,7 @@
 #include "kernels/ops/matmul.h"
 #include "parallel/mesh/process_mesh.h"
 #include "trainer/loop/parameter_count.h"
+#include "trainer/loop/product_table.h"
 #include "trainer/loop/resolve_config.h"
 #include "trainer/loop/stage_map.h"
 #include "trainer/loop/trainer.h"
@@ -88,6 +89,19 @@ absl::StatusOr<std::unique_ptr<Built>> Build(const RunConfig& config,
   return built;
 }
 
+absl::StatusOr<std::unique_ptr<Built>> BuildWhole(const RunConfig& config, int num_local_experts) {
+  ASSIGN_OR_RETURN(const std::vector<StageSpec> whole, SplitLayers(config.model(), 1, 1));
+  return Build(config, whole, num_local_experts);
+}
+
+std::vector<const Linear*> LinearsOf(const Built& built) {
+  std::vector<const Linear*> linears;
+  for (const auto& stage : built.stages) {
+    linears.insert(linears.end(), stage->linears().begin(), stage->linears().end());
+  }
+  return linears;
+}
+
 struct Bytes {
   double parameters = 0, gradients = 0, optimizer = 0;
   double total() const { return parameters + gradients + optimizer; }
@@ -129,10 +143,9 @@ Bytes BytesOf(const Built& built, const RunConfig& config, int copies) {
 }  // namespace
 
 absl::StatusOr<ParameterCounts> CountParameters(const ModelConfig& model) {
-  ASSIGN_OR_RETURN(const std::vector<StageSpec> whole, SplitLayers(model, 1, 1));
   RunConfig alone;
   *alone.mutable_model() = model;
-  ASSIGN_OR_RETURN(const auto built, Build(alone, whole, model.n_routed_experts()));
+  ASSIGN_OR_RETURN(const auto built, BuildWhole(alone, model.n_routed_experts()));
   ParameterCounts counts;
   for (const auto& parameter : built->store.parameters()) {
     const int64_t n = parameter->shape.num_elements();
@@ -158,6 +171,16 @@ absl::StatusOr<ParameterCounts> CountParameters(const ModelConfig& model) {
     }
   }
   return counts;
+}
+
+absl::Status CheckLibraries(const RunConfig& config) {
+  const ComputeConfig& compute = config.compute();
+  if (compute.matmul_kernels() != "cublaslt" && compute.attention_kernels() != "cudnn") {
+    return absl::OkStatus();
+  }
+  const int local_experts = config.model().n_routed_experts() / config.mesh().expert();
+  ASSIGN_OR_RETURN(const auto built, BuildWhole(config, local_experts));
+  return CheckLibraries(config, LinearsOf(*built));
 }
 
 absl::StatusOr<std::string> DryRun(const RunConfig& config, int world_size) {
@@ -193,6 +216,11 @@ absl::StatusOr<std::string> DryRun(const RunConfig& config, int world_size) {
     absl::StrAppendFormat(&text, "  %4d  %-20s %12.1f %12.1f %12.1f %12.1f\n", rank, layers,
                           bytes.parameters / mib, bytes.gradients / mib, bytes.optimizer / mib,
                           bytes.total() / mib);
+  }
+  if (config.compute().device() == "cuda") {
+    ASSIGN_OR_RETURN(const auto built, BuildWhole(config, local_experts));
+    RETURN_IF_ERROR(CheckLibraries(config, LinearsOf(*built)));
+    text += ProductTable(config, LinearsOf(*built));
   }
   return text;
 }

@@ -100,6 +100,7 @@ void ResolveRest(RunConfig& c, int world_size) {
   SLUICE_DEFAULT(p, recompute, "none");
   SLUICE_DEFAULT(p, threaded_streams, false);
   SLUICE_DEFAULT(p, matmul_kernels, "auto");
+  SLUICE_DEFAULT(p, attention_kernels, "auto");
   SLUICE_DEFAULT(p, keep_fp8_weights, false);
   SLUICE_DEFAULT(p, collectives, p.device() == "cuda" && world_size > 1 ? "nccl" : "host");
   Fp8Config& f = *c.mutable_fp8();
@@ -226,8 +227,10 @@ absl::Status ValidateNames(RunConfig& c) {
       Canonical("compute.device", {"cpu", "cuda"}, c.mutable_compute()->mutable_device()));
   RETURN_IF_ERROR(Canonical("compute.collectives", {"nccl", "host"},
                             c.mutable_compute()->mutable_collectives()));
-  RETURN_IF_ERROR(Canonical("compute.matmul_kernels", {"auto", "mma_sync"},
+  RETURN_IF_ERROR(Canonical("compute.matmul_kernels", {"auto", "mma_sync", "cublaslt"},
                             c.mutable_compute()->mutable_matmul_kernels()));
+  RETURN_IF_ERROR(Canonical("compute.attention_kernels", {"auto", "cudnn"},
+                            c.mutable_compute()->mutable_attention_kernels()));
   RETURN_IF_ERROR(Canonical("fp8.scales", {"F32", "UE8M0"}, c.mutable_fp8()->mutable_scales()));
   RETURN_IF_ERROR(Canonical("fp8.gradient_tiles", {"1x128", "128x128"},
                             c.mutable_fp8()->mutable_gradient_tiles()));
@@ -263,6 +266,28 @@ absl::Status ValidateDevice(const RunConfig& c) {
   if (c.train().ema_decay() > 0) {
     return Wanted("train.ema_decay", absl::StrCat(c.train().ema_decay()),
                   "0 with compute.device cuda, which does not bring its masters to the host");
+  }
+  return absl::OkStatus();
+}
+
+// What NVIDIA's libraries can do of any model; CheckLibraries (product_table.h) knows its shapes.
+absl::Status ValidateLibraries(const RunConfig& c) {
+  const ComputeConfig& p = c.compute();
+  const bool has_cublaslt = p.matmul_kernels() == "cublaslt";
+  const bool has_cudnn = p.attention_kernels() == "cudnn";
+  if (p.device() != "cuda") {
+    const char* wanted = "auto with compute.device cpu";
+    if (has_cublaslt) return Wanted("compute.matmul_kernels", "cublaslt", wanted);
+    if (has_cudnn) return Wanted("compute.attention_kernels", "cudnn", wanted);
+  }
+  if (p.precision() == "FP32") {
+    const char* wanted = "auto with compute.precision FP32";
+    if (has_cublaslt) return Wanted("compute.matmul_kernels", "cublaslt", wanted);
+    if (has_cudnn) return Wanted("compute.attention_kernels", "cudnn", wanted);
+  }
+  if (has_cudnn && c.data().document_mask()) {
+    return Wanted("compute.attention_kernels", "cudnn",
+                  "auto with data.document_mask, whose documents are not equally long");
   }
   return absl::OkStatus();
 }
@@ -384,6 +409,7 @@ absl::StatusOr<RunConfig> Resolve(const RunConfig& config, int world_size) {
   RETURN_IF_ERROR(ValidateFinetune(c.finetune(), c.model()));
   RETURN_IF_ERROR(ValidateNames(c));
   RETURN_IF_ERROR(ValidateDevice(c));
+  RETURN_IF_ERROR(ValidateLibraries(c));
   RETURN_IF_ERROR(ValidateFp8(c));
   const parallel::MeshShape shape{c.mesh().pipe(), c.mesh().data(), c.mesh().expert()};
   RETURN_IF_ERROR(parallel::ProcessMesh::Create(shape, world_size).status());

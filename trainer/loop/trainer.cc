@@ -26,6 +26,7 @@
 #include "trainer/loop/keep_tokenizer.h"
 #include "trainer/loop/memory_check.h"
 #include "trainer/loop/planned_step.h"
+#include "trainer/loop/product_table.h"
 #include "trainer/loop/rank_model.h"
 #include "trainer/loop/resident_memory.h"
 #include "trainer/loop/resolve_config.h"
@@ -201,6 +202,7 @@ absl::Status TrainingRun::Prepare() {
   ASSIGN_OR_RETURN(model_, RankModel::Create(config_, rank_));
   Print(absl::StrFormat("mesh %s, schedule %s, %s", model_->mesh().ToString(), config_.schedule(),
                         config_.compute().precision()));
+  if (!rank_.device->libraries().empty()) Print(rank_.device->libraries());
   Print(
       absl::StrCat("memory of rank 0 before the first step:\n", rank_.device->memory().ToString()));
   RETURN_IF_ERROR(CheckDisk());
@@ -488,6 +490,7 @@ absl::Status Train(const RunConfig& config, const RankContext& rank) {
   RETURN_IF_ERROR(AgreeOnStatus(*rank.world, MakeFolders(config, rank)));
   ASSIGN_OR_RETURN(auto data, RunData::Open(config, rank));
   ASSIGN_OR_RETURN(const RunConfig whole, CompleteConfig(config, *data, rank));
+  RETURN_IF_ERROR(CheckLibraries(whole));
   RETURN_IF_ERROR(CheckMemory(whole, rank));
   TrainingRun run(whole, rank, std::move(data), resident_at_start);
   RETURN_IF_ERROR(run.Prepare());

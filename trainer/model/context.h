@@ -22,6 +22,10 @@ struct MicrobatchInput {
   ConstTensorView sequence_starts;  // [S + 1] i32
 
   int64_t num_tokens() const { return num_sequences * sequence_length; }
+  // Tokens of an attention span, if all are whole sequences; else 0.
+  int64_t attention_length() const {
+    return starts.extent(0) == num_sequences + 1 ? sequence_length : 0;
+  }
 };
 
 // Factors of the gradients of a step. Gradients are those of the *sum* of the main loss over all
@@ -50,7 +54,7 @@ struct Context {
   DType dtype = DType::kF32;
   // Numbers of the rows at hand for dropout, where they are not the microbatch's tokens in order.
   ConstTensorView row_ids = {};  // [rows] i64, or null
-  Fp8Health* health = nullptr;  // of this step; null: nobody looks
+  Fp8Health* health = nullptr;   // of this step; null: nobody looks
 
   TensorView NewRows(SlotId slot, int64_t width) const {
     return tape.New(slot, dtype, {batch.num_tokens(), width});

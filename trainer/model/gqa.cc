@@ -150,7 +150,8 @@ class Gqa : public AttentionLayer {
                                         .o = Heads(o),
                                         .log_sum_exp = lse,
                                         .scale = scale_,
-                                        .scratch = scratch.view()});
+                                        .scratch = scratch.view(),
+                                        .sequence_length = context.batch.attention_length()});
     out_.Forward(context, o, y);
     if (context.training && out_.caches_e5m6_input()) o_cache_.Shrink(context, o_);
   }

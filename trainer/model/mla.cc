@@ -105,7 +105,8 @@ class Mla : public AttentionLayer {
                                         .o = Heads(o, v_),
                                         .log_sum_exp = lse,
                                         .scale = scale_,
-                                        .scratch = scratch.view()});
+                                        .scratch = scratch.view(),
+                                        .sequence_length = context.batch.attention_length()});
     out_.Forward(context, o, y);
     if (context.training && out_.caches_e5m6_input()) o_cache_.Shrink(context, o_);
     if (recompute_up_) FreeExpanded(context);
