@@ -114,6 +114,10 @@ TEST(Instructions, Floats) {
       {"fma.rn.f32 %f0, %f1, %f2, %f3", F(1 + 0x1p-12f), F(1 + 0x1p-12f), F(-1),
        F(0x1p-11f + 0x1p-24f)},
       {"fma.rn.f64 %fd0, %fd1, %fd2, %fd3", D(1 + 0x1p-30), D(1 - 0x1p-30), D(-1), D(-0x1p-60)},
+      // What an H100 gives for 0 times infinity; x86 gives 0xffc00000.
+      {"mul.f32 %f0, %f1, %f2", F(0), F(INFINITY), 0, 0x7fffffff},
+      {"fma.rn.f32 %f0, %f1, %f2, %f3", F(0), F(-INFINITY), F(1), 0x7fffffff},
+      {"add.f32 %f0, %f1, %f2", F(INFINITY), F(-INFINITY), 0, 0x7fffffff},
       {"fma.rm.f32 %f0, %f1, %f2, %f3", F(1), F(1), F(0x1p-30f), F(1)},
       {"fma.rm.f32 %f0, %f1, %f2, %f3", F(1), F(1), F(-0x1p-30f), F(1 - 0x1p-24f)},
       {"fma.rm.f32 %f0, %f1, %f2, %f3", F(-1), F(1), F(-0x1p-30f), F(-1 - 0x1p-23f)},

@@ -148,6 +148,20 @@ struct Flushing {
   }
 };
 
+// A NaN that arithmetic in f32 gives is one: 0x7fffffff, whatever the operands' were.
+template <typename F>
+struct OneNaN {
+  template <typename... Operands>
+  float operator()(float a, Operands... others) const {
+    const float result = F()(a, others...);
+    return std::isnan(result) ? Get<float>(0x7fffffff) : result;
+  }
+  template <typename... Operands>
+  double operator()(double a, Operands... others) const {
+    return F()(a, others...);
+  }
+};
+
 template <template <typename, typename> class Which, typename F>
 Handler Rounded(Modifiers& modifiers, Type type) {
   modifiers.Take("rn");  // the default where it may be left out
@@ -161,25 +175,26 @@ Handler Rounded(Modifiers& modifiers, Type type) {
 template <template <typename, typename> class Which, typename F>
 Handler Approximate(Modifiers& modifiers, Type type) {
   if (type != Type::kF32) return nullptr;
-  return modifiers.Take("ftz") ? Which<Flushing<F>, float>::kRun : Which<F, float>::kRun;
+  return modifiers.Take("ftz") ? Which<OneNaN<Flushing<F>>, float>::kRun
+                               : Which<OneNaN<F>, float>::kRun;
 }
 
 Handler DivisionOf(const Instruction& i, Modifiers& modifiers, Type type) {
   const bool is_approximate = modifiers.Take("approx") || modifiers.Take("full");
   if (i.opcode == "div") {
     return is_approximate ? Approximate<Binary, Divide>(modifiers, type)
-                          : Rounded<Binary, Divide>(modifiers, type);
+                          : Rounded<Binary, OneNaN<Divide>>(modifiers, type);
   }
   if (i.opcode == "rcp" && is_approximate && type == Type::kF64) {
     return modifiers.Take("ftz") ? RunUnary<CoarseReciprocal, double> : nullptr;
   }
   if (i.opcode == "rcp") {
     return is_approximate ? Approximate<Unary, Reciprocal>(modifiers, type)
-                          : Rounded<Unary, Reciprocal>(modifiers, type);
+                          : Rounded<Unary, OneNaN<Reciprocal>>(modifiers, type);
   }
   if (i.opcode == "sqrt") {
     return is_approximate ? Approximate<Unary, SquareRoot>(modifiers, type)
-                          : Rounded<Unary, SquareRoot>(modifiers, type);
+                          : Rounded<Unary, OneNaN<SquareRoot>>(modifiers, type);
   }
   if (!is_approximate) return nullptr;
   if (i.opcode == "rsqrt") return Approximate<Unary, ReciprocalSquareRoot>(modifiers, type);
@@ -196,13 +211,13 @@ void DecodeFloat(Instruction& i, Modifiers& modifiers) {
   if (type != Type::kF32 && type != Type::kF64) return;
   i.type = type;
   const std::string& op = i.opcode;
-  if (op == "add") i.run = Rounded<Binary, Add>(modifiers, type);
-  if (op == "sub") i.run = Rounded<Binary, Subtract>(modifiers, type);
-  if (op == "mul") i.run = Rounded<Binary, Multiply>(modifiers, type);
+  if (op == "add") i.run = Rounded<Binary, OneNaN<Add>>(modifiers, type);
+  if (op == "sub") i.run = Rounded<Binary, OneNaN<Subtract>>(modifiers, type);
+  if (op == "mul") i.run = Rounded<Binary, OneNaN<Multiply>>(modifiers, type);
   if (op == "fma") {
     const bool rounds_down = type == Type::kF32 && modifiers.Take("rm");
-    i.run = rounds_down ? RunTernary<FusedMultiplyAddDown, float>
-                        : Rounded<Ternary, FusedMultiplyAdd>(modifiers, type);
+    i.run = rounds_down ? RunTernary<OneNaN<FusedMultiplyAddDown>, float>
+                        : Rounded<Ternary, OneNaN<FusedMultiplyAdd>>(modifiers, type);
   }
   if (op == "abs") i.run = Rounded<Unary, Absolute>(modifiers, type);
   if (op == "neg") i.run = Rounded<Unary, Negate>(modifiers, type);
