@@ -72,7 +72,8 @@ TEST_P(MatmulDeviceTest, IsExactOnSmallIntegers) {
                            .accumulate = add});
         ASSERT_TRUE(Same(c, expected)) << m << " " << n << " " << k << " variant " << variant;
         if (ta) continue;
-        const Packed packed = Pack(add ? b.To(DType::kF32) : b, tb, dtype);
+        const Tensor source = add ? b.To(DType::kF32) : b;  // a stream with a thread reads it later
+        const Packed packed = Pack(source, tb, dtype);
         PackedMatmul(stream(), {.a = a, .b = packed.matrix, .c = packed_c, .accumulate = add});
         Wait();
         ASSERT_TRUE(Same(packed_c, expected))
