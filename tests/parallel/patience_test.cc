@@ -23,19 +23,19 @@ TEST(Patience, StaysAwakeAtFirstAndThenSleeps) {
   EXPECT_GT(Switches(), before);
 }
 
-// Of 50 us each until a quarter of the sleep is more, then each 5/4 of the one before, 1 ms at
+// Of 10 us each until a quarter of the sleep is more, then each 5/4 of the one before, 1 ms at
 // most.
 TEST(Patience, SleepsAQuarterOfWhatItSlept) {
-  EXPECT_EQ(Patience::NextSleep(0), 50'000);
-  EXPECT_EQ(Patience::NextSleep(200'000), 50'000);
+  EXPECT_EQ(Patience::NextSleep(0), 10'000);
+  EXPECT_EQ(Patience::NextSleep(40'000), 10'000);
   EXPECT_EQ(Patience::NextSleep(400'000), 100'000);
   EXPECT_EQ(Patience::NextSleep(4'000'000), 1'000'000);
   EXPECT_EQ(Patience::NextSleep(int64_t{1} << 60), 1'000'000);
   Patience patience;
   for (int64_t i = 0; i < Patience::kAwake + 5; ++i) patience.Rest();
-  EXPECT_EQ(patience.slept(), 4 * 50'000 + 50'000);
+  EXPECT_EQ(patience.slept(), 4 * 10'000 + 10'000);
   patience.Rest();
-  EXPECT_EQ(patience.slept(), 250'000 + 62'500);
+  EXPECT_EQ(patience.slept(), 50'000 + 12'500);
 }
 
 }  // namespace
