@@ -33,9 +33,8 @@ struct HopperMatmulArgs {
   const float* a_scales = nullptr;
   int64_t a_scale_row = 0, a_scale_step = 0;
   const float* b_scales = nullptr;  // kFp8Blocks: [E, N / 128 rounded up, P], each part of K
-                                    // rounded up on its own
+                                    // rounded up on its own; kFp8Columns: as a's, [P, N], not kRows
   int64_t b_group_scales = 0;       // kRows: scales from b[e]'s to b[e + 1]'s; 0: no gap
-                                    // kFp8Columns: as a's, [P, N]; not kRows
   // [E + 1] i32, ascending, any values. kRows: from 0 to M. kContracted: along K; of kFp8Columns
   // the groups' rows without padding, while a, b and their scales lie as QuantizedColumns of
   // kernels/ops/block_quantize.h do, transposed, and P = K / 128 counts that padding.

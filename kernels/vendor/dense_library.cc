@@ -14,10 +14,6 @@ using cuda::HopperMatmulArgs;
 using cuda::MatmulOperands;
 using cuda::MatmulOutput;
 
-constexpr int64_t kBlock = 128;  // columns of c that share a scale of b
-
-int64_t CountOfBlocks(int64_t extent) { return (extent + kBlock - 1) / kBlock; }
-
 absl::StatusOr<DenseProduct> ProductOf(const HopperMatmulArgs& args) {
   const bool by_columns = args.shape.operands == MatmulOperands::kBF16Columns;
   const int64_t a_row = by_columns ? args.shape.m : args.shape.k;
@@ -53,7 +49,7 @@ class CublasLtDense : public cuda::DenseLibrary {
   // The scales as the library reads them, in memory of our own: a's turned, b's rows filled up.
   absl::Status LayOut(const HopperMatmulArgs& args, cuda::CudaStream& stream,
                       DensePointers& pointers) {
-    const int64_t steps = CountOfBlocks(args.shape.k), blocks = CountOfBlocks(args.shape.n);
+    const int64_t steps = NumScaleTiles(args.shape.k), blocks = NumScaleTiles(args.shape.n);
     const int64_t row = BlockScaleRow(args.shape.k), of_a = steps * args.shape.m;
     RETURN_IF_ERROR(Grow(static_cast<size_t>(of_a + blocks * row) * sizeof(float), stream));
     cuda::TurnScales(stream, {.from = args.a_scales,

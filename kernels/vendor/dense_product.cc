@@ -43,11 +43,10 @@ absl::Status CheckDenseProduct(const DenseProduct& p) {
   return absl::OkStatus();
 }
 
+int64_t NumScaleTiles(int64_t extent) { return (extent + kScaleTile - 1) / kScaleTile; }
+
 // A row of scales is 16 bytes, or a multiple.
-int64_t BlockScaleRow(int64_t k) {
-  const int64_t tiles = (k + kScaleTile - 1) / kScaleTile;
-  return (tiles + 3) / 4 * 4;
-}
+int64_t BlockScaleRow(int64_t k) { return (NumScaleTiles(k) + 3) / 4 * 4; }
 
 absl::StatusOr<DenseProduct> DenseProductOf(const cuda::HopperMatmulShape& shape, DType result,
                                             bool accumulate, const MatrixRows& rows) {

@@ -27,6 +27,8 @@ struct DenseProduct {
 // far as shapes and strides say.
 absl::Status CheckDenseProduct(const DenseProduct& product);
 
+// Of a row or column: how many stretches of 128 have a scale of their own.
+int64_t NumScaleTiles(int64_t extent);
 // Scales of b (DensePointers) from one row of blocks to the next.
 int64_t BlockScaleRow(int64_t k);
 

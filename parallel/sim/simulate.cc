@@ -185,12 +185,12 @@ double SecondsOnCores(std::vector<double> work, int cores) {
 }
 
 // At the end of a step every rank works; where ranks share cores, those with less leave theirs to
-// the others.
+// the others. For costs that have tails.
 double TailSeconds(const SimulationRequest& request, int world) {
   const std::vector<TailCost>& tails = request.costs->tails;
   const int data = request.groups * request.members;
   double longest = 0;
-  for (int first = 0; first < world && !tails.empty(); first += request.ranks_per_node) {
+  for (int first = 0; first < world; first += request.ranks_per_node) {
     std::vector<double> work;
     for (int rank = first; rank < std::min(world, first + request.ranks_per_node); ++rank)
       work.push_back(tails[rank / data].total());

@@ -19,7 +19,6 @@ namespace {
 
 // Of a host or of a GPU.
 struct Memory {
-  std::string name;
   int ranks = 0;
   double free = 0;         // bytes
   double state = 0;        // of all ranks: parameters, gradients, optimizer
@@ -45,16 +44,15 @@ std::string WhatToLower(const RunConfig& config, const Memory& memory) {
       config.compute().recompute() == "none" ? " or set compute.recompute=norm,mla_up,swiglu" : "");
 }
 
-absl::Status Judge(const RunConfig& config, const Memory& memory) {
+absl::Status Judge(const RunConfig& config, const std::string& name, const Memory& memory) {
   if (memory.wanted() <= memory.free) return absl::OkStatus();
   const double gib = int64_t{1} << 30;
   return absl::ResourceExhaustedError(absl::StrFormat(
       "memory: found %.2f GiB free on %s, wanted %.2f GiB for its %d rank%s (parameters, "
       "gradients and optimizer %.2f, activations %.2f): %s, or set run.check_memory=false to try "
       "all the same",
-      memory.free / gib, memory.name, memory.wanted() / gib, memory.ranks,
-      memory.ranks == 1 ? "" : "s", memory.state / gib, memory.activations / gib,
-      WhatToLower(config, memory)));
+      memory.free / gib, name, memory.wanted() / gib, memory.ranks, memory.ranks == 1 ? "" : "s",
+      memory.state / gib, memory.activations / gib, WhatToLower(config, memory)));
 }
 
 // One line of each rank: free bytes, state, activations, and the memory's name.
@@ -67,7 +65,6 @@ absl::Status JudgeAll(const RunConfig& config, const std::vector<std::string>& l
           absl::SimpleAtod(words[1], &state) && absl::SimpleAtod(words[2], &activations))
         << line;
     Memory& memory = memories[words[3]];
-    memory.name = words[3];
     ++memory.ranks;
     memory.free = std::max(memory.free, free);
     memory.state += state;
@@ -77,7 +74,7 @@ absl::Status JudgeAll(const RunConfig& config, const std::vector<std::string>& l
       std::max_element(memories.begin(), memories.end(), [](const auto& a, const auto& b) {
         return a.second.wanted() - a.second.free < b.second.wanted() - b.second.free;
       });
-  return Judge(config, fullest->second);
+  return Judge(config, fullest->first, fullest->second);
 }
 
 }  // namespace
