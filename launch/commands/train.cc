@@ -40,6 +40,10 @@ class Train : public Command {
   bool runs_on_ranks() const override { return true; }
   FlagSet flags() override {
     FlagSet flags = FlagsOf(config_flags_);
+    flags.push_back({.name = "--device",
+                     .value = "cpu|cuda",
+                     .help = "what computes: short for --set compute.device=...",
+                     .target = &device_});
     flags.push_back({.name = "--dry-run",
                      .help = "print parameters, memory table and mesh, and do not train",
                      .target = &dry_run_});
@@ -47,6 +51,7 @@ class Train : public Command {
   }
 
   absl::Status Run(const CommandContext& context) override {
+    if (!device_.empty()) config_flags_.edits.push_back("compute.device=" + device_);
     ASSIGN_OR_RETURN(trainer::RunConfig written, LoadConfig(config_flags_));
     if (dry_run_) return DryRun(written, context);
     RETURN_IF_ERROR(UseBundledText(written));
@@ -84,6 +89,7 @@ class Train : public Command {
   }
 
   ConfigFlags config_flags_;
+  std::string device_;
   bool dry_run_ = false;
 };
 

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <ostream>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -53,12 +54,12 @@ class CudaTraining : public ::testing::TestWithParam<Training> {
   }
   launch::Outcome Train(const std::string& device, int steps, const std::string& run_dir,
                         const std::string& edits) const {
-    const bool on_cuda = device == "cuda";
+    const bool on_cuda = device == "cuda" && edits.find("--dry-run") == std::string::npos;
     return launch::RunShell(
         (on_cuda ? kOnTheDouble + ("CUDA_DOUBLE_LAUNCHES=" + Launches()) + " " : "") +
         std::string(SLUICE_BINARY) +
         " train --preset tiny --set train.global_batch=2 --set compute.threads=1" +
-        " --set compute.precision=" + GetParam().precision + " --set compute.device=" + device +
+        " --set compute.precision=" + GetParam().precision + " --device " + device +
         " --set data.train=" + dir_ + "/train.txt --set train.steps=" + std::to_string(steps) +
         " --set data.cache_dir=" + dir_ + "/cache --set run.dir=" + run_dir + edits);
   }
@@ -95,6 +96,51 @@ class CudaTraining : public ::testing::TestWithParam<Training> {
     }
     std::printf("by mma.sync: %d of codes, %d in BF16\n", CountOf("fp8_"),
                 CountOf("matmul_kernelI13"));
+  }
+
+  // That the products went as the table of --dry-run says: "wgmma 128x64" for each tile that was
+  // launched, and by mma.sync none but where it says so.
+  void ExpectTheTableOfProducts() const {
+    const launch::Outcome outcome = Train("cuda", 1, RunDir("cuda"), " --dry-run");
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    const size_t table = outcome.out.find("products on a GPU");
+    ASSERT_NE(table, std::string::npos) << outcome.out;
+    std::set<std::string> said, launched;
+    int m = 0, n = 0;
+    for (size_t at = table; (at = outcome.out.find("wgmma ", at)) != std::string::npos; ++at) {
+      ASSERT_EQ(std::sscanf(&outcome.out[at], "wgmma %dx%d", &m, &n), 2);
+      said.insert(std::to_string(m) + "x" + std::to_string(n));
+    }
+    std::ifstream file(Launches());
+    for (std::string line; std::getline(file, line);) {
+      const size_t at = line.find("MatmulOperandsE");
+      if (at == std::string::npos) continue;
+      ASSERT_EQ(std::sscanf(&line[at], "MatmulOperandsE%*1dELi%dELi%dE", &m, &n), 2) << line;
+      launched.insert(std::to_string(m) + "x" + std::to_string(n));
+    }
+    EXPECT_EQ(launched, said);
+    int by_mma = 0;
+    for (const char* name : {"fp8_matmul_kernel", "fp8_weight_gradient_kernel", "matmul_kernelI13",
+                             "weight_gradient_kernelI13"}) {
+      by_mma += CountOf(name);
+    }
+    EXPECT_EQ(by_mma > 0, outcome.out.find("mma.sync", table) != std::string::npos);
+  }
+
+  // Two runs with equal losses so far: the CPU's takes a step on CUDA, CUDA's one on the CPU.
+  void ExpectEachGoesOnOnTheOther() const {
+    const int steps = GetParam().steps + 1;
+    const std::string edits = " --set run.init_from=" + RunDir("before");
+    for (const std::string device : {"cpu", "cuda"}) {
+      const std::string other = device == "cpu" ? "cuda" : "cpu";
+      const launch::Outcome outcome = Train(device, steps, RunDir(other), edits);
+      ASSERT_EQ(outcome.exit_code, 0) << device << ": " << outcome.err;
+      EXPECT_THAT(outcome.out, HasSubstr("resuming"));
+    }
+    const std::vector<double> cuda = Losses("cuda"), cpu = Losses("cpu");
+    ASSERT_EQ(static_cast<int>(cuda.size()), steps);
+    ASSERT_EQ(cpu.size(), cuda.size());
+    EXPECT_NEAR(cuda.back(), cpu.back(), GetParam().bound * cpu.back());
   }
 
   std::string dir_;
@@ -159,6 +205,7 @@ TEST_P(CudaTraining, LossesAndGradientsAreTheCpus) {
   }
   ExpectEqualGradients(RunDir("cuda"), RunDir("cpu"), training.bound);
   ExpectKernelsOfHopper();
+  ExpectTheTableOfProducts();
   for (const std::string device : {"cpu", "cuda"}) {
     const launch::Outcome outcome = Train(device, training.steps);
     ASSERT_EQ(outcome.exit_code, 0) << device << ": " << outcome.err;
@@ -174,6 +221,7 @@ TEST_P(CudaTraining, LossesAndGradientsAreTheCpus) {
   }
 
   std::printf("%d losses, the worst %.2g apart\n", training.steps, worst);
+  ExpectEachGoesOnOnTheOther();
 }
 const auto kNameOf = [](const auto& info) { return std::string(info.param.precision); };
 INSTANTIATE_TEST_SUITE_P(Precisions, CudaTraining, ::testing::Values(Training{"FP32", 3, 1e-5}),

@@ -13,7 +13,7 @@ namespace {
 
 TEST(FrozenFlags, TheProgramHasExactlyTheseCommandsAndFlags) {
   const std::map<std::string, std::vector<std::string>> wanted = {
-      {"train", {"--preset", "--config", "--set", "--dry-run"}},
+      {"train", {"--preset", "--config", "--set", "--device", "--dry-run"}},
       {"tokenize",
        {"INPUT", "--tokenizer", "--output", "--vocab-size", "--threads", "--strict", "--json",
         "--ids", "--plain", "--chat", "--decode", "--add-special-tokens", "--skip-special-tokens"}},

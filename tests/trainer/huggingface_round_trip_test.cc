@@ -1,6 +1,4 @@
 // Whole directories through a run folder and back, and an import on every mesh.
-#include <gtest/gtest.h>
-
 #include <functional>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -8,7 +6,9 @@
 
 #include "checkpoints/digest.h"
 #include "checkpoints/file_system.h"
+#include "gmock/gmock.h"
 #include "google/protobuf/text_format.h"
+#include "gtest/gtest.h"
 #include "kernels/core/crc32c.h"
 #include "tests/support/thread_ranks.h"
 #include "tests/trainer/huggingface_case.h"
@@ -51,6 +51,18 @@ TEST_P(HuggingFaceRoundTrip, GivesTheSameFiles) {
   EXPECT_EQ(found, names);
   for (const auto& [name, content] : source) EXPECT_TRUE(out.at(name) == content) << name;
   EXPECT_EQ(ExportHuggingFace(request).status().code(), absl::StatusCode::kAlreadyExists);
+}
+
+TEST(HuggingFaceImport, WritesNothingIntoItsSource) {
+  HuggingFaceCase golden("mixtral");
+  const auto before = FilesOf(golden.source());
+  ImportRequest request;
+  request.from = golden.source();
+  request.to = golden.source() + "/../source/";
+  const absl::Status status = ImportHuggingFace(request).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("wanted another to write to"));
+  EXPECT_EQ(FilesOf(golden.source()), before);
 }
 
 // Moonshot's models have no tokenizer.json; their control tokens are named in the configuration.

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <filesystem>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -101,6 +102,11 @@ absl::Status WriteRecords(const ImportRequest& request, const RunConfig& config,
 
 absl::StatusOr<ImportResult> ImportHuggingFace(const ImportRequest& request) {
   const auto files = checkpoints::CreatePosixFileSystem();
+  std::error_code not_there;
+  if (fs::equivalent(request.from, request.to, not_there)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        request.to, ": found the directory that is read, wanted another to write to"));
+  }
   const std::string checkpoints_dir = checkpoints::JoinPath(request.to, "checkpoints");
   const auto generations = checkpoints::ListGenerations(*files, checkpoints_dir);
   if (generations.ok() && !generations->empty()) {
