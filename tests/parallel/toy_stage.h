@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "kernels/core/cpu_stream.h"
+#include "parallel/comm/decorators.h"
 #include "parallel/pipeline/stage.h"
 #include "tests/support/tensor.h"
 
@@ -104,9 +105,10 @@ inline ToyStep ToyReference(int num_stages, int first_microbatch, int end_microb
 
 class ToyStage : public Stage {
  public:
-  // `log` receives "F2.5:0" for each phase, if not null. num_phases divides kWidth.
+  // `log` receives "F2.5:0" for each phase as it is enqueued, if not null. num_phases divides
+  // kWidth.
   ToyStage(int stage, int num_stages, int num_microbatches, int num_phases,
-           kernels::DeviceContext& device, std::vector<std::string>* log = nullptr)
+           kernels::DeviceContext& device, CallLog* log = nullptr)
       : stage_(stage),
         is_first_(stage == 0),
         is_last_(stage + 1 == num_stages),
@@ -245,7 +247,7 @@ class ToyStage : public Stage {
     return std::to_string(stage_) + "." + std::to_string(microbatch);
   }
   State& Enter(const char* what, int microbatch, int phase) {
-    if (log_ != nullptr) log_->push_back(what + Name(microbatch) + ":" + std::to_string(phase));
+    if (log_ != nullptr) log_->Add(what + Name(microbatch) + ":" + std::to_string(phase));
     return states_[microbatch];
   }
   void Spoil(const Tensor& tensor) {
@@ -260,7 +262,7 @@ class ToyStage : public Stage {
   const int num_phases_;
   kernels::DeviceContext& device_;
   kernels::CpuStream& stream_;  // of computing
-  std::vector<std::string>* const log_;
+  CallLog* const log_;
   Row a_, b_;
   ToyGradients gradients_;
   std::vector<double> losses_;
