@@ -92,7 +92,10 @@ class Simulate : public Command {
          .help = "for chrome://tracing and Perfetto",
          .target = &trace_},
         {.name = "--svg", .value = "FILE", .help = "a drawing", .target = &svg_},
-        {.name = "--json", .help = "one JSON object in place of the drawing", .target = &json_}};
+        {.name = "--json",
+         .help = "one JSON object in place of the drawing; exposed_communication is of exchanges, "
+                 "reductions and gathers are in the tail",
+         .target = &json_}};
     flags.insert(flags.end(), own.begin(), own.end());
     return flags;
   }
@@ -185,13 +188,25 @@ class Simulate : public Command {
     std::printf(
         "%s\n%s", layout_.ToString().c_str(),
         parallel::DrawGantt(timeline, static_cast<int>(std::max<int64_t>(10, width_))).c_str());
+    const parallel::TailCost& tail = timeline.tail;
     std::printf(
-        "step %.4f s (pipeline %.4f), bubble %.1f%%, exposed communication %.1f%%; %d ranks played "
-        "in %.3f s\n",
-        timeline.step_seconds, timeline.pipeline_seconds, 100 * timeline.bubble(),
-        100 * timeline.exposed_comm(), timeline.num_ranks(), took);
+        "step %.4f s: pipeline %.4f, gradients reduced %.4f, optimizer %.4f, parameters gathered "
+        "%.4f\nof the pipeline bubble %.1f%%, exposed exchanges %.1f%%; %d ranks played in %.3f "
+        "s\n",
+        timeline.step_seconds, timeline.pipeline_seconds, tail.reduce_gradients, tail.optimizer,
+        tail.gather_parameters, 100 * timeline.bubble(), 100 * timeline.exposed_comm(),
+        timeline.num_ranks(), took);
   }
 
+  static Json JsonOf(const parallel::TailCost& tail) {
+    return {{"reduce_gradients", tail.reduce_gradients},
+            {"optimizer", tail.optimizer},
+            {"gather_parameters", tail.gather_parameters}};
+  }
+
+  // exposed_communication: where compute waits for an exchange, a share of the pipeline part (of a
+  // pipeline: seconds). Reductions and gathers are not in it: "tail" is that of the longest rank,
+  // "tails" has the pipeline ranks'.
   void PrintJson(const Timeline& timeline, double took) const {
     Json ranks = Json::array();
     for (const parallel::RankTimes& rank : timeline.ranks) {
@@ -200,6 +215,8 @@ class Simulate : public Command {
                        {"idle", rank.idle},
                        {"finish", rank.finish}});
     }
+    Json tails = Json::array();
+    for (const parallel::TailCost& tail : timeline.tails) tails.push_back(JsonOf(tail));
     const Json object = {{"schedule", layout_.schedule},
                          {"ranks", timeline.num_ranks()},
                          {"groups", timeline.groups},
@@ -209,6 +226,9 @@ class Simulate : public Command {
                          {"bubble", timeline.bubble()},
                          {"exposed_communication", timeline.exposed_comm()},
                          {"simulation_seconds", took},
+                         {"slowest_group", timeline.slowest_group()},
+                         {"tail", JsonOf(timeline.tail)},
+                         {"tails", tails},
                          {"pipelines", ranks}};
     std::puts(JsonText(object).c_str());
   }

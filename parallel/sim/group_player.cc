@@ -216,10 +216,15 @@ LaneTimes GroupPlayer::TimesOf(int rank, int step, const Action& action, Rows wh
           rank, step,
           Both(SumOf(chunk.backward_input, rows, slow), SumOf(chunk.backward_weight, rows, slow)),
           chunk, rows);
-    case ActionKind::kOverlap:
-      return PlayPair({&chunk, &costs_.stages[action.backward_stage], rows,
-                       mean ? 1 : RowsOf(action.backward_stage, action.backward_microbatch),
-                       slow * costs_.compute_factor_in_overlap});
+    case ActionKind::kOverlap: {
+      const ChunkPair pair{
+          .forward = &chunk,
+          .backward = &costs_.stages[action.backward_stage],
+          .forward_rows = rows,
+          .backward_rows = mean ? 1 : RowsOf(action.backward_stage, action.backward_microbatch),
+          .compute_factor = slow};
+      return PairTimes(pair);
+    }
     case ActionKind::kSendActivation:
     case ActionKind::kReceiveActivation:
     case ActionKind::kSendGradient:
@@ -227,6 +232,18 @@ LaneTimes GroupPlayer::TimesOf(int rank, int step, const Action& action, Rows wh
       return {};
   }
   return {};
+}
+
+// The two streams of a rank on a CPU run in their caller, one phase after the other
+// (kernels/core/cpu_stream.h): there a pair hides nothing.
+LaneTimes GroupPlayer::PairTimes(ChunkPair pair) const {
+  if (request_.cores_per_node == 0) {
+    pair.compute_factor *= costs_.compute_factor_in_overlap;
+    return PlayPair(pair);
+  }
+  return Both(SumOf(pair.forward->forward, pair.forward_rows, pair.compute_factor),
+              Both(SumOf(pair.backward->backward_input, pair.backward_rows, pair.compute_factor),
+                   SumOf(pair.backward->backward_weight, pair.backward_rows, pair.compute_factor)));
 }
 
 // Overlap::kNeighbours: what a forward and a backward of this stage would take side by side, as
@@ -239,8 +256,7 @@ LaneTimes GroupPlayer::Shrink(int rank, int step, const LaneTimes& alone, const 
   const double sum = SumOf(chunk.forward, rows, slow).seconds +
                      SumOf(chunk.backward_input, rows, slow).seconds +
                      SumOf(chunk.backward_weight, rows, slow).seconds;
-  const LaneTimes pair =
-      PlayPair({&chunk, &chunk, rows, rows, slow * costs_.compute_factor_in_overlap});
+  const LaneTimes pair = PairTimes({&chunk, &chunk, rows, rows, slow});
   if (sum <= 0 || pair.seconds >= sum) return alone;
   const double share = pair.seconds / sum;
   LaneTimes shrunk = alone;

@@ -54,6 +54,7 @@ class GroupPlayer {
   double Arrival(int from, int stage, int microbatch, double sent);
   enum class Rows : uint8_t { kFullest, kMean };
   LaneTimes TimesOf(int rank, int step, const Action& action, Rows which) const;
+  LaneTimes PairTimes(ChunkPair pair) const;  // a forward and a backward that overlap
   LaneTimes Shrink(int rank, int step, const LaneTimes& alone, const ChunkCost& chunk,
                    double rows) const;
 

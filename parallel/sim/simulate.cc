@@ -214,6 +214,13 @@ double Timeline::exposed_comm() const {
                               : 0;
 }
 
+int Timeline::slowest_group() const {
+  const auto last =
+      std::max_element(ranks.begin(), ranks.end(),
+                       [](const RankTimes& a, const RankTimes& b) { return a.finish < b.finish; });
+  return last == ranks.end() ? 0 : static_cast<int>(last - ranks.begin()) / pipe;
+}
+
 absl::StatusOr<Timeline> Simulate(const SimulationRequest& request) {
   RETURN_IF_ERROR(CheckRequest(request));
   Timeline timeline;
@@ -234,16 +241,18 @@ absl::StatusOr<Timeline> Simulate(const SimulationRequest& request) {
     timeline.pipeline_seconds = std::max(timeline.pipeline_seconds, rank.finish);
   for (RankTimes& rank : timeline.ranks)
     rank.idle = timeline.pipeline_seconds - rank.compute - rank.exposed_comm;
-  for (const TailCost& cost : request.costs->tails) {
-    if (cost.total() > timeline.tail.total()) timeline.tail = cost;
-  }
-  const double alone = timeline.tail.total();
+  timeline.tails = request.costs->tails;
+  double alone = 0;
+  for (const TailCost& cost : timeline.tails) alone = std::max(alone, cost.total());
   if (request.cores_per_node > 0 && alone > 0) {
     const double factor = TailSeconds(request, timeline.num_ranks()) / alone;
-    for (double* part : {&timeline.tail.reduce_gradients, &timeline.tail.optimizer,
-                         &timeline.tail.gather_parameters}) {
-      *part *= factor;
+    for (TailCost& cost : timeline.tails) {
+      for (double* part : {&cost.reduce_gradients, &cost.optimizer, &cost.gather_parameters})
+        *part *= factor;
     }
+  }
+  for (const TailCost& cost : timeline.tails) {
+    if (cost.total() > timeline.tail.total()) timeline.tail = cost;
   }
   timeline.step_seconds = timeline.pipeline_seconds + timeline.tail.total();
   return timeline;

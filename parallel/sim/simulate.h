@@ -37,8 +37,8 @@ struct SimulationRequest {
   int groups = 1, members = 1;
   RowFactors rows;
   std::vector<Straggler> stragglers;
-  // Ranks on CPUs: so many cores serve so many ranks, which lie on nodes in order of rank. 0: each
-  // rank has a device of its own.
+  // Ranks on CPUs: so many cores serve so many ranks, which lie on nodes in order of rank, and an
+  // overlapped pair takes the sum of its phases. 0: each rank has a device of its own.
   int cores_per_node = 0, ranks_per_node = 1;
   double waiting_core_share = 0;  // of a core, that a rank which waits takes by asking
   bool keep_spans = true;         // false: no spans, only sums (a search wants only those)
@@ -52,7 +52,7 @@ struct ActionSpan {
 
 struct RankTimes {
   double compute = 0;       // of the pipeline part, in lock step with the group's slowest
-  double exposed_comm = 0;  // of the pipeline part
+  double exposed_comm = 0;  // of the pipeline part: exchanges, no messages and nothing of the tail
   double idle = 0;          // the bubble: neither
   double finish = 0;        // of its last action
 };
@@ -62,10 +62,14 @@ struct Timeline {
   std::vector<std::vector<ActionSpan>> spans;  // [G * P], group-major
   std::vector<RankTimes> ranks;                // [G * P]
   double pipeline_seconds = 0;                 // until the last action of the slowest group
-  TailCost tail;                               // the longest of the ranks, on shared cores
+  std::vector<TailCost> tails;                 // [P], or empty; where cores are shared, stretched
+  TailCost tail;                               // the longest of them
   double step_seconds = 0;                     // with it
   double bubble() const;                       // idle share of the pipeline part, over all ranks
-  double exposed_comm() const;                 // share of it spent waiting for exchanges
+  // Share of the pipeline part spent waiting for exchanges. Reductions and gathers are not in it,
+  // they are the tail's.
+  double exposed_comm() const;
+  int slowest_group() const;  // the one that ends last
   int num_ranks() const { return pipe * groups * members; }
 };
 

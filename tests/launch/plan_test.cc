@@ -86,6 +86,9 @@ TEST(Simulate, DrawsAndWrites) {
   const nlohmann::json json = nlohmann::json::parse(real.out);
   EXPECT_EQ(json["ranks"], 2048);
   EXPECT_EQ(json["pipelines"].size(), 32u);
+  EXPECT_EQ(json["slowest_group"], 1);  // of two, the straggler's
+  EXPECT_EQ(json["tails"].size(), 16u);
+  EXPECT_GT(json["tail"]["reduce_gradients"].get<double>(), 0);
   // The stages are those that train would cut: the head makes the last one long.
   const auto step = [](const std::string& layers) {
     const Outcome cut = RunSluice(

@@ -5,14 +5,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
-
 #include "tests/plan/test_schedules.h"
 
 namespace sluice::parallel {
 namespace {
 
-using testing::DualPipeLike;
 using testing::EvenCosts;
 
 Timeline Play(const Schedule& schedule, const StepCosts& costs) {
@@ -44,13 +41,30 @@ TEST(Simulate, ClosedFormsOfBubbles) {
 TEST(Simulate, DualPipesBubble) {
   for (const int p : {2, 4, 8, 16}) {
     for (const int n : {2 * p, 2 * p + 6, 5 * p}) {
-      const Schedule schedule = DualPipeLike::Make(p, n);
+      const Schedule schedule = MakeSchedule("dualpipe", {p, n, 1}).value();
       const Timeline timeline = Play(schedule, EvenCosts(p, 1, 1, 1));
       const double pair = 3, b = 2, w = 1;  // nothing to hide: F&B = F + B
       for (const RankTimes& rank : timeline.ranks)
         EXPECT_NEAR(rank.idle, (p / 2 - 1) * (pair + b - 3 * w), 1e-9) << p << " " << n;
     }
   }
+}
+
+StepCosts MoeCosts(int stages, double compute, double comm) {
+  StepCosts costs;
+  ChunkCost chunk;
+  const auto moe = [&](std::vector<Phase>& to, double factor) {
+    to = {{PhaseKind::kAttention, Lane::kCompute, factor * compute},
+          {PhaseKind::kDispatch, Lane::kComm, comm, Growth::kWithRows},
+          {PhaseKind::kExperts, Lane::kCompute, factor * compute, Growth::kWithRows},
+          {PhaseKind::kCombine, Lane::kComm, comm, Growth::kWithRows}};
+  };
+  moe(chunk.forward, 1);
+  moe(chunk.backward_input, 1.2);
+  chunk.backward_weight = {{PhaseKind::kExperts, Lane::kCompute, compute}};
+  chunk.weight_after = {3};
+  costs.stages.assign(stages, chunk);
+  return costs;
 }
 
 Timeline PlayOnCores(const Schedule& schedule, const StepCosts& costs, int groups, int cores,
@@ -138,6 +152,26 @@ TEST(SimulateSharedCores, StagesOfExpertGroupsLeaveEachOtherTheirCores) {
   EXPECT_NEAR(Simulate(request).value().step_seconds, 2 * 2 * 4 * 3 / 2.0, 1e-9);
 }
 
+// The streams of a rank on a CPU run in their caller: a pair takes what its halves take one by one,
+// with nothing beside compute that could slow it down. On devices of their own the same costs hide.
+TEST(SimulateSharedCores, APairHidesNothing) {
+  const Schedule dual = MakeSchedule("dualpipe", {2, 8, 1}).value();
+  StepCosts costs = MoeCosts(2, 1.0, 0.4);
+  const auto busy = [](const Timeline& timeline) {
+    return timeline.ranks[0].compute + timeline.ranks[0].exposed_comm;
+  };
+  // A microbatch of a stage: F 2 + 2 x 0.4, I 2.4 + 2 x 0.4, W 1. A rank runs both stages, each for
+  // half of the eight microbatches.
+  const double sum = 8 * (2.8 + 3.2 + 1);
+  EXPECT_NEAR(busy(PlayOnCores(dual, costs, 1, 2, 2)), sum, 1e-9);
+  EXPECT_LT(busy(Play(dual, costs)), 0.95 * sum);
+  costs.compute_factor_in_overlap = 1.5;
+  costs.overlap = Overlap::kNeighbours;
+  EXPECT_NEAR(busy(PlayOnCores(dual, costs, 1, 2, 2)), sum, 1e-9);
+  const Schedule plain = MakeSchedule("1f1b", {2, 8, 1}).value();
+  EXPECT_NEAR(busy(PlayOnCores(plain, costs, 1, 2, 2)), sum, 1e-9);
+}
+
 // Two members, of which the fuller has 1.5 times the mean: on two cores they take 1.5 seconds, on
 // one the two that they work.
 TEST(SimulateSharedCores, AMemberThatWaitsForAFullerOneLeavesItsCore) {
@@ -172,27 +206,10 @@ TEST(SimulateSharedCores, AtTheEndShortTailsLeaveTheirCoresToLongOnes) {
   EXPECT_NEAR(tail(1), 6, 1e-9);
 }
 
-StepCosts MoeCosts(int stages, double compute, double comm) {
-  StepCosts costs;
-  ChunkCost chunk;
-  const auto moe = [&](std::vector<Phase>& to, double factor) {
-    to = {{PhaseKind::kAttention, Lane::kCompute, factor * compute},
-          {PhaseKind::kDispatch, Lane::kComm, comm, Growth::kWithRows},
-          {PhaseKind::kExperts, Lane::kCompute, factor * compute, Growth::kWithRows},
-          {PhaseKind::kCombine, Lane::kComm, comm, Growth::kWithRows}};
-  };
-  moe(chunk.forward, 1);
-  moe(chunk.backward_input, 1.2);
-  chunk.backward_weight = {{PhaseKind::kExperts, Lane::kCompute, compute}};
-  chunk.weight_after = {3};
-  costs.stages.assign(stages, chunk);
-  return costs;
-}
-
 TEST(Simulate, OverlappedPairsHideTheExchange) {
   const int p = 4, n = 16;
   const Schedule plain = MakeSchedule("1f1b", {p, n, 1}).value();
-  const Schedule dual = DualPipeLike::Make(p, n);
+  const Schedule dual = MakeSchedule("dualpipe", {p, n, 1}).value();
   StepCosts costs = MoeCosts(p, 1.0, 0.4);
   const Timeline alone = Play(plain, costs), hidden = Play(dual, costs);
   EXPECT_LT(hidden.pipeline_seconds, 0.8 * alone.pipeline_seconds);
@@ -209,7 +226,8 @@ TEST(Simulate, OverlappedPairsHideTheExchange) {
 }
 
 TEST(Simulate, ComputeSlowsDownBesideCommunicationOnlyInPairs) {
-  const Schedule dual = DualPipeLike::Make(2, 8), plain = MakeSchedule("1f1b", {2, 8, 1}).value();
+  const Schedule dual = MakeSchedule("dualpipe", {2, 8, 1}).value(),
+                 plain = MakeSchedule("1f1b", {2, 8, 1}).value();
   StepCosts costs = EvenCosts(2, 1, 1, 1);
   const double dual_before = Play(dual, costs).pipeline_seconds;
   const double plain_before = Play(plain, costs).pipeline_seconds;
@@ -270,6 +288,8 @@ TEST(Simulate, TailIsTheLongestOfTheRanks) {
   costs.tails = {{1, 2, 3}, {0.5, 0.25, 0}};
   const Timeline timeline = Play(schedule, costs);
   EXPECT_DOUBLE_EQ(timeline.step_seconds, timeline.pipeline_seconds + 6);
+  ASSERT_EQ(timeline.tails.size(), 2u);
+  EXPECT_DOUBLE_EQ(timeline.tails[1].total(), 0.75);
 }
 
 TEST(Simulate, SaysWhatIsWrong) {
@@ -287,16 +307,31 @@ TEST(Simulate, SaysWhatIsWrong) {
               ::testing::HasSubstr("deadlocks"));
 }
 
-// 2048 ranks: 16 stages, two groups of 64 experts' ranks, 120 microbatches. The bound is generous
-// (one core of a laptop takes far less); what it catches is work that grows with the square.
-TEST(Simulate, TwoThousandRanksInSeconds) {
-  const Schedule schedule = DualPipeLike::Make(16, 120);
+// 2048 ranks: 16 stages, two groups of 64 experts' ranks, 120 microbatches. The work is that of 32
+// pipelines and of each action once, whatever a group's members are: every forward and every half
+// of a backward that runs alone is asked for its rows once, a pair for each side.
+TEST(Simulate, TwoThousandRanksAreAsManyActionsAsTheirPipelines) {
+  const Schedule schedule = MakeSchedule("dualpipe", {16, 120, 1}).value();
   const StepCosts costs = MoeCosts(16, 1.0, 0.8);
   SimulationRequest request{
       .schedule = &schedule, .costs = &costs, .groups = 2, .members = 64, .keep_spans = false};
+  int64_t split = 0;
+  for (const auto& actions : schedule.actions) {
+    for (const Action& action : actions) split += action.kind == ActionKind::kBackwardWeight;
+  }
+  int64_t asked = 0;
+  request.rows.worst = [&](int, int, int) {
+    ++asked;
+    return 1.25;
+  };
   const Timeline timeline = Simulate(request).value();
   EXPECT_EQ(timeline.num_ranks(), 2048);
-  EXPECT_GT(timeline.pipeline_seconds, 120 * 4.2);
+  EXPECT_EQ(timeline.ranks.size(), 32u);
+  EXPECT_EQ(asked, 2 * (2 * 16 * 120 + split));
+  // Where the factor is one for all, equal chunks are timed once, to the same time.
+  request.rows.worst = nullptr;
+  request.rows.constant = 1.25;
+  EXPECT_DOUBLE_EQ(Simulate(request).value().step_seconds, timeline.step_seconds);
 }
 
 }  // namespace
