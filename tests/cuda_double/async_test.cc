@@ -113,6 +113,23 @@ TEST_F(TensorCopy, ABoxArrivesSwizzledAndZerosOutside) {
   }
 }
 
+TEST_F(TensorCopy, AMapMayBePrefetchedAndNothingElse) {
+  CopyPieces pieces;
+  pieces.before = "mov.b64 %rd5, p0; cvta.param.u64 %rd6, %rd5; prefetch.tensormap [%rd6];\n";
+  EXPECT_EQ(Run(pieces), "");
+  pieces.before = "ld.param.u64 %rd6, [p16]; prefetch.tensormap [%rd6];\n";
+  EXPECT_TRUE(Says(Run(pieces), {"a tensor map must be a __grid_constant__ parameter"}));
+}
+
+// Registers move between warpgroups: nothing to see here, but all lanes of a warp must do it.
+TEST_F(TensorCopy, RegistersAreGivenAwayByWholeWarps) {
+  CopyPieces pieces;
+  pieces.before = "setmaxnreg.dec.sync.aligned.u32 40; setmaxnreg.inc.sync.aligned.u32 232;\n";
+  EXPECT_EQ(Run(pieces), "");
+  pieces.before = "@%p1 bra kept; setmaxnreg.dec.sync.aligned.u32 40;\nkept:\n";
+  EXPECT_TRUE(Says(Run(pieces), {"not all lanes of the warp execute this together"}));
+}
+
 // The box ends with its half of the row, and what follows is zeros, not the next half.
 TEST_F(TensorCopy, ABoxOfThreeDimensionsReadsNothingOfTheNextPart) {
   constexpr int kHalf = kColumns / 2;

@@ -56,6 +56,51 @@ TEST(Votes, CountAndMatch) {
               [](uint32_t l) { return 0x11111111u << (l & 3); });
   ExpectLanes("redux.sync.add.s32 %r0, %r1, 0xffffffff;", [](uint32_t) { return 496; });
   ExpectLanes("redux.sync.max.u32 %r0, %r1, 0xffffffff;", [](uint32_t) { return 31; });
+  const std::string signed_lane = "sub.s32 %r2, %r1, 16;", next = "add.u32 %r2, %r1, 1;";
+  const std::string of_all = " %r0, %r2, 0xffffffff;";
+  ExpectLanes(signed_lane + "redux.sync.min.s32" + of_all, [](uint32_t) { return 0xfffffff0; });
+  ExpectLanes(signed_lane + "redux.sync.max.s32" + of_all, [](uint32_t) { return 15; });
+  ExpectLanes(signed_lane + "redux.sync.min.u32" + of_all, [](uint32_t) { return 0; });
+  ExpectLanes("or.b32 %r2, %r1, 32; redux.sync.and.b32" + of_all, [](uint32_t) { return 32; });
+  ExpectLanes(next + "redux.sync.or.b32" + of_all, [](uint32_t) { return 63; });
+  ExpectLanes(next + "redux.sync.xor.b32" + of_all, [](uint32_t) { return 32; });
+}
+
+// Each lane finds what those before it have left; 64 bits carry.
+TEST(Atomics, AddAndReturnWhatWasThere) {
+  PtxProgram program(
+      "mov.u32 %r1, %laneid; ld.param.u64 %rd1, [p0]; ld.param.u64 %rd3, [p1];"
+      "atom.global.add.u32 %r0, [%rd1], 3; atom.global.add.u64 %rd4, [%rd1+8], %rd3;"
+      "red.global.add.s32 [%rd1+16], -1;"
+      "mul.wide.u32 %rd2, %r1, 4; add.s64 %rd2, %rd2, %rd1; st.global.u32 [%rd2+24], %r0;",
+      2);
+  const uint64_t data = program.AllocateAndFill(std::vector<uint32_t>(6 + kLanes, 5));
+  ASSERT_EQ(program.Run({data, 0x80000000ull}), "");
+  EXPECT_EQ(program.WordAt(data), 5u + 3 * kLanes);
+  EXPECT_EQ(program.WordAt(data + 8), 5u);
+  EXPECT_EQ(program.WordAt(data + 12), 5u + kLanes / 2);
+  EXPECT_EQ(program.WordAt(data + 16), 5u - kLanes);
+  for (uint64_t lane = 0; lane < kLanes; ++lane) {
+    EXPECT_EQ(program.WordAt(data + 24 + 4 * lane), 5 + 3 * lane);
+  }
+  for (const char* text :
+       {"atom.global.min.u32 %r0, [%rd1], %r2;", "atom.global.add.f32 %f0, [%rd1], %f2;",
+        "atom.global.cas.b32 %r0, [%rd1], %r2, %r3;"}) {
+    EXPECT_TRUE(Says(PtxProgram(text).error(), {"not modelled"})) << text;
+  }
+}
+
+TEST(Divergence, LanesThatExitAreGone) {
+  PtxProgram program(
+      "mov.u32 %r1, %laneid; ld.param.u64 %rd1, [p0]; setp.gt.u32 %p1, %r1, 9; @%p1 exit;"
+      "mul.wide.u32 %rd2, %r1, 4; add.s64 %rd1, %rd1, %rd2; activemask.b32 %r0;"
+      "st.global.u32 [%rd1], %r0;",
+      1);
+  const uint64_t out = program.AllocateAndFill(std::vector<uint32_t>(kLanes, 7));
+  ASSERT_EQ(program.Run({out}), "");
+  for (uint64_t lane = 0; lane < kLanes; ++lane) {
+    EXPECT_EQ(program.WordAt(out + 4 * lane), lane < 10 ? 0x3ffu : 7u) << lane;
+  }
 }
 
 TEST(Divergence, LanesMeetAgain) {

@@ -14,8 +14,8 @@ const std::map<std::string, std::vector<DecodeFunction>>& Opcodes() {
       for (const char* name : names) opcodes[name].push_back(decode);
     };
     add({"add", "sub", "mul", "mad", "div", "rem", "min", "max", "abs", "neg"}, DecodeInteger);
-    add({"add", "sub", "mul", "fma", "div", "min", "max", "abs", "neg", "rcp", "sqrt", "rsqrt",
-         "ex2", "lg2", "tanh", "copysign", "testp"},
+    add({"add", "sub", "mul", "fma", "div", "min", "max", "abs", "neg", "rcp", "sqrt", "ex2", "lg2",
+         "copysign"},
         DecodeFloat);
     add({"and", "or", "xor", "not", "shl", "shr", "shf", "lop3", "prmt", "bfe", "bfi", "bfind",
          "popc", "clz", "brev"},
@@ -25,7 +25,7 @@ const std::map<std::string, std::vector<DecodeFunction>>& Opcodes() {
     add({"cvt"}, DecodeConvert);
     add({"ld", "st", "atom", "red"}, DecodeMemory);
     add({"shfl", "vote", "match", "redux", "activemask"}, DecodeWarp);
-    add({"bra", "ret", "exit", "bar", "fence", "membar", "trap"}, DecodeFlow);
+    add({"bra", "ret", "exit", "bar", "fence", "trap"}, DecodeFlow);
     add({"mma", "ldmatrix"}, DecodeMatrix);
     add({"mbarrier", "fence", "prefetch", "setmaxnreg", "cp"}, DecodeAsync);
     add({"wgmma"}, DecodeWarpgroup);
@@ -67,6 +67,12 @@ int Modifiers::TakeOneOf(const std::vector<std::string>& choices) {
     if (Take(choices[i])) return static_cast<int>(i);
   }
   return -1;
+}
+
+std::vector<std::string> KnownOpcodes() {
+  std::vector<std::string> names;
+  for (const auto& [name, decoders] : Opcodes()) names.push_back(name);
+  return names;
 }
 
 std::string Decode(Kernel& kernel) {

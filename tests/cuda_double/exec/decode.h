@@ -27,6 +27,9 @@ class Modifiers {
 // Sets what the executor needs. "" or the first instruction or form that is not known.
 std::string Decode(Kernel& kernel);
 
+// The names of all that Decode can know.
+std::vector<std::string> KnownOpcodes();
+
 // Each sets `run` if it knows this form of the opcode, and takes the modifiers that it heeds.
 void DecodeInteger(Instruction& instruction, Modifiers& modifiers);
 void DecodeFloat(Instruction& instruction, Modifiers& modifiers);

@@ -122,17 +122,11 @@ struct CopySign {  // of a to b
     return std::copysign(b, a);
   }
 };
-struct ReciprocalSquareRoot {
-  float operator()(float a) const { return static_cast<float>(1.0 / std::sqrt(double{a})); }
-};
 struct Exp2 {
   float operator()(float a) const { return static_cast<float>(std::exp2(double{a})); }
 };
 struct Log2 {
   float operator()(float a) const { return static_cast<float>(std::log2(double{a})); }
-};
-struct Tanh {
-  float operator()(float a) const { return static_cast<float>(std::tanh(double{a})); }
 };
 
 // Subnormal inputs and results become zero of their sign.
@@ -197,10 +191,8 @@ Handler DivisionOf(const Instruction& i, Modifiers& modifiers, Type type) {
                           : Rounded<Unary, OneNaN<SquareRoot>>(modifiers, type);
   }
   if (!is_approximate) return nullptr;
-  if (i.opcode == "rsqrt") return Approximate<Unary, ReciprocalSquareRoot>(modifiers, type);
   if (i.opcode == "ex2") return Approximate<Unary, Exp2>(modifiers, type);
   if (i.opcode == "lg2") return Approximate<Unary, Log2>(modifiers, type);
-  if (i.opcode == "tanh") return Approximate<Unary, Tanh>(modifiers, type);
   return nullptr;
 }
 

@@ -54,9 +54,9 @@ void DecodeFlow(Instruction& i, Modifiers& modifiers) {
     } else if (modifiers.Take("arrive") && i.operands.size() == 2) {
       i.run = RunBarrier<false>;
     }
-  } else {  // fence, membar: memory here is always in order
+  } else {  // fence: memory here is always in order
     modifiers.TakeOneOf({"sc", "acq_rel"});
-    if (modifiers.TakeOneOf({"cta", "gpu", "sys", "gl"}) >= 0) i.run = RunNothing;
+    if (modifiers.TakeOneOf({"cta", "gpu", "sys"}) >= 0) i.run = RunNothing;
   }
 }
 

@@ -1,7 +1,4 @@
 // Loads, stores and atomics (PTX ISA 9.7.9 and 9.7.13).
-#include <algorithm>
-#include <type_traits>
-
 #include "tests/cuda_double/exec/decode.h"
 #include "tests/cuda_double/exec/lanes.h"
 
@@ -71,37 +68,18 @@ void RunStore(const Context& c) {
   });
 }
 
-enum AtomicOp { kAdd, kMin, kMax, kExchange, kCompareAndSwap, kAnd, kOr, kXor };
-
-template <typename T>
-T Updated(int op, T old, T b, T c) {
-  if constexpr (std::is_integral_v<T>) {
-    if (op == kAdd) return static_cast<T>(static_cast<uint64_t>(old) + static_cast<uint64_t>(b));
-    if (op == kAnd) return old & b;
-    if (op == kOr) return old | b;
-    if (op == kXor) return old ^ b;
-  } else if (op == kAdd) {
-    return old + b;
-  }
-  if (op == kMin) return std::min(old, b);
-  if (op == kMax) return std::max(old, b);
-  if (op == kCompareAndSwap) return old == b ? c : old;
-  return b;  // exchange
-}
-
-// Lanes go one after the other. atom has a destination in front; detail: the operation.
+// Additions of integers. Lanes go one after the other. atom has a destination in front.
 template <typename T, bool kHasResult>
 void RunAtomic(const Context& c) {
   constexpr size_t kAddress = kHasResult ? 1 : 0;
   const uint64_t* b = c.Source(kAddress + 1);
-  const uint64_t* other = c.instruction.operands.size() > kAddress + 2 ? c.Source(kAddress + 2) : b;
   ForLanes(c.mask, [&](int lane) {
     uint8_t* data =
         c.block.Access(c, lane, AddressOf(c, kAddress, lane), sizeof(T), AccessKind::kAtomic);
     if (data == nullptr) return;
     T old;
     std::memcpy(&old, data, sizeof old);
-    const T value = Updated(c.instruction.detail, old, Get<T>(b[lane]), Get<T>(other[lane]));
+    const T value = old + Get<T>(b[lane]);
     std::memcpy(data, &value, sizeof value);
     if constexpr (kHasResult) c.Destination(0)[lane] = Put<T>(old);
   });
@@ -110,20 +88,11 @@ void RunAtomic(const Context& c) {
 template <bool kHasResult>
 Handler AtomicOf(Type type) {
   switch (type) {
-    case Type::kB32:
     case Type::kU32:
-      return RunAtomic<uint32_t, kHasResult>;
     case Type::kS32:
-      return RunAtomic<int32_t, kHasResult>;
-    case Type::kB64:
+      return RunAtomic<uint32_t, kHasResult>;
     case Type::kU64:
       return RunAtomic<uint64_t, kHasResult>;
-    case Type::kS64:
-      return RunAtomic<int64_t, kHasResult>;
-    case Type::kF32:
-      return RunAtomic<float, kHasResult>;
-    case Type::kF64:
-      return RunAtomic<double, kHasResult>;
     default:
       return nullptr;
   }
@@ -158,8 +127,7 @@ void DecodeMemory(Instruction& i, Modifiers& modifiers) {
   } else {
     modifiers.Take("relaxed");
     modifiers.TakeOneOf({"cta", "gpu", "sys"});
-    i.detail = modifiers.TakeOneOf({"add", "min", "max", "exch", "cas", "and", "or", "xor"});
-    if (i.detail < 0) return;
+    if (!modifiers.Take("add")) return;
     i.run = i.opcode == "atom" ? AtomicOf<true>(i.type) : AtomicOf<false>(i.type);
   }
 }
