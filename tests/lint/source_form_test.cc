@@ -89,6 +89,29 @@ TEST(SourceForm, NothingKnowsTheMachineItWasWrittenOn) {
   }
 }
 
+// An op launches and returns, so that a stream can record it as a graph: to wait and to allocate
+// are the device's and the stream's.
+TEST(SourceForm, CudaOpsNeitherAllocateNorWait) {
+  const std::vector<std::string> calls = {
+      "cudaMalloc",      "cudaMallocAsync", "cudaMallocManaged",     "cudaMallocHost",
+      "cudaFree",        "cudaFreeAsync",   "cudaDeviceSynchronize", "cudaStreamSynchronize",
+      "cudaMemcpy",      "cudaMemset",      "cudaEventSynchronize",  "cudaFreeHost",
+      "cudaStreamCreate"};
+  const std::vector<std::string> may = {"kernels/cuda/cuda_device.cc",
+                                        "kernels/cuda/cuda_stream.cc"};
+  int ops = 0;
+  for (const SourceFile& file : ReadSourceFiles({"kernels/cuda"})) {
+    if (std::count(may.begin(), may.end(), file.path) != 0) continue;
+    ops += file.has_suffix(".cu") ? 1 : 0;
+    for (size_t i = 0; i < file.lines.size(); ++i) {
+      for (const std::string& call : calls) {
+        EXPECT_FALSE(HasWord(WithoutComment(file.lines[i]), call)) << At(file, i) << call;
+      }
+    }
+  }
+  EXPECT_GT(ops, 20);
+}
+
 TEST(SourceForm, NoExceptionsNoFastMathNoAbslMutex) {
   for (const SourceFile& file : CodeFiles()) {
     for (size_t i = 0; i < file.lines.size(); ++i) {
