@@ -1,7 +1,8 @@
 # sluice_find_cuda_library(PREFIX HEADER LIBRARY WHEEL VERSION_PATTERN)
 #
 # A library of NVIDIA's that is loaded at run time: only its header is needed to build. Looks in $PREFIX_ROOT, in the toolkit,
-# in the system's folders and in pip's wheels (site-packages/nvidia/WHEEL, of the python3 that is found). Sets
+# in the system's folders and in pip's wheels (site-packages/nvidia/WHEEL, since CUDA 13 nvidia/cu13, of the python3 that is
+# found). Sets
 # SLUICE_PREFIX_INCLUDE (empty: not found) and SLUICE_PREFIX_LIBRARY (a path, else LIBRARY itself), and prints what it found.
 function(sluice_find_cuda_library prefix header library wheel version_pattern)
   set(places $ENV{${prefix}_ROOT} ${CUDAToolkit_TARGET_DIR} ${CUDAToolkit_LIBRARY_ROOT})
@@ -11,7 +12,7 @@ function(sluice_find_cuda_library prefix header library wheel version_pattern)
     set(SLUICE_SITE_PACKAGES "${found}" CACHE INTERNAL "")
   endif()
   foreach(path ${SLUICE_SITE_PACKAGES})
-    list(APPEND wheels ${path}/nvidia/${wheel})
+    list(APPEND wheels ${path}/nvidia/${wheel} ${path}/nvidia/cu${CUDAToolkit_VERSION_MAJOR})
   endforeach()
   find_path(SLUICE_${prefix}_INCLUDE ${header} HINTS ${places} PATHS ${CUDAToolkit_INCLUDE_DIRS} ${wheels} PATH_SUFFIXES include)
   get_filename_component(beside "${SLUICE_${prefix}_INCLUDE}" DIRECTORY)
