@@ -50,7 +50,7 @@ struct DeviceOptions {
   CpuStreamMode stream_mode = CpuStreamMode::kInline;  // CPU
   size_t memory_limit_bytes = 0;                       // 0: none of our own
   int rank_on_host = 0, ranks_on_host = 1;  // CUDA: which of the GPUs that the process can see
-  bool only_mma_sync = false;  // CUDA: products by mma.sync, also where Hopper's own could do them
+  bool only_mma_sync = false;  // CUDA: products and attention by mma.sync, never by wgmma
   // CUDA: NVIDIA's libraries in place of our kernels, where they can do the shape.
   bool dense_by_cublaslt = false, attention_by_cudnn = false;
 };
