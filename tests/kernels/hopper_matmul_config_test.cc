@@ -46,6 +46,10 @@ const std::vector<Linear>& DeepSeekV2Lite() {
   return linears;
 }
 
+bool IsBF16(MatmulOperands operands) {
+  return operands == MatmulOperands::kBF16 || operands == MatmulOperands::kBF16Columns;
+}
+
 // Every product of a training step of one linear layer.
 std::vector<HopperMatmulShape> ShapesOf(const Linear& linear, int64_t m) {
   std::vector<HopperMatmulShape> shapes;
@@ -56,7 +60,8 @@ std::vector<HopperMatmulShape> ShapesOf(const Linear& linear, int64_t m) {
   const int64_t padded = (m + 127) / 128 * 128;
   shapes.push_back(
       {MatmulOperands::kFp8Columns, MatmulGrouping::kDense, linear.n, linear.k, padded, 1});
-  shapes.push_back({MatmulOperands::kBF16, MatmulGrouping::kDense, linear.n, linear.k, padded, 1});
+  shapes.push_back(
+      {MatmulOperands::kBF16Columns, MatmulGrouping::kDense, linear.n, linear.k, m, 1});
   return shapes;
 }
 
@@ -67,6 +72,8 @@ std::vector<HopperMatmulShape> ExpertShapes(const Linear& linear, int64_t rows, 
   }
   shapes.push_back({MatmulOperands::kFp8Columns, MatmulGrouping::kContracted, linear.n, linear.k,
                     (rows + 127) / 128 * 128, experts});
+  shapes.push_back({MatmulOperands::kBF16Columns, MatmulGrouping::kContracted, linear.n, linear.k,
+                    rows, experts});
   return shapes;
 }
 
@@ -94,7 +101,7 @@ TEST(HopperMatmulConfig, FitsTheMultiprocessorForEveryShape) {
       const auto config = ChooseHopperMatmul(shape, multiprocessors);
       ASSERT_TRUE(config.ok()) << config.status();
       SCOPED_TRACE(config->ToString());
-      const bool is_bf16 = shape.operands == MatmulOperands::kBF16;
+      const bool is_bf16 = IsBF16(shape.operands);
       EXPECT_TRUE(config->block_m == 64 || config->block_m == 128);
       EXPECT_TRUE(config->block_n == 64 || config->block_n == 128 || config->block_n == 192 ||
                   config->block_n == 256);
@@ -119,9 +126,12 @@ TEST(HopperMatmulConfig, FitsTheMultiprocessorForEveryShape) {
 // None of them goes to mma.sync, if its operands lie without gaps.
 TEST(HopperMatmulConfig, EveryShapeIsOneForTheTensorCoresOfHopper) {
   for (const HopperMatmulShape& shape : AllShapes()) {
-    const int64_t row = shape.k * (shape.operands == MatmulOperands::kBF16 ? 2 : 1);
+    const int64_t element = IsBF16(shape.operands) ? 2 : 1;
+    const bool is_turned = shape.operands == MatmulOperands::kBF16Columns;
+    const int64_t a_row = element * (is_turned ? shape.m : shape.k);
+    const int64_t b_row = element * (is_turned ? shape.n : shape.k);
     const absl::Status status =
-        CheckHopperMatmul(shape, {.row_bytes = row}, {.address = 256, .row_bytes = row});
+        CheckHopperMatmul(shape, {.row_bytes = a_row}, {.address = 256, .row_bytes = b_row});
     EXPECT_TRUE(status.ok()) << shape.m << " x " << shape.n << " x " << shape.k << ": " << status;
   }
 }
