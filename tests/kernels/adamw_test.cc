@@ -53,7 +53,7 @@ TEST_P(AdamWTest, EqualsReference) {
     for (int64_t n : testing::UglyLengths()) {
       for (DType value_dtype : {DType::kF32, DType::kBF16, DType::kU8}) {  // u8 stands for none
         const State actual(n, moments), expected = actual.Clone();
-        const Tensor value({n}, value_dtype), expected_value({n}, value_dtype);
+        const Tensor value = Tensor::Unwritten({n}, value_dtype), expected_value({n}, value_dtype);
         AdamWArgs args = actual.Args(), wanted = expected.Args();
         if (value_dtype != DType::kU8) args.value = value, wanted.value = expected_value;
         AdamW(stream(), args);
@@ -125,7 +125,8 @@ TEST_P(AdamWTest, FirstStepIsTheSignOfTheGradient) {
 TEST_P(AdamWTest, SumSquaresEqualsReference) {
   for (int64_t n : testing::UglyLengths()) {
     for (bool accumulate : {false, true}) {
-      const Tensor x = Tensor::Random({n}, DType::kF32, 1), scratch({n / 4096 + 1}, DType::kF64);
+      const Tensor x = Tensor::Random({n}, DType::kF32, 1);
+      const Tensor scratch = Tensor::Unwritten({n / 4096 + 1}, DType::kF64);
       const Tensor sum = Tensor::Of({3}, DType::kF64, {1}), expected = sum.Clone();
       SumSquares(stream(), {.x = x, .sum = sum, .accumulate = accumulate, .scratch = scratch});
       Wait();
@@ -138,8 +139,9 @@ TEST_P(AdamWTest, SumSquaresEqualsReference) {
 // The same bits on every target and number of threads.
 TEST_P(AdamWTest, SumSquaresIsTheSameEverywhere) {
   const int64_t n = 100003;
-  const Tensor x = Tensor::Random({n}, DType::kF32, 1), scratch({n / 4096 + 1}, DType::kF64);
-  const Tensor sum({1}, DType::kF64), expected({1}, DType::kF64);
+  const Tensor x = Tensor::Random({n}, DType::kF32, 1);
+  const Tensor scratch = Tensor::Unwritten({n / 4096 + 1}, DType::kF64);
+  const Tensor sum = Tensor::Unwritten({1}, DType::kF64), expected({1}, DType::kF64);
   SumSquares(stream(), {.x = x, .sum = sum, .scratch = scratch});
   Wait();
   cpu::SelectTarget(cpu::Target::kScalar);

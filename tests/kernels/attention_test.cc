@@ -60,12 +60,13 @@ struct Case : testing::AttentionTensors {
     q = Tensor::Random({tokens, problem.heads, problem.d}, dtype, 1, -2, 2, padding);
     k = Tensor::Random({tokens, problem.kv_heads, problem.d}, dtype, 2, -2, 2, 2 * padding);
     v = Tensor::Random({tokens, problem.kv_heads, problem.v}, dtype, 3, -1, 1, 3 * padding);
-    o = Tensor({tokens, problem.heads, problem.v}, dtype, padding);
-    log_sum_exp = Tensor({tokens, problem.heads}, dtype == DType::kF64 ? dtype : DType::kF32);
+    o = Tensor::Unwritten({tokens, problem.heads, problem.v}, dtype, padding);
+    log_sum_exp =
+        Tensor::Unwritten({tokens, problem.heads}, dtype == DType::kF64 ? dtype : DType::kF32);
     dout = Tensor::Random({tokens, problem.heads, problem.v}, dtype, 4, -1, 1, padding);
-    dq = Tensor(q.shape(), dtype, padding);
-    dk = Tensor(k.shape(), dtype, padding);
-    dv = Tensor(v.shape(), dtype, padding);
+    dq = Tensor::Unwritten(q.shape(), dtype, padding);
+    dk = Tensor::Unwritten(k.shape(), dtype, padding);
+    dv = Tensor::Unwritten(v.shape(), dtype, padding);
     scale = 1.0f / std::sqrt(static_cast<float>(problem.d));
   }
 
@@ -98,7 +99,7 @@ int64_t PaddingOf(const Problem& problem) { return problem.d % 16 == 0 ? 8 : 3; 
 class AttentionTest : public testing::EveryDevice {
  protected:
   void Backward(Case& c) {
-    c.scratch = Tensor(
+    c.scratch = Tensor::Unwritten(
         {static_cast<int64_t>(AttentionScratchBytes(
             stream(), c.tokens, c.q.shape()[1], c.k.shape()[1], c.q.shape()[2], c.v.shape()[2]))},
         DType::kU8);

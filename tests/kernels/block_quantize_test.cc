@@ -34,7 +34,8 @@ nlohmann::json Vectors(const char* name) {
 
 struct Rows {
   Rows(int64_t rows, int64_t columns, int64_t tiles, int64_t padding = 0)
-      : codes({rows, columns}, DType::kE4M3, padding), scales({rows, tiles}, DType::kF32) {}
+      : codes(Tensor::Unwritten({rows, columns}, DType::kE4M3, padding)),
+        scales(Tensor::Unwritten({rows, tiles})) {}
   Rows(int64_t rows, int64_t columns) : Rows(rows, columns, NumTiles(columns)) {}
   operator QuantizedRows() const { return {codes, scales}; }  // NOLINT
   Tensor codes, scales;
@@ -42,10 +43,10 @@ struct Rows {
 
 struct Columns {
   Columns(int64_t rows, int64_t columns, int64_t groups = 1, bool transposed_codes = false)
-      : codes(
+      : codes(Tensor::Unwritten(
             transposed_codes ? Shape{columns, NumColumnCodes(rows, groups)} : Shape{rows, columns},
-            DType::kE4M3),
-        scales({NumColumnTiles(rows, groups), columns}),
+            DType::kE4M3)),
+        scales(Tensor::Unwritten({NumColumnTiles(rows, groups), columns})),
         transposed(transposed_codes) {}
   operator QuantizedColumns() const { return {codes, scales, transposed}; }  // NOLINT
   Tensor codes, scales;
@@ -54,10 +55,11 @@ struct Columns {
 
 struct Weight {
   Weight(const Shape& shape, const Tensor& row_tiles)
-      : codes(shape, DType::kE4M3),
-        scales({shape[0], row_tiles.num_elements() - 1, NumTiles(shape[2])}),
-        transposed_codes({shape[0], shape[2], shape[1]}, DType::kE4M3),
-        transposed_scales({shape[0], NumTiles(shape[2]), row_tiles.num_elements() - 1}),
+      : codes(Tensor::Unwritten(shape, DType::kE4M3)),
+        scales(Tensor::Unwritten({shape[0], row_tiles.num_elements() - 1, NumTiles(shape[2])})),
+        transposed_codes(Tensor::Unwritten({shape[0], shape[2], shape[1]}, DType::kE4M3)),
+        transposed_scales(
+            Tensor::Unwritten({shape[0], NumTiles(shape[2]), row_tiles.num_elements() - 1})),
         tiles(row_tiles) {}
   operator QuantizedWeight() const {  // NOLINT
     return {codes, scales, transposed_codes, transposed_scales, tiles};
@@ -186,7 +188,8 @@ TEST_P(BlockQuantizeTest, BothTilingsEqualTheReferenceToTheBit) {
       ASSERT_TRUE(Same(again.codes, wanted_again.codes));
       ASSERT_TRUE(Same(again.scales, wanted_again.scales));
       for (DType dtype : {DType::kF32, DType::kBF16}) {
-        const Tensor y({p.rows, p.columns}, dtype, 2), expected({p.rows, p.columns}, dtype);
+        const Tensor y = Tensor::Unwritten({p.rows, p.columns}, dtype, 2);
+        const Tensor expected({p.rows, p.columns}, dtype);
         DequantizeRows(stream(), {.rows = wanted, .tiles = args.tiles, .y = y});
         Wait();
         reference::DequantizeRows({.rows = wanted, .tiles = args.tiles, .y = expected});
@@ -214,7 +217,7 @@ TEST_P(BlockQuantizeTest, WeightBlocksEqualTheReferenceToTheBit) {
         ASSERT_TRUE(Same(weight.scales, wanted.scales));
         ASSERT_TRUE(Same(weight.transposed_codes, wanted.transposed_codes));
         ASSERT_TRUE(Same(weight.transposed_scales, wanted.transposed_scales));
-        const Tensor back(shape, dtype), expected(shape, dtype);
+        const Tensor back = Tensor::Unwritten(shape, dtype), expected(shape, dtype);
         DequantizeWeight(stream(), {.weight = weight, .w = back});
         Wait();
         reference::DequantizeWeight({.weight = weight, .w = expected});
@@ -281,7 +284,7 @@ TEST_P(BlockQuantizeTest, ZeroTinyAndNonFiniteTiles) {
   x.SetAt(4 * 128 + 1, 1.0);
   const Rows rows(5, 128);
   Quantize(stream(), {.x = x, .rows = rows});
-  const Tensor y({5, 128});
+  const Tensor y = Tensor::Unwritten({5, 128});
   DequantizeRows(stream(), {.rows = rows, .y = y});
   Wait();
   const E4M3* codes = rows.codes.view().data<E4M3>();
@@ -349,8 +352,7 @@ TEST_P(BlockQuantizeTest, WireRowsAreCodesThenExponentsThenZeros) {
     const Rows rows(9, columns), back(9, columns);
     QuantizeOptions options{.format = ScaleFormat::kPowerOfTwo};
     Quantize(stream(), {.x = x, .rows = rows, .options = options});
-    const Tensor wire({9, WireRowBytes(columns)}, DType::kU8);
-    for (int64_t i = 0; i < wire.num_elements(); ++i) wire.SetAt(i, 0xee);
+    const Tensor wire = Tensor::Unwritten({9, WireRowBytes(columns)}, DType::kU8);
     PackWireRows(stream(), {.rows = rows, .wire = wire});
     UnpackWireRows(stream(), {.rows = back, .wire = wire});
     Wait();

@@ -38,7 +38,7 @@ Tensor EveryKindOfFloat() {
 
 TEST_P(CastTest, RoundsToNearestEvenAndKeepsSubnormals) {
   const Tensor x = EveryKindOfFloat();
-  const Tensor y(x.shape(), DType::kBF16);
+  const Tensor y = Tensor::Unwritten(x.shape(), DType::kBF16);
   Cast(stream(), {.from = x, .to = y});
   Wait();
   for (int64_t i = 0; i < x.num_elements(); ++i) {
@@ -75,7 +75,7 @@ TEST_P(CastTest, LengthsAndStrides) {
     for (DType from : {DType::kF32, DType::kBF16}) {
       for (DType to : {DType::kF32, DType::kBF16}) {
         const Tensor x = Tensor::Random({rows, width}, from, 1, -1, 1, 3);
-        const Tensor y({rows, width}, to, 5);
+        const Tensor y = Tensor::Unwritten({rows, width}, to, 5);
         Cast(stream(), {.from = x, .to = y});
         Wait();
         ASSERT_TRUE(Same(y.To(to), x.To(to))) << rows << " x " << width;
@@ -102,7 +102,7 @@ TEST_P(CastTest, AddRoundsOnce) {
   for (DType dtype : {DType::kF32, DType::kBF16}) {
     for (int64_t n : testing::UglyLengths()) {
       const Tensor a = Tensor::Random({n}, dtype, 1), b = Tensor::Random({n}, dtype, 2, -8, 8);
-      const Tensor y({n}, dtype), expected({n}, dtype);
+      const Tensor y = Tensor::Unwritten({n}, dtype), expected({n}, dtype);
       Add(stream(), {.a = a, .b = b, .y = y});
       reference::Add({.a = a, .b = b, .y = expected});
       Wait();

@@ -36,8 +36,10 @@ TEST_P(E5m6Test, HasTheBytesOfTheReference) {
       for (const int64_t rows : {0, 1, 7}) {
         const Tensor x = Spread(rows, columns, dtype, 3);
         const Shape packed = {rows, E5m6RowBytes(columns)};
-        const Tensor actual(packed, DType::kU8, 5), expected(packed, DType::kU8);
-        const Tensor y({rows, columns}, dtype, 1), wanted({rows, columns}, dtype);
+        const Tensor actual = Tensor::Unwritten(packed, DType::kU8, 5),
+                     expected(packed, DType::kU8);
+        const Tensor y = Tensor::Unwritten({rows, columns}, dtype, 1),
+                     wanted({rows, columns}, dtype);
         PackE5m6Rows(stream(), {.x = x, .packed = actual});
         UnpackE5m6Rows(stream(), {.x = y, .packed = actual});
         Wait();
@@ -54,7 +56,7 @@ TEST_P(E5m6Test, HasTheBytesOfTheReference) {
 // Half a unit of the sixth fraction bit, where the code is normal; half of 2^-20 below.
 TEST_P(E5m6Test, IsOffByAtMost2ToTheMinus7) {
   const Tensor x = Spread(5, 256, DType::kF32, 0), y({5, 256});
-  const Tensor packed({5, E5m6RowBytes(256)}, DType::kU8);
+  const Tensor packed = Tensor::Unwritten({5, E5m6RowBytes(256)}, DType::kU8);
   PackE5m6Rows(stream(), {.x = x, .packed = packed});
   UnpackE5m6Rows(stream(), {.x = y, .packed = packed});
   Wait();
@@ -81,7 +83,8 @@ TEST_P(E5m6Test, ZeroTinyAndNonFiniteTiles) {
   x.SetAt(4 * 128 + 2, -infinity);
   x.SetAt(4 * 128 + 1, 1.0);
   const Shape shape = {5, E5m6RowBytes(128)};
-  const Tensor packed(shape, DType::kU8), expected(shape, DType::kU8), y({5, 128});
+  const Tensor packed = Tensor::Unwritten(shape, DType::kU8), expected(shape, DType::kU8);
+  const Tensor y = Tensor::Unwritten({5, 128});
   PackE5m6Rows(stream(), {.x = x, .packed = packed});
   UnpackE5m6Rows(stream(), {.x = y, .packed = packed});
   Wait();
@@ -99,7 +102,7 @@ TEST_P(E5m6Test, ZeroTinyAndNonFiniteTiles) {
 // What docs/fp8.md says of a row: 3 bytes a pair, a byte a tile, zeros.
 TEST_P(E5m6Test, RowsHaveTheBytesOfTheDocument) {
   EXPECT_EQ(E5m6RowBytes(16384), 24704);
-  const Tensor x({1, 16}), packed({1, E5m6RowBytes(16)}, DType::kU8);
+  const Tensor x({1, 16}), packed = Tensor::Unwritten({1, E5m6RowBytes(16)}, DType::kU8);
   x.SetAt(0, 3.0);
   x.SetAt(1, -1.1);
   PackE5m6Rows(stream(), {.x = x, .packed = packed});

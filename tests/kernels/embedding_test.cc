@@ -23,7 +23,8 @@ TEST_P(EmbeddingTest, CopiesRows) {
     for (const auto& [tokens, width] : testing::UglyMatrices()) {
       const Tensor table = Tensor::Random({11, width}, dtype, 1, -1, 1, PaddingOf(width));
       const Tensor ids = Tensor::RandomIntegers({tokens}, DType::kI32, 2, 0, 10);
-      const Tensor y({tokens, width}, dtype, PaddingOf(width)), expected({tokens, width}, dtype);
+      const Tensor y = Tensor::Unwritten({tokens, width}, dtype, PaddingOf(width));
+      const Tensor expected({tokens, width}, dtype);
       Embedding(stream(), {.tokens = ids, .table = table, .y = y});
       Wait();
       reference::Embedding({.tokens = ids, .table = table, .y = expected});

@@ -112,7 +112,7 @@ TEST_P(Fp8MatmulTest, BothDirectionsAgreeWithTheReference) {
       reference::Fp8Matmul(
           {{Absolute(codes), scales}, weight.Magnitude(), direction, args.offsets, magnitude});
       for (DType dtype : {DType::kF32, DType::kBF16}) {
-        const Tensor c({rows, n}, dtype, 2);
+        const Tensor c = Tensor::Unwritten({rows, n}, dtype, 2);
         args.c = c;
         Fp8Matmul(stream(), args);
         Wait();
@@ -278,11 +278,11 @@ TEST_P(Fp8MatmulTest, OnTheCpuTheWeightGradientHasTheBitsOfItsDefinition) {
 TEST_P(Fp8MatmulTest, ARowDependsOnNothingButItself) {
   const Weight weight(2, {0, 96, 176}, 272);
   const Tensor codes = RandomCodes({301, 272}, 11), scales = RandomScales({301, 3}, 12);
-  const Tensor offsets = Ints({0, 200, 301}), c({301, 176});
+  const Tensor offsets = Ints({0, 200, 301}), c = Tensor::Unwritten({301, 176});
   Fp8Matmul(stream(), {{codes, scales}, weight.View(), Fp8Direction::kForward, offsets, c});
   Wait();
   for (int row : {0, 1, 199, 200, 300}) {
-    const Tensor alone({1, 176}), first = Ints({0, row < 200, 1});
+    const Tensor alone = Tensor::Unwritten({1, 176}), first = Ints({0, row < 200, 1});
     Fp8Matmul(stream(), {{codes.view().Rows(row, 1), scales.view().Rows(row, 1)},
                          weight.View(),
                          Fp8Direction::kForward,
@@ -333,11 +333,15 @@ TEST_P(Fp8MatmulTest, AProductIsNearThatOfTheValuesBeforeQuantisation) {
   const int64_t rows = 32, in = 256, out = 64;
   const Tensor x = Tensor::Random({rows, in}, DType::kBF16, 17, -3, 3);
   const Tensor w = Tensor::Random({1, out, in}, DType::kBF16, 18, -0.1, 0.1);
-  const Tensor codes({rows, in}, DType::kE4M3), scales({rows, 2});
-  const Tensor w_codes(w.shape(), DType::kE4M3), w_scales({1, 1, 2});
-  const Tensor w_transposed({1, in, out}, DType::kE4M3), w_transposed_scales({1, 2, 1});
+  const auto unwritten_codes = [](const Shape& shape) {
+    return Tensor::Unwritten(shape, DType::kE4M3);
+  };
+  const Tensor codes = unwritten_codes({rows, in}), scales = Tensor::Unwritten({rows, 2});
+  const Tensor w_codes = unwritten_codes(w.shape()), w_scales = Tensor::Unwritten({1, 1, 2});
+  const Tensor w_transposed = unwritten_codes({1, in, out});
+  const Tensor w_transposed_scales = Tensor::Unwritten({1, 2, 1});
   const QuantizedWeight weight{w_codes, w_scales, w_transposed, w_transposed_scales, {}};
-  const Tensor y({rows, out});
+  const Tensor y = Tensor::Unwritten({rows, out});
   Quantize(stream(), {.x = x, .rows = {codes, scales}});
   QuantizeWeight(stream(), {.w = w, .weight = weight});
   Fp8Matmul(stream(), {{codes, scales}, weight, Fp8Direction::kForward, {}, y});

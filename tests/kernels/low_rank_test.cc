@@ -53,8 +53,8 @@ Tensor Ids(std::initializer_list<int64_t> values) {
 
 TEST_P(LowRankTest, DropoutAgreesWithTheReference) {
   for (const DType dtype : kFloats) {
-    const Tensor x = Tensor::Random({4, 13}, dtype, 1, -1, 1, 3), y({4, 13}, dtype, 2),
-                 expected({4, 13}, dtype);
+    const Tensor x = Tensor::Random({4, 13}, dtype, 1, -1, 1, 3);
+    const Tensor y = Tensor::Unwritten({4, 13}, dtype, 2), expected({4, 13}, dtype);
     const Tensor ids = Ids({5, 0, int64_t{1} << 39, 6});
     const DropoutArgs args = {
         .x = x, .row_ids = ids, .y = y, .rate = 0.3f, .key = 11, .row_stream = 12};
@@ -89,7 +89,7 @@ TEST_P(LowRankTest, ARowIsDroppedTheSameWhereverItStands) {
 
 // A binomial count: five standard deviations, which one seed in two million leaves.
 TEST_P(LowRankTest, DropsTheShareItWasAskedTo) {
-  const Tensor x({200, 50}), ids({200}, DType::kI64);
+  const Tensor x({200, 50}), ids = Tensor::Unwritten({200}, DType::kI64);
   RowIds(stream(), {.first = 1000, .ids = ids});
   Wait();
   EXPECT_EQ(ids.view().data<int64_t>()[199], 1199);
@@ -108,7 +108,8 @@ TEST_P(LowRankTest, DropsTheShareItWasAskedTo) {
 
 TEST_P(LowRankTest, RowIdsOfExpertsSurviveTheFloats) {
   const int64_t first = (int64_t{1} << 39) + 12345;
-  const Tensor parts({4, 2}), ids({4}, DType::kI64), offsets = Tensor::Of({0, 3, 3, 4});
+  const Tensor parts = Tensor::Unwritten({4, 2}), ids = Tensor::Unwritten({4}, DType::kI64);
+  const Tensor offsets = Tensor::Of({0, 3, 3, 4});
   SplitRowIds(stream(), {.first = first, .parts = parts});
   ExpertRowIds(
       stream(),

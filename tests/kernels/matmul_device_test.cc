@@ -35,7 +35,7 @@ class MatmulDeviceTest : public testing::EveryDevice {
                      .dtype = dtype};
     const PackedMatrix& m = packed.matrix;
     const size_t bytes = PackedBytes(m.num_matrices, m.k, m.n, m.dtype);
-    packed.storage = Tensor({static_cast<int64_t>(bytes)}, DType::kU8);
+    packed.storage = Tensor::Unwritten({static_cast<int64_t>(bytes)}, DType::kU8);
     packed.matrix.storage = packed.storage;
     PackMatrix(stream(), {.b = b, .transpose = transpose, .packed = packed.matrix});
     return packed;
@@ -91,7 +91,7 @@ TEST_P(MatmulDeviceTest, RoundsWithinItsBound) {
     for (DType result : {DType::kF32, dtype}) {
       const Tensor a = Tensor::Random({m, k}, dtype, 1, -1, 1, 3);
       const Tensor b = Tensor::Random({n, k}, dtype, 2, -1, 1, 1);
-      const Tensor c({m, n}, result, 2), expected({m, n}, DType::kF32);
+      const Tensor c = Tensor::Unwritten({m, n}, result, 2), expected({m, n}, DType::kF32);
       Matmul(stream(), {.a = a, .b = b, .c = c, .transpose_b = true});
       Wait();
       reference::Matmul({.a = a, .b = b, .c = expected, .transpose_b = true});
@@ -107,7 +107,7 @@ TEST_P(MatmulDeviceTest, RoundsWithinItsBound) {
 TEST_P(MatmulDeviceTest, RowDoesNotDependOnTheBatch) {
   for (DType dtype : {DType::kF32, DType::kBF16}) {
     const Tensor a = Tensor::Random({70, 50}, dtype, 1), b = Tensor::Random({50, 75}, dtype, 2);
-    const Tensor whole({70, 75}), part({3, 75});
+    const Tensor whole = Tensor::Unwritten({70, 75}), part = Tensor::Unwritten({3, 75});
     Matmul(stream(), {.a = a, .b = b, .c = whole});
     Matmul(stream(), {.a = a.view().Rows(65, 3), .b = b, .c = part});
     Wait();
@@ -137,7 +137,7 @@ TEST_P(MatmulDeviceTest, GroupedProductsAreExactOnSmallIntegers) {
       const Tensor x = Tensor::RandomIntegers({tokens, in}, dtype, 1, -8, 8);
       const Tensor w = Tensor::RandomIntegers({experts, out, in}, dtype, 2, -8, 8);
       const Tensor dy = Tensor::RandomIntegers({tokens, out}, dtype, 3, -8, 8);
-      const Tensor y({tokens, out}), expected({tokens, out});
+      const Tensor y = Tensor::Unwritten({tokens, out}), expected({tokens, out});
       const Packed packed = Pack(w, true);
       GroupedMatmul(stream(), {.x = x, .w = packed.matrix, .offsets = offsets, .y = y});
       const Tensor dw = Tensor::RandomIntegers({experts, out, in}, DType::kF32, 4, -8, 8);

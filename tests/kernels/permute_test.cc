@@ -42,7 +42,8 @@ TEST_P(PermuteTest, GatherCopiesRows) {
     for (const auto& [rows, width] : testing::UglyMatrices()) {
       const Tensor x = Tensor::Random({9, width}, dtype, 1, -1, 1, PaddingOf(width));
       const Tensor index = Tensor::RandomIntegers({rows}, DType::kI32, 2, 0, 8);
-      const Tensor y({rows, width}, dtype, PaddingOf(width, 2)), expected({rows, width}, dtype);
+      const Tensor y = Tensor::Unwritten({rows, width}, dtype, PaddingOf(width, 2));
+      const Tensor expected({rows, width}, dtype);
       GatherRows(stream(), {.x = x, .index = index, .y = y});
       Wait();
       reference::GatherRows({.x = x, .index = index, .y = expected});
@@ -66,8 +67,8 @@ TEST_P(PermuteTest, CombineEqualsReference) {
           CombineRowsArgs args = {.rows = rows, .row_of = row_of};
           if ((variant & 1) != 0) args.weights = weights;
           if ((variant & 2) != 0) args.base = base;
-          const Tensor y({tokens, width}, dtype, PaddingOf(width, 2)),
-              expected({tokens, width}, DType::kF64);
+          const Tensor y = Tensor::Unwritten({tokens, width}, dtype, PaddingOf(width, 2)),
+                       expected({tokens, width}, DType::kF64);
           args.y = y;
           CombineRows(stream(), args);
           Wait();
@@ -98,7 +99,7 @@ TEST_P(PermuteTest, CombineHasTheBitsOfItsDefinition) {
     const Tensor row_of = SomePermutation(tokens, top);
     const Tensor weights = Tensor::Random({tokens, top}, DType::kF32, 2, 0, 1);
     const Tensor base = Tensor::Random({tokens, width}, dtype, 3, -1, 1);
-    const Tensor y({tokens, width}, dtype), expected({tokens, width}, dtype);
+    const Tensor y = Tensor::Unwritten({tokens, width}, dtype), expected({tokens, width}, dtype);
     CombineRows(stream(),
                 {.rows = rows, .row_of = row_of, .weights = weights, .base = base, .y = y});
     Wait();
@@ -125,9 +126,10 @@ TEST_P(PermuteTest, CombineBackwardEqualsReference) {
             Tensor::Random({tokens * top, width}, dtype, 2, -1, 1, PaddingOf(width));
         const Tensor row_of = SomePermutation(tokens, top);
         const Tensor weights = Tensor::Random({tokens, top}, DType::kF32, 3, 0, 1);
-        const Tensor drows({tokens * top, width}, dtype, PaddingOf(width, 2));
+        const Tensor drows = Tensor::Unwritten({tokens * top, width}, dtype, PaddingOf(width, 2));
         const Tensor expected_drows({tokens * top, width}, dtype);
-        const Tensor dweights({tokens, top}), expected_dweights({tokens, top}, DType::kF64);
+        const Tensor dweights = Tensor::Unwritten({tokens, top}),
+                     expected_dweights({tokens, top}, DType::kF64);
         CombineRowsBackwardArgs args = {.dy = dy,
                                         .rows = rows,
                                         .row_of = row_of,

@@ -37,7 +37,7 @@ TEST_P(ReduceRowsTest, AddsInTheOrderOfTheRows) {
       for (const int64_t num_rows : {1, 2, 3, 8}) {
         for (const int64_t n : {0, 1, 255, 256, 257, 4099}) {
           const Tensor rows = RowsOfUnlikeSize(num_rows, n, dtype);
-          const Tensor y({n}, dtype), expected({n}, dtype);
+          const Tensor y = Tensor::Unwritten({n}, dtype), expected({n}, dtype);
           ReduceRows(stream(), {.rows = rows, .y = y, .reduction = reduction});
           reference::ReduceRows({.rows = rows, .y = expected, .reduction = reduction});
           Wait();

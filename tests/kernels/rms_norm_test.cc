@@ -43,10 +43,10 @@ struct Case {
         residual(Tensor::Random({rows, width}, dtype, 3, -1, 1, 2 * padding)),
         dy(Tensor::Random({rows, width}, dtype, 4, -1, 1, padding)),
         dx_add(Tensor::Random({rows, width}, dtype, 5, -1, 1, padding)),
-        residual_out({rows, width}, dtype, padding),
-        y({rows, width}, dtype, padding),
-        dx({rows, width}, dtype, padding),
-        inverse_rms({rows}, StatisticsOf(dtype)),
+        residual_out(Tensor::Unwritten({rows, width}, dtype, padding)),
+        y(Tensor::Unwritten({rows, width}, dtype, padding)),
+        dx(Tensor::Unwritten({rows, width}, dtype, padding)),
+        inverse_rms(Tensor::Unwritten({rows}, StatisticsOf(dtype))),
         dw(Tensor::Random({width}, StatisticsOf(dtype), 6)) {}
 
   Case To(DType dtype) const {

@@ -31,7 +31,8 @@ TEST_P(SwigluTest, EqualsReference) {
   for (DType dtype : {DType::kF32, DType::kBF16}) {
     for (const auto& [rows, width] : testing::UglyMatrices()) {
       const Tensor gate_up = Tensor::Random({rows, 2 * width}, dtype, 1, -20, 20, PaddingOf(width));
-      const Tensor y({rows, width}, dtype, PaddingOf(width)), expected({rows, width}, DType::kF64);
+      const Tensor y = Tensor::Unwritten({rows, width}, dtype, PaddingOf(width));
+      const Tensor expected({rows, width}, DType::kF64);
       Swiglu(stream(), {.gate_up = gate_up, .y = y});
       Wait();
       reference::Swiglu({.gate_up = gate_up, .y = expected});
@@ -49,7 +50,7 @@ TEST_P(SwigluTest, BackwardEqualsReference) {
     for (const auto& [rows, width] : testing::UglyMatrices()) {
       const Tensor gate_up = Tensor::Random({rows, 2 * width}, dtype, 1, -20, 20, PaddingOf(width));
       const Tensor dy = Tensor::Random({rows, width}, dtype, 2, -1, 1, PaddingOf(width));
-      const Tensor dgate_up({rows, 2 * width}, dtype, PaddingOf(width));
+      const Tensor dgate_up = Tensor::Unwritten({rows, 2 * width}, dtype, PaddingOf(width));
       const Tensor expected({rows, 2 * width}, DType::kF64);
       SwigluBackward(stream(), {.dy = dy, .gate_up = gate_up, .dgate_up = dgate_up});
       Wait();

@@ -102,6 +102,12 @@ Tensor::Tensor(Shape shape, DType dtype, int64_t padding) {
   }
 }
 
+Tensor Tensor::Unwritten(Shape shape, DType dtype, int64_t padding) {
+  Tensor tensor(shape, dtype, padding);
+  std::memset(tensor.storage_.get(), 0xff, tensor.storage_bytes_);
+  return tensor;
+}
+
 Tensor Tensor::Random(Shape shape, DType dtype, uint64_t seed, double low, double high,
                       int64_t padding) {
   Tensor tensor(shape, dtype, padding);

@@ -29,6 +29,9 @@ class Tensor {
   // into a result nor write; PaddingIsUntouched() tells.
   explicit Tensor(kernels::Shape shape, kernels::DType dtype = kernels::DType::kF32,
                   int64_t padding = 0);
+  // Every byte 0xff, a NaN in each float: for what an op must write itself.
+  static Tensor Unwritten(kernels::Shape shape, kernels::DType dtype = kernels::DType::kF32,
+                          int64_t padding = 0);
 
   // Uniform in [low, high), a pure function of the seed, rounded to the dtype.
   static Tensor Random(kernels::Shape shape, kernels::DType dtype, uint64_t seed, double low = -1.0,
