@@ -210,6 +210,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 template <int kWidth, int kValueWidth>
 absl::Status LaunchForward(Stream& stream, const AttentionArgs& args) {
   constexpr int kBytes = HopperAttention<kWidth, kValueWidth>::kSharedBytes;
+  static_assert(kBytes <= 210 * 1024, "more shared memory than its budget");
   const auto p = ParametersOf<bfloat16>(args);
   AttentionMaps maps;
   ASSIGN_OR_RETURN(maps.q, MapOf(p.q, p.tokens, args.q.extent(1), kTile));

@@ -271,6 +271,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 template <int kWidth, int kValueWidth>
 absl::Status LaunchBackward(Stream& stream, const AttentionBackwardArgs& args) {
   constexpr int kBytes = BackwardShared<kWidth, kValueWidth>::kBytes;
+  static_assert(kBytes <= 203 * 1024, "more shared memory than its budget");
   const auto p = ParametersOf<bfloat16>(args);
   const int64_t heads = args.q.extent(1), key_heads = args.k.extent(1);
   auto* scratch = static_cast<float*>(args.scratch.raw_mutable_data());

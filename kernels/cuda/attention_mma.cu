@@ -67,9 +67,16 @@ __global__ void __launch_bounds__(kThreads)
   StoreResult<kMostWidth>(p, tile, tile.first + first_row + threadIdx.x % kWarp / 4, out, state);
 }
 
+constexpr int SharedBytes(int64_t width, int64_t value_width) {
+  return 2 * TileBytes(width) + TileBytes(value_width);
+}
+// Three blocks a multiprocessor, which has 228 KiB and keeps 1 KiB of them for each.
+static_assert(3 * (SharedBytes(192, 128) + 1024) <= 228 * 1024);
+static_assert(2 * (SharedBytes(kMostHeadWidth, kMostHeadWidth) + 1024) <= 228 * 1024);
+
 template <int kMostWidth>
 void LaunchForward(Stream& stream, const AttentionParameters<bfloat16>& p, int64_t heads) {
-  const int bytes = 2 * TileBytes(p.q.width) + TileBytes(p.v.width);
+  const int bytes = SharedBytes(p.q.width, p.v.width);
   const auto kernel = attention_mma_kernel<kMostWidth>;
   CudaStream::From(stream).Note(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),

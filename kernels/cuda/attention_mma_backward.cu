@@ -47,10 +47,14 @@ __device__ inline Tiles PlaceTiles(uint8_t* memory,
   return tiles;
 }
 
-inline int SharedBytes(const AttentionBackwardParameters<bfloat16>& p) {
-  return 2 * TileBytes(p.q.width) + 2 * TileBytes(p.v.width) + 2 * kScoreBytes +
+constexpr int SharedBytes(int64_t width, int64_t value_width) {
+  return 2 * TileBytes(width) + 2 * TileBytes(value_width) + 2 * kScoreBytes +
          2 * kAttentionTile * static_cast<int>(sizeof(float));
 }
+// Two blocks a multiprocessor, which has 228 KiB and keeps 1 KiB of them for each; one of the
+// widest heads.
+static_assert(2 * (SharedBytes(192, 128) + 1024) <= 228 * 1024);
+static_assert(SharedBytes(kMostHeadWidth, kMostHeadWidth) <= 227 * 1024);
 
 __device__ inline float DotOfPairs(uint32_t a, uint32_t b, float sum) {
   sum = __fmaf_rn(__uint_as_float(a << 16), __uint_as_float(b << 16), sum);
@@ -219,7 +223,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <int kMostWidth>
 void LaunchBackward(Stream& stream, const AttentionBackwardParameters<bfloat16>& p, int64_t heads) {
-  const int bytes = SharedBytes(p);
+  const int bytes = SharedBytes(p.q.width, p.v.width);
   const auto launch = [&](auto kernel, int64_t blocks_y) {
     CudaStream::From(stream).Note(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),

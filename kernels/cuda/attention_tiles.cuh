@@ -55,12 +55,12 @@ struct SharedMatrix {
   __device__ bfloat16* At(int row, int column) const { return data + row * stride + column; }
 };
 
-__host__ __device__ inline int PaddedWidth(int64_t width) {
+__host__ __device__ constexpr int PaddedWidth(int64_t width) {
   return static_cast<int>((width + 15) / 16 * 16);
 }
-__host__ __device__ inline int SharedStride(int64_t width) { return PaddedWidth(width) + 8; }
+__host__ __device__ constexpr int SharedStride(int64_t width) { return PaddedWidth(width) + 8; }
 // Bytes of a tile of heads of that width.
-__host__ __device__ inline int TileBytes(int64_t width) {
+__host__ __device__ constexpr int TileBytes(int64_t width) {
   return kAttentionTile * SharedStride(width) * static_cast<int>(sizeof(bfloat16));
 }
 

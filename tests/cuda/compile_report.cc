@@ -67,4 +67,39 @@ CompileReport ParseCompileReport(const std::string& text) {
   return report;
 }
 
+Budgets ParseBudgets(const std::string& text) {
+  Budgets budgets;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.empty() || line[0] == '#') continue;
+    std::istringstream fields(line);
+    KernelReport budget;
+    std::string name;
+    fields >> budget.registers >> budget.shared_bytes;
+    std::getline(fields >> std::ws, name);
+    budgets[name] = budget;
+  }
+  return budgets;
+}
+
+std::vector<std::string> OverBudget(const CompileReport& report, const Budgets& budgets) {
+  std::vector<std::string> complaints;
+  for (const auto& [name, kernel] : report.kernels) {
+    const auto found = budgets.find(name);
+    const std::string needs =
+        std::to_string(kernel.registers) + " " + std::to_string(kernel.shared_bytes) + " " + name;
+    if (found == budgets.end()) {
+      complaints.push_back("no budget for: " + needs);
+    } else if (kernel.registers > found->second.registers) {
+      complaints.push_back("more registers than its budget: " + needs);
+    } else if (kernel.shared_bytes > found->second.shared_bytes) {
+      complaints.push_back("more shared memory than its budget: " + needs);
+    }
+  }
+  for (const auto& [name, budget] : budgets) {
+    if (report.kernels.count(name) == 0) complaints.push_back("no such kernel: " + name);
+  }
+  return complaints;
+}
+
 }  // namespace sluice::testing

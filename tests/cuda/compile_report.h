@@ -19,4 +19,10 @@ struct CompileReport {
 // Of the text that `nvcc -Xptxas -v` writes.
 CompileReport ParseCompileReport(const std::string& text);
 
+using Budgets = std::map<std::string, KernelReport>;
+// Lines of "registers shared_bytes kernel"; # begins a comment.
+Budgets ParseBudgets(const std::string& text);
+// Kernels that need more than their budget or have none, and budgets of no kernel, a line each.
+std::vector<std::string> OverBudget(const CompileReport& report, const Budgets& budgets);
+
 }  // namespace sluice::testing

@@ -1,6 +1,7 @@
 // The products of kernels/ops by wgmma (hopper_matmul.cuh) have the bits of those by mma.sync
 // (matmul.cu, fp8_matmul.cu) on the software device, which adds as many products at a time in both;
-// and which shapes are done which way.
+// where every sum is exact both have the bits of FP32's multiply-adds; and which shapes are done
+// which way.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -34,9 +35,11 @@ class MatmulAgreementTest : public testing::EveryDevice {
     for (size_t i = 0; i < values.size(); ++i) tensor.SetAt(static_cast<int64_t>(i), values[i]);
     return tensor;
   }
+  // Of E4M3, for the quantiser to write.
+  static Tensor Codes(const Shape& shape) { return Tensor::Unwritten(shape, DType::kE4M3); }
   PackedMatrix Pack(const Tensor& w, Tensor& storage) {
     PackedMatrix packed{w.shape()[0], w.shape()[2], w.shape()[1], DType::kBF16, {}};
-    storage = Tensor(
+    storage = Tensor::Unwritten(
         {static_cast<int64_t>(PackedBytes(packed.num_matrices, packed.k, packed.n, packed.dtype))},
         DType::kU8);
     packed.storage = storage;
@@ -88,12 +91,13 @@ TEST_P(MatmulAgreementTest, ProductsOfExperts) {
   const Tensor w = Tensor::Random({experts, kOut, kIn}, DType::kBF16, 3);
   Tensor storage;
   const PackedMatrix packed = Pack(w, storage);
-  const Tensor y({rows, kOut}, DType::kBF16);
+  const Tensor unwritten = Tensor::Unwritten({rows, kOut}, DType::kBF16), y = unwritten.Clone();
   const auto args = [&](const Tensor& y) {
     return GroupedMatmulArgs{.x = x, .w = packed, .offsets = offsets, .y = y};
   };
   ASSERT_TRUE(GroupedMatmulByWgmma(stream(), args(y)));
-  EXPECT_TRUE(Same(y, ByMma(y, [&](Stream& s, const Tensor& y) { GroupedMatmul(s, args(y)); })));
+  EXPECT_TRUE(
+      Same(y, ByMma(unwritten, [&](Stream& s, const Tensor& y) { GroupedMatmul(s, args(y)); })));
 
   // Two of the experts: the rows of the others, infinite here, are read beside theirs and do not
   // matter.
@@ -123,25 +127,26 @@ TEST_P(MatmulAgreementTest, ProductsOfCodesOfExperts) {
   const Tensor x = Tensor::Random({rows, kWidth}, DType::kBF16, 1);
   const Tensor dy = Tensor::Random({rows, kOut}, DType::kBF16, 2);
   const Tensor w = Tensor::Random({experts, kOut, kWidth}, DType::kBF16, 3);
-  const Tensor codes({rows, kWidth}, DType::kE4M3), scales({rows, 2});
-  const Tensor w_codes(w.shape(), DType::kE4M3), w_scales({experts, 2, 2});
-  const Tensor w_transposed({experts, kWidth, kOut}, DType::kE4M3);
-  const Tensor w_transposed_scales({experts, 2, 2});
+  const Tensor codes = Codes({rows, kWidth}), scales = Tensor::Unwritten({rows, 2});
+  const Tensor w_codes = Codes(w.shape()), w_scales = Tensor::Unwritten({experts, 2, 2});
+  const Tensor w_transposed = Codes({experts, kWidth, kOut});
+  const Tensor w_transposed_scales = Tensor::Unwritten({experts, 2, 2});
   const QuantizedWeight weight{w_codes, w_scales, w_transposed, w_transposed_scales, {}};
   const int64_t padded = NumColumnCodes(rows, experts), tiles = NumColumnTiles(rows, experts);
-  const Tensor x_columns({kWidth, padded}, DType::kE4M3), x_scales({tiles, kWidth});
-  const Tensor dy_columns({kOut, padded}, DType::kE4M3), dy_scales({tiles, kOut});
+  const Tensor x_columns = Codes({kWidth, padded}), x_scales = Tensor::Unwritten({tiles, kWidth});
+  const Tensor dy_columns = Codes({kOut, padded}), dy_scales = Tensor::Unwritten({tiles, kOut});
   const QuantizedColumns of_x{x_columns, x_scales, true}, of_dy{dy_columns, dy_scales, true};
   Quantize(stream(), {.x = x, .rows = {codes, scales}, .columns = of_x, .offsets = offsets});
   Quantize(stream(), {.x = dy, .columns = of_dy, .offsets = offsets});
   QuantizeWeight(stream(), {.w = w, .weight = weight});
 
-  const Tensor y({rows, kOut}, DType::kBF16);
+  const Tensor unwritten = Tensor::Unwritten({rows, kOut}, DType::kBF16), y = unwritten.Clone();
   const auto args = [&](const Tensor& y) {
     return Fp8MatmulArgs{{codes, scales}, weight, Fp8Direction::kForward, offsets, y};
   };
   ASSERT_TRUE(Fp8MatmulByWgmma(stream(), args(y)));
-  EXPECT_TRUE(Same(y, ByMma(y, [&](Stream& s, const Tensor& y) { Fp8Matmul(s, args(y)); })));
+  EXPECT_TRUE(
+      Same(y, ByMma(unwritten, [&](Stream& s, const Tensor& y) { Fp8Matmul(s, args(y)); })));
 
   const Tensor start = Tensor::Random({experts, kOut, kWidth}, DType::kF32, 4), dw = start.Clone();
   const auto gradient = [&](const Tensor& dw) {
@@ -152,12 +157,45 @@ TEST_P(MatmulAgreementTest, ProductsOfCodesOfExperts) {
       dw, ByMma(start, [&](Stream& s, const Tensor& dw) { Fp8WeightGradient(s, gradient(dw)); })));
 }
 
+// Integers up to 8 are numbers of BF16 and of E4M3, and their sums are exact in any order: the
+// tensor cores' two instructions and FP32's multiply-adds (matmul.cu's third kernel) agree.
+TEST_P(MatmulAgreementTest, ExactProductsHaveTheBitsOfFp32) {
+  constexpr int64_t kRows = 67, kK = 272;
+  const Tensor a = Tensor::RandomIntegers({kRows, kK}, DType::kF32, 1, -8, 8);
+  const Tensor w = Tensor::RandomIntegers({1, kOut, kK}, DType::kF32, 2, -8, 8);
+  const Tensor unwritten = Tensor::Unwritten({kRows, kOut});
+  const Tensor wanted = unwritten.Clone(), halves = unwritten.Clone(), codes = unwritten.Clone();
+  const auto args = [&](const Tensor& a, const Tensor& w, const Tensor& c) {
+    return MatmulArgs{.a = a, .b = w.view().Reshape({kOut, kK}), .c = c, .transpose_b = true};
+  };
+  Matmul(stream(), args(a, w, wanted));
+
+  const Tensor a_half = a.To(DType::kBF16), w_half = w.To(DType::kBF16);
+  ASSERT_TRUE(MatmulByWgmma(stream(), args(a_half, w_half, halves)));
+  EXPECT_TRUE(Same(
+      ByMma(unwritten, [&](Stream& s, const Tensor& c) { Matmul(s, args(a_half, w_half, c)); }),
+      wanted));
+  EXPECT_TRUE(Same(halves, wanted));
+
+  const auto ones = [](const Shape& shape) { return Tensor::Random(shape, DType::kF32, 1, 1, 1); };
+  const Tensor a_codes = a.To(DType::kE4M3), a_scales = ones({kRows, 3});
+  const Tensor w_codes = w.To(DType::kE4M3), w_scales = ones({1, 2, 3});
+  const QuantizedWeight weight{w_codes, w_scales, {}, {}, {}};
+  const auto of_codes = [&](const Tensor& c) {
+    return Fp8MatmulArgs{{a_codes, a_scales}, weight, Fp8Direction::kForward, {}, c};
+  };
+  ASSERT_TRUE(Fp8MatmulByWgmma(stream(), of_codes(codes)));
+  EXPECT_TRUE(Same(ByMma(unwritten, [&](Stream& s, const Tensor& c) { Fp8Matmul(s, of_codes(c)); }),
+                   wanted));
+  EXPECT_TRUE(Same(codes, wanted));
+}
+
 // mma.sync does the rest; the number of rows of `a` never decides.
 TEST_P(MatmulAgreementTest, ShapesThatWgmmaDoesNotDo) {
   const Tensor a = Tensor::Random({5, 24}, DType::kBF16, 1);
   const Tensor odd = Tensor::Random({5, 23}, DType::kBF16, 1, -1, 1, 1);
   const Tensor b = Tensor::Random({9, 24}, DType::kBF16, 2);
-  const Tensor c({5, 9});
+  const Tensor c = Tensor::Unwritten({5, 9});
   const auto by_wgmma = [&](const ConstTensorView& a, const ConstTensorView& b) {
     return MatmulByWgmma(stream(), {.a = a, .b = b, .c = c, .transpose_b = true});
   };

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/cuda/planted.h"
+
 namespace sluice::testing {
 namespace {
 
@@ -30,14 +32,13 @@ bool Contains(const std::string& text, const std::string& part) {
   return text.find(part) != text.npos;
 }
 
-// Objects of kernels/cuda whose file name contains `part`.
-SassByKernel SassOf(const std::string& part) {
+// Objects of kernels/cuda whose file name begins so.
+SassByKernel SassOf(const std::string& begin) {
   SassByKernel kernels;
   for (const auto& entry : std::filesystem::directory_iterator(SLUICE_REPORTS)) {
     const std::string path = entry.path().string();
-    if (entry.path().extension() != ".o" || !Contains(entry.path().filename().string(), part)) {
-      continue;
-    }
+    const std::string name = entry.path().filename().string();
+    if (name.rfind(begin, 0) != 0 || entry.path().extension() != ".o") continue;
     if (!Contains(path, ".cu.o")) continue;
     for (auto& [name, instructions] : ParseSass(Disassemble(path))) kernels[name] = instructions;
   }
@@ -93,13 +94,29 @@ TEST(Sass, AttentionOfHopperUsesWgmmaAndTma) {
 TEST(Sass, ProductsByMmaSyncUseTheTensorCores) {
   SKIP_WITHOUT_TOOL();
   int found = 0;
-  for (const char* file : {"attention_mma", "fp8_matmul"}) {
-    for (const auto& [name, instructions] : SassOf(file)) {
+  for (const char* file : {"attention_mma", "fp8_matmul.cu", "matmul.cu"}) {
+    const SassByKernel kernels = SassOf(file);
+    EXPECT_FALSE(kernels.empty()) << file;
+    for (const auto& [name, instructions] : kernels) {
       ExpectNoLocalMemory(name, instructions);
-      found += instructions.count("HMMA") != 0 || instructions.count("QMMA") != 0 ? 1 : 0;
+      // Of FP32 by plain multiply-adds.
+      const bool has = instructions.count("HMMA") != 0 || instructions.count("QMMA") != 0;
+      EXPECT_TRUE(has || instructions.count("FFMA") != 0) << name;
+      found += has ? 1 : 0;
     }
   }
-  EXPECT_GE(found, 4);
+  EXPECT_GE(found, 14);  // six of attention, three of codes, five of BF16
+}
+
+TEST(Sass, LocalMemoryOfAPlantedKernelIsFound) {
+  SKIP_WITHOUT_TOOL();
+  const PlantedCubin planted("planted_sass", kSpillingKernel);
+  ASSERT_TRUE(planted.is_compiled()) << planted.report();
+  const SassByKernel kernels = ParseSass(Disassemble(planted.path()));
+  ASSERT_EQ(kernels.size(), 1u);
+  for (const char* local : {"LDL", "STL"}) {
+    EXPECT_EQ(kernels.begin()->second.count(local), 1u) << local;
+  }
 }
 
 TEST(Sass, LocalMemoryAndInstructionsAreRead) {

@@ -105,13 +105,15 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribu
   return runtime.SetDynamicShared(function, value);
 }
 
-void cuda_double_configure(int timing, unsigned seed, int accumulator) {
+void cuda_double_accumulate(int accumulator) {
   Runtime& runtime = Runtime::Get();
   const Lock lock(runtime.mutex());
   runtime.SynchronizeAll();
-  runtime.Configure({.timing = static_cast<sluice::cuda_double::Timing>(timing),
-                     .seed = seed,
-                     .accumulator = static_cast<sluice::cuda_double::Accumulator>(accumulator)});
+  auto configuration = sluice::cuda_double::ConfigurationOfEnvironment();
+  if (accumulator >= 0) {
+    configuration.accumulator = static_cast<sluice::cuda_double::Accumulator>(accumulator);
+  }
+  runtime.Configure(configuration);
 }
 
 const char* cuda_double_report() {

@@ -4,8 +4,9 @@
 
 extern "C" {
 
-// timing: 0 early, 1 late, 2 random. accumulator: 0 exact, 1 an H100's.
-void cuda_double_configure(int timing, unsigned seed, int accumulator);
+// How tensor cores add from now on, 0 exactly, 1 as an H100's, -1 as the environment says; and all
+// that is random begins anew. Timing and seed stay the environment's.
+void cuda_double_accumulate(int accumulator);
 // The first error since the last reset, "" for none; valid until the next call.
 const char* cuda_double_report();
 // Forgets errors: the context works again.

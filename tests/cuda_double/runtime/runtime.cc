@@ -39,6 +39,9 @@ Runtime& Runtime::Get() {
 
 namespace {
 
+// In front of what keeps a kernel from running at all.
+const char kCannotLoad[] = "cannot load: ";
+
 // Names of kernels in anonymous namespaces hold hashes of their file:
 // "_GLOBAL__N__68514f74_7_cast_cu_ ca9a3058". Without them a kernel compiled again has the same
 // name.
@@ -69,7 +72,7 @@ void Runtime::LoadReplacements() {
   text << std::ifstream(path).rdbuf();
   auto module = std::make_unique<Module>();
   const std::string error = ParseModule(text.str(), *module);
-  if (!error.empty()) Break(cudaErrorInvalidPtx, error);
+  if (!error.empty()) Break(cudaErrorInvalidPtx, kCannotLoad + error);
   for (const auto& [name, kernel] : module->kernels) {
     replacements_[WithoutHashes(name)] = {module.get(), kernel.get()};
   }
@@ -170,7 +173,7 @@ cudaError_t Runtime::EnqueueLaunch(const LaunchRequest& request) {
     const std::string error = Load(function);
     if (!error.empty()) {
       function.kernel = nullptr;
-      return Break(cudaErrorInvalidPtx, error);
+      return Break(cudaErrorInvalidPtx, kCannotLoad + error);
     }
   }
   if (request.shared_bytes > function.most_dynamic_shared) return Finish(cudaErrorInvalidValue);
