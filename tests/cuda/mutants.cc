@@ -90,8 +90,19 @@ std::vector<Mutant> Mutants() {
       {"TileHasNoEnd", "quantize_tile.cuh", "is_there ? width() - place.column : 0",
        "width() - place.column", "BlockQuantizeTest"},
       {"TurnedBytes", "turn_tile.cuh", "low23, 0x7632", "low23, 0x3276", "BlockQuantizeTest"},
+      {"TailOfColumnsUnwritten", "block_quantize.cu", "held.area.width(), kQuantTile, {to",
+       "held.area.width(), held.area.height(), {to", "BlockQuantizeTest"},
+      {"E5m6HighBits", "e5m6.cu", "(second & 15u) << 4", "(second & 7u) << 4", "E5m6Test"},
+      {"E5m6RestOfRow", "e5m6.cu", "packed[row][i] = 0;", "", "E5m6Test"},
       {"WireOffByOne", "block_quantize.cu", "i < width + tiles) {\n      byte",
        "i <= width + tiles) {\n      byte", "BlockQuantizeTest"},
+      {"ScalesNotTurned", "turn_scales.cu", "i % args.rows, column = i / args.rows",
+       "i / args.columns, column = i % args.columns", "LibrariesTest"},
+      // Adapters.
+      {"DropoutOfOtherColumn", "low_rank.cu", "random.word[i] >> 8", "random.word[3 - i] >> 8",
+       "LowRankTest"},
+      {"IdsOfNextExpert", "low_rank.cu", "p.offsets[expert + 1] <= t", "p.offsets[expert + 1] < t",
+       "LowRankTest"},
       // Attention.
       {"CausalPlusOne", "attention.cu",
        "const int64_t left = t + 1 - first;\n    const int count = static_cast<int>(left < kWarp ? "
@@ -258,6 +269,8 @@ std::vector<Mutant> Mutants() {
        "    MultiplyStep", "MatmulDeviceTest"},
       {"TileLastBarrier", "matmul_tile.cuh", "a_tile, b_tile);\n    __syncthreads();",
        "a_tile, b_tile);", "MatmulDeviceTest"},
+      {"PackedTileOfOtherColumns", "pack_matrix.cu", "{to + first_n * p.k + first_k, p.k}",
+       "{to + first_k, p.k}", "MatmulDeviceTest"},
       {"DepthTail", "matmul_tile.cuh", "r < rows && k < depth", "r < rows", "MatmulDeviceTest"},
       {"RowTail", "matmul_tile.cuh", "r < rows && k < depth", "k < depth", "MatmulDeviceTest"},
       {"StoreGuard", "matmul_tile.cuh", "column + j >= p.n", "column + j > p.n",

@@ -1,8 +1,9 @@
 // Compiles each mutant to PTX, lets the software device run it in place of the kernel that ships,
-// and expects the op tests to fail. A quarter of the mutants a run: SLUICE_MUTATION=0..3 chooses
-// it, `all` is all, and without it the day does.
+// and expects the op tests to fail, by what it computes and not because it cannot be run. A quarter
+// of the mutants a run: SLUICE_MUTATION=0..3 chooses it, `all` is all, and without it the day does.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <ctime>
 #include <filesystem>
@@ -69,9 +70,11 @@ int RunTests(const std::string& suite, const fs::path& ptx, const fs::path& log)
              log);
 }
 
-// A test that failed, and not a binary that could not run at all.
+// A test that failed, and neither a binary that could not run at all nor PTX that the software
+// device could not.
 bool SaysThatATestFailed(const fs::path& log) {
   const std::string text = ReadText(log);
+  if (text.find("cuda double: cannot load") != text.npos) return false;
   return text.find("Failure") != text.npos || text.find("CHECK failed") != text.npos;
 }
 
@@ -120,6 +123,12 @@ TEST(Mutation, EveryPlantedBugIsCaught) {
   EXPECT_GT(tried, 0u);
 }
 
+TEST(Mutation, TheDocumentCountsThem) {
+  const std::string count =
+      std::to_string(Mutants().size()) + " of them in `tests/cuda/mutants.cc`";
+  EXPECT_NE(ReadText(SourcePath("docs/kernels.md")).find(count), std::string::npos) << count;
+}
+
 // What a mutant's failure means: the same path with the kernel unchanged passes.
 TEST(Mutation, AnUnchangedKernelPasses) {
   const fs::path folder = fs::path(SLUICE_MUTATION_FOLDER) / "Unchanged";
@@ -127,6 +136,25 @@ TEST(Mutation, AnUnchangedKernelPasses) {
   if (!Compile(folder, "cast.cu", folder / "mutant.ptx")) return;
   EXPECT_EQ(RunTests("CastTest", folder / "mutant.ptx", folder / "tests.log"), 0)
       << ReadText(folder / "tests.log");
+}
+
+// What would count as caught, whatever the mutant is, if every failure did.
+TEST(Mutation, PtxThatCannotBeLoadedIsNotCaught) {
+  const fs::path folder = fs::path(SLUICE_MUTATION_FOLDER) / "Unloadable";
+  fs::create_directories(folder);
+  const fs::path ptx = folder / "mutant.ptx", log = folder / "tests.log";
+  if (!Compile(folder, "cast.cu", ptx)) return;
+  const std::string text = ReadText(ptx), store = "st.global";
+  // In every kernel of the file.
+  std::string spoiled;
+  for (size_t at = 0; at < text.size();) {
+    const size_t found = std::min(text.find(store, at), text.size());
+    spoiled += text.substr(at, found - at) + (found < text.size() ? "st.frobnicate" : "");
+    at = found + store.size();
+  }
+  std::ofstream(ptx) << spoiled;
+  EXPECT_NE(RunTests("CastTest", ptx, log), 0);
+  EXPECT_FALSE(SaysThatATestFailed(log)) << ReadText(log);
 }
 
 }  // namespace
