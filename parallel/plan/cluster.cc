@@ -116,6 +116,20 @@ absl::string_view NameOf(Precision precision) {
   return "?";
 }
 
+double NarrowBytes(Precision precision) {
+  switch (precision) {
+    case Precision::kFp32:
+      return 4;
+    case Precision::kBf16:
+      return 2;
+    case Precision::kFp8:
+      return 1;
+  }
+  return 2;
+}
+
+double WideBytes(Precision precision) { return precision == Precision::kFp32 ? 4 : 2; }
+
 double Device::peak(Precision precision) const {
   switch (precision) {
     case Precision::kFp32:

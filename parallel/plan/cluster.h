@@ -11,6 +11,9 @@ namespace sluice::parallel {
 
 enum class Precision : uint8_t { kFp32, kBf16, kFp8 };
 absl::string_view NameOf(Precision precision);
+// Bytes of an element that products read; of one between products, which stays BF16 beside FP8.
+double NarrowBytes(Precision precision);
+double WideBytes(Precision precision);
 
 struct Device {
   std::string name;

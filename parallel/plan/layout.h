@@ -16,11 +16,14 @@ namespace sluice::parallel {
 
 struct RecomputeChoice {
   bool norms = false, mla_up = false, swiglu = false;
-  bool everything = false;  // keep a layer's input only; known as a cost, not run by Sluice
+  // Known as costs, not run by Sluice: all of a layer with a gate from its second norm on (Megatron
+  // calls it "moe"), and a whole layer.
+  bool moe = false, everything = false;
   std::string ToString() const;
 };
 
-enum class HeadAlone : uint8_t { kNever, kAllowed };  // may the last stage hold no layer?
+// May the last stage hold no layer but the head only, and the first the embedding only?
+enum class EmptyEnds : uint8_t { kNone, kHead, kBoth };
 
 enum class DispatchRows : uint8_t { kAsProducts, kBf16 };  // with FP8 products FP8, or BF16
 
@@ -50,7 +53,7 @@ struct Layout {
   DispatchRows dispatch = DispatchRows::kAsProducts;
   Fp8Scaling scaling = Fp8Scaling::kTiles;
   HeadWork head = HeadWork::kWithLoss;
-  HeadAlone head_alone = HeadAlone::kNever;  // Sluice's own stages hold at least one layer
+  EmptyEnds empty_ends = EmptyEnds::kNone;  // Sluice's own stages hold at least one layer
 
   int num_ranks() const { return pipe * data * tensor * context; }
   int num_stages() const { return pipe * chunks; }
@@ -63,10 +66,10 @@ struct StageShare {
 };
 
 // Cuts layers into stages so that the slowest is as fast as can be under `layer_seconds` and the
-// head's. INVALID_ARGUMENT when there are more stages than layers.
+// head's. INVALID_ARGUMENT when there are more stages than layers and ends that may be empty.
 absl::StatusOr<std::vector<StageShare>> SplitByCost(const std::vector<double>& layer_seconds,
                                                     double head_seconds, int num_stages,
-                                                    HeadAlone allow);
+                                                    EmptyEnds empty);
 
 // The price list of one layout; everything below refers to one rank.
 class LayoutCosts {
@@ -101,6 +104,19 @@ class LayoutCosts {
   double expert_shards(const Schedule& schedule) const;
 
  private:
+  // Of one layer's forward, even experts.
+  struct ForwardTimes {
+    double attention = 0, dense = 0, experts = 0;
+    double dispatch = 0, combine = 0;  // exchanges
+    double tensor = 0;                 // messages of tensor and context parallelism
+  };
+  struct Again {
+    ForwardTimes compute;
+    double exchange = 0, tensor = 0;
+  };
+
+  ForwardTimes ForwardOf(const LayerWork& layer) const;
+  Again AgainOf(const LayerWork& layer, const ForwardTimes& forward) const;
   double QuantizeSeconds(double tile_bytes, double tensor_bytes, double elements,
                          Precision precision) const;
   double Seconds(const Work& work, double count, double calls_weights, Precision precision) const;

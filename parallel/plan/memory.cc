@@ -17,8 +17,9 @@ struct KeptBytes {
 };
 
 // DeepSeek-V3 report section 3.3.3: beside FP8 products, inputs of products and of SwiGLU are kept
-// as FP8 (rows of experts wholly, of tokens mostly). The gate's gradient can then come from
-// SwiGLU's side, so that returned rows are not kept.
+// as FP8 (rows of experts wholly, of tokens mostly: 1.25 bytes are a guess, three quarters of the
+// elements in FP8 and one in BF16, for want of a published total). The gate's gradient can then
+// come from SwiGLU's side, so that returned rows are not kept.
 KeptBytes KeptBytesOf(Precision precision) {
   switch (precision) {
     case Precision::kFp32:
@@ -47,7 +48,7 @@ double KeptInStage(const PlanRequest& request, const Layout& layout, const Layou
   const auto of_layer = [&](const LayerWork& layer) {
     if (layout.recompute.everything) return token * hidden;
     double sum = token * KeptOf(layer.kept, layout.recompute);
-    if (!layer.is_moe) return sum;
+    if (!layer.is_moe || layout.recompute.moe) return sum;
     const double row =
         KeptOf(layer.kept_row, layout.recompute) + (bytes.returned ? layer.kept_row.returned : 0);
     return sum + costs.rows() * row_factor * row * bytes.of_row;

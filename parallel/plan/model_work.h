@@ -33,9 +33,11 @@ struct Kept {
 struct LayerWork {
   bool is_moe = false;
   Work attention;
-  Work mla_up;  // the part of attention that recompute "mla_up" runs again; zero without MLA
-  Work dense;   // the MLP of a dense layer; shared experts and gate of a MoE layer
-  Work expert;  // routed, of one row; weights: of one expert
+  // What recompute runs again: "norm", "mla_up" (zero without MLA), "swiglu".
+  Work norms, mla_up, swiglu;
+  Work expert_swiglu;  // of a routed row
+  Work dense;          // the MLP of a dense layer; shared experts and gate of a MoE layer
+  Work expert;         // routed, of one row; weights: of one expert
   double dense_parameters = 0, expert_parameters = 0;  // the latter of one expert
   double bias_parameters = 0;  // of the dense ones: stored, but not by gradient descent
   double wide_weights = 0;     // of the dense products: the gate's, BF16 beside FP8

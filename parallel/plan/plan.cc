@@ -32,7 +32,7 @@ absl::Status CheckLayout(const PlanRequest& request, const Layout& layout) {
     return absl::InvalidArgumentError(
         absl::StrCat("zero: found stage ", layout.zero, ", wanted 0 to 3"));
   }
-  if (request.global_batch % (layout.data * layout.microbatch) != 0) {
+  if (request.global_batch % (int64_t{layout.data} * layout.microbatch) != 0) {
     return absl::InvalidArgumentError(absl::StrCat(
         "batch: found ", request.global_batch,
         ", wanted a multiple of data x microbatch = ", layout.data, " x ", layout.microbatch));

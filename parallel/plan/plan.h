@@ -40,7 +40,8 @@ struct PlanRequest {
   double memory_quantile = 0.99;  // of the fullest rank's rows, for its memory
   int moment_bytes = 4;
 
-  // What the search tries; empty: all that Sluice runs.
+  // What the search tries; empty, 0: all that Sluice runs.
+  int pipe = 0, data = 0, expert = 0, chunks = 0;
   std::vector<Precision> precisions;
   std::vector<std::string> schedules;
   std::vector<int> microbatch_sizes;
@@ -89,7 +90,7 @@ absl::StatusOr<PlanEntry> Evaluate(const PlanRequest& request, const Layout& lay
 struct Plans {
   std::vector<PlanEntry> fitting;  // fastest first, at most `most`
   int tried = 0, num_fitting = 0;
-  std::map<std::string, int> refused;  // kind of reason -> how many
+  std::map<std::string, int> refused;  // reason, without numbers -> how many
   std::vector<PlanEntry> nearest;      // of those that lack memory, the smallest
 };
 Plans MakePlans(const PlanRequest& request, int most);

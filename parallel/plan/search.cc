@@ -16,10 +16,25 @@ constexpr NamedSchedule kSchedules[] = {{"gpipe", 1},       {"1f1b", 1},  {"inte
                                         {"interleaved", 4}, {"zb_h1", 1}, {"dualpipe", 1},
                                         {"dualpipe_v", 2}};
 
-// A reason without its numbers, to count by.
+// A reason without its numbers, to count by: what stands before its colon, in words.
 std::string KindOf(const std::string& why) {
-  return why.substr(0, why.find_first_of(":0123456789"));
+  constexpr std::pair<const char*, const char*> kInWords[] = {
+      {"batch", "the batch is no multiple of data x microbatch"},
+      {"budget", "costs more than the budget"},
+      {"deadline", "takes longer than the deadline"},
+      {"mesh.pipe", "a number of pipeline ranks that the schedule does not take"},
+      {"microbatches", "too few microbatches for the schedule, or a number that it does not take"},
+      {"pipeline", "more stages or microbatches than a schedule can have"},
+      {"stages", "more stages than layers"},
+  };
+  const std::string kind = why.substr(0, why.find(':'));
+  for (const auto& [key, words] : kInWords) {
+    if (kind == key) return words;
+  }
+  return kind;
 }
+
+bool IsAsked(int asked, int found) { return asked == 0 || asked == found; }
 
 std::vector<RecomputeChoice> Choices(const PlanRequest& request) {
   if (!request.recompute.empty()) return request.recompute;
@@ -40,9 +55,11 @@ class Search {
       Layout layout;
       layout.pipe = pipe;
       layout.data = ranks / pipe;
+      if (!IsAsked(request_.pipe, pipe) || !IsAsked(request_.data, layout.data)) continue;
       for (int expert = 1; expert <= layout.data; ++expert) {
         if (layout.data % expert != 0 || std::max(1, request_.model.experts) % expert != 0)
           continue;
+        if (!IsAsked(request_.expert, expert)) continue;
         layout.expert = expert;
         TryMesh(layout);
       }
@@ -62,10 +79,19 @@ class Search {
         if (!IsWanted(schedule.name) || (layout.pipe == 1 && schedule.name != std::string("1f1b")))
           continue;
         layout.schedule = schedule.name;
-        layout.chunks = schedule.chunks;
-        TryRest(layout);
+        layout.chunks = ChunksOf(schedule);
+        if (layout.chunks > 0) TryRest(layout);
       }
     }
+  }
+
+  // 0: not asked for. Interleaved takes any number of chunks; those of the table are only the
+  // usual.
+  int ChunksOf(const NamedSchedule& schedule) const {
+    const int asked = request_.chunks;
+    if (asked > 1 && schedule.name == std::string("interleaved"))
+      return schedule.chunks == 2 ? asked : 0;
+    return IsAsked(asked, schedule.chunks) ? schedule.chunks : 0;
   }
 
   bool IsWanted(const std::string& name) const {
@@ -115,6 +141,15 @@ class Search {
       absl::StatusOr<PlanEntry> full = Evaluate(request_, entry.layout, schedules_, Detail::kFull);
       if (full.ok()) entry = *std::move(full);
     }
+    // Now that every group counts, some may be over a limit.
+    const auto rest = std::remove_if(plans_.fitting.begin(), plans_.fitting.end(),
+                                     [this](const PlanEntry& entry) {
+                                       if (entry.why_not.empty()) return false;
+                                       ++plans_.refused[KindOf(entry.why_not)];
+                                       --plans_.num_fitting;
+                                       return true;
+                                     });
+    plans_.fitting.erase(rest, plans_.fitting.end());
     std::stable_sort(plans_.fitting.begin(), plans_.fitting.end(), faster);
     std::stable_sort(
         plans_.nearest.begin(), plans_.nearest.end(),

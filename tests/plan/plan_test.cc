@@ -5,53 +5,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <numeric>
+
+#include "tests/plan/toy_plan.h"
 
 namespace sluice::parallel {
 namespace {
 
-// One product of 2 H^2 a token and layer, nothing else: times can be written down.
-ModelWork ToyModel(int layers, int experts) {
-  ModelWork model;
-  LayerWork layer;
-  layer.attention.product_flops = 2e6;
-  layer.attention.weights = 1e6;
-  layer.dense_parameters = 1e6;
-  layer.kept.rest = 1000;
-  if (experts > 0) {
-    layer.is_moe = true;
-    layer.expert.product_flops = 3e6;
-    layer.expert.weights = layer.expert_parameters = 1.5e6;
-    layer.kept_row.rest = 500;
-  }
-  model.layers.assign(layers, layer);
-  model.hidden = 1000;
-  model.sequence_length = 100;
-  model.experts = experts;
-  model.experts_per_token = experts > 0 ? 2 : 0;
-  model.flops_per_token = 6e6 * layers;
-  return model;
-}
-
-Cluster ToyCluster(int nodes) {
-  Cluster cluster;
-  cluster.nodes = nodes;
-  cluster.network = {4, {1e9, 0}, {1e8, 0}};
-  cluster.device.peak_bf16 = 1e12;
-  cluster.device.memory_bytes_per_second = 1e15;  // memory costs next to nothing
-  cluster.device.memory_bytes = 1e9;
-  cluster.dollars_per_device_hour = 2;
-  return cluster;
-}
-
-PlanRequest Toy(int layers, int experts, int nodes, int batch) {
-  PlanRequest request;
-  request.model = ToyModel(layers, experts);
-  request.cluster = ToyCluster(nodes);
-  request.global_batch = batch;
-  request.tokens = 1e9;
-  return request;
-}
+using testing::Toy;
 
 TEST(Plan, OneRankIsItsProductsAndOptimizer) {
   PlanRequest request = Toy(3, 0, 1, 8);
@@ -147,71 +107,6 @@ TEST(Plan, ZeroStagesMoveAndHoldWhatTheyShould) {
               ::testing::HasSubstr("zero: found stage 4"));
 }
 
-double SecondsOf(const std::vector<Phase>& phases, PhaseKind kind) {
-  double seconds = 0;
-  for (const Phase& phase : phases) seconds += phase.kind == kind ? phase.seconds : 0;
-  return seconds;
-}
-
-// One scale a tensor: six bytes an element once, in place of three or four, and two for weights.
-TEST(LayoutCosts, WholeTensorsAreReadTwiceToBeQuantised) {
-  PlanRequest request = Toy(1, 0, 1, 8);
-  request.cluster.device.memory_bytes_per_second = 1e9;
-  Work& work = request.model.layers[0].attention;
-  work.fresh_in = 10;
-  work.fresh_out = 20;
-  work.in_elements = 30;
-  Layout layout;
-  layout.precision = Precision::kFp8;
-  const auto cost = [&] {
-    return LayoutCosts(request.model, request.cluster, layout).LayerCost(request.model.layers[0]);
-  };
-  const ChunkCost tiles = cost();
-  layout.scaling = Fp8Scaling::kTensors;
-  const ChunkCost tensors = cost();
-  const auto more = [](const std::vector<Phase>& a, const std::vector<Phase>& b) {
-    return SecondsOf(a, PhaseKind::kAttention) - SecondsOf(b, PhaseKind::kAttention);
-  };
-  const double tokens = 100;
-  EXPECT_NEAR(more(tensors.forward, tiles.forward), tokens * 10 * 3 / 1e9, 1e-12);
-  EXPECT_NEAR(more(tensors.backward_input, tiles.backward_input), tokens * 20 * 2 / 1e9, 1e-12);
-  EXPECT_NEAR(more(tensors.backward_weight, tiles.backward_weight), tokens * 30 * -2 / 1e9, 1e-12);
-}
-
-TEST(LayoutCosts, RowsOfFp8ProductsMayTravelInBf16) {
-  PlanRequest request = Toy(1, 8, 1, 8);
-  Layout layout;
-  layout.data = layout.expert = 4;
-  layout.precision = Precision::kFp8;
-  layout.dispatch = DispatchRows::kBf16;
-  const LayerWork& layer = request.model.layers[0];
-  const auto forward = [&] {
-    return LayoutCosts(request.model, request.cluster, layout).LayerCost(layer).forward;
-  };
-  const std::vector<Phase> wide = forward();
-  EXPECT_EQ(SecondsOf(wide, PhaseKind::kDispatch), SecondsOf(wide, PhaseKind::kCombine));
-  layout.dispatch = DispatchRows::kAsProducts;
-  EXPECT_LT(SecondsOf(forward(), PhaseKind::kDispatch), SecondsOf(wide, PhaseKind::kDispatch));
-}
-
-TEST(LayoutCosts, HeadComputesItsGradientsWithItsLoss) {
-  PlanRequest request = Toy(1, 0, 1, 8);
-  request.model.head.product_flops = 7e6;
-  Layout layout;
-  const auto cost = [&] { return LayoutCosts(request.model, request.cluster, layout).HeadCost(); };
-  const ChunkCost together = cost();
-  EXPECT_EQ(SecondsOf(together.backward_input, PhaseKind::kHead), 0);
-  EXPECT_EQ(SecondsOf(together.backward_weight, PhaseKind::kHead), 0);
-  layout.head = HeadWork::kApart;
-  const ChunkCost apart = cost();
-  EXPECT_GT(SecondsOf(apart.backward_weight, PhaseKind::kHead), 0);
-  EXPECT_NEAR(SecondsOf(together.forward, PhaseKind::kHead),
-              SecondsOf(apart.forward, PhaseKind::kHead) +
-                  SecondsOf(apart.backward_input, PhaseKind::kHead) +
-                  SecondsOf(apart.backward_weight, PhaseKind::kHead),
-              1e-15);
-}
-
 TEST(Plan, DualPipeHoldsEverythingTwice) {
   PlanRequest request = Toy(4, 0, 1, 16);
   request.cluster.network.ranks_per_node = 2;
@@ -264,22 +159,6 @@ TEST(Plan, SaysWhyNot) {
   EXPECT_FALSE(Evaluate(request, layout, schedules, Detail::kFull).ok()) << "64 over 3 ranks";
 }
 
-TEST(Plan, SplitIsTheBestOfAll) {
-  const std::vector<double> seconds = {1, 1, 1, 2, 2, 2, 2, 1};
-  const auto worst = [&](const std::vector<StageShare>& stages, double head) {
-    double most = 0;
-    for (const StageShare& s : stages) {
-      const auto first = seconds.begin() + s.first_layer;
-      most = std::max(most, std::accumulate(first, first + s.num_layers, 0.0) + head * s.has_head);
-    }
-    return most;
-  };
-  EXPECT_DOUBLE_EQ(worst(SplitByCost(seconds, 0, 3, HeadAlone::kNever).value(), 0), 5);
-  EXPECT_DOUBLE_EQ(worst(SplitByCost(seconds, 5, 4, HeadAlone::kNever).value(), 5), 6);
-  EXPECT_DOUBLE_EQ(worst(SplitByCost(seconds, 5, 4, HeadAlone::kAllowed).value(), 5), 5);
-  EXPECT_FALSE(SplitByCost(seconds, 0, 9, HeadAlone::kNever).ok());
-}
-
 // Every fitting layout that one could write down by hand is no faster than the first.
 TEST(Plan, SearchFindsTheFastest) {
   PlanRequest request = Toy(8, 8, 2, 64);
@@ -309,6 +188,27 @@ TEST(Plan, SearchFindsTheFastest) {
   EXPECT_TRUE(none.fitting.empty());
   EXPECT_FALSE(none.nearest.empty());
   EXPECT_GT(none.refused.at("memory, mostly optimizer"), 0);
+  EXPECT_GT(plans.refused.at("more stages than layers"), 0);
+  for (const auto& [why, count] : plans.refused)
+    EXPECT_NE(why.find(' '), std::string::npos) << "a sentence, not: " << why;
+}
+
+TEST(Plan, SearchKeepsWhatIsAsked) {
+  PlanRequest request = Toy(8, 8, 2, 64);
+  request.pipe = 2;
+  request.expert = 2;
+  request.chunks = 4;  // interleaved alone has four
+  const Plans plans = MakePlans(request, 1000);
+  ASSERT_FALSE(plans.fitting.empty());
+  for (const PlanEntry& entry : plans.fitting) {
+    EXPECT_EQ(entry.layout.pipe, 2);
+    EXPECT_EQ(entry.layout.data, 4);
+    EXPECT_EQ(entry.layout.expert, 2);
+    EXPECT_EQ(entry.layout.schedule, "interleaved");
+    EXPECT_EQ(entry.layout.chunks, 4);
+  }
+  request.pipe = 3;
+  EXPECT_EQ(MakePlans(request, 1).tried, 0);
 }
 
 TEST(Cluster, BadNumbersAreNamed) {

@@ -49,6 +49,19 @@ TEST_P(PlanWork, FlopsAddUpToTheTrainers) {
   EXPECT_NEAR(3 * flops, work.flops_per_token, 1e-9 * work.flops_per_token);
 }
 
+// What recompute runs again is what it drops, read once more (SwiGLU reads two for the one it
+// writes).
+TEST_P(PlanWork, RecomputeRunsAgainWhatItDrops) {
+  const parallel::ModelWork work = DescribeWork(Model(), 256);
+  for (const parallel::LayerWork& layer : work.layers) {
+    EXPECT_EQ(layer.norms.touched, 2 * layer.kept.norms);
+    EXPECT_EQ(layer.swiglu.touched, 3 * layer.kept.swiglu);
+    EXPECT_EQ(layer.expert_swiglu.touched, 3 * layer.kept_row.swiglu);
+    EXPECT_EQ(layer.swiglu.fresh_in, layer.kept.swiglu);
+    EXPECT_EQ(layer.expert_swiglu.fresh_in, layer.kept_row.swiglu);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(All, PlanWork,
                          ::testing::Values("deepseek_v3", "deepseek_v2_lite", "moonlight",
                                            "qwen3_30b_a3b", "mixtral_8x7b", "olmoe_1b_7b",

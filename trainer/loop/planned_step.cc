@@ -8,6 +8,8 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "google/protobuf/io/tokenizer.h"
 #include "google/protobuf/text_format.h"
 #include "kernels/core/status_macros.h"
@@ -50,7 +52,11 @@ absl::StatusOr<parallel::RecomputeChoice> ParseRecomputeChoice(const std::string
     choice.everything = true;
     return choice;
   }
-  ASSIGN_OR_RETURN(const Recompute r, ParseRecompute(text));
+  std::vector<absl::string_view> words = absl::StrSplit(text, ',', absl::SkipWhitespace());
+  choice.moe = std::erase_if(words, [](absl::string_view word) {
+                 return absl::StripAsciiWhitespace(word) == "moe";
+               }) > 0;
+  ASSIGN_OR_RETURN(const Recompute r, ParseRecompute(absl::StrJoin(words, ",")));
   choice.norms = r.norm;
   choice.mla_up = r.mla_up;
   choice.swiglu = r.swiglu;

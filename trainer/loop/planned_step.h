@@ -17,7 +17,7 @@ namespace sluice::trainer {
 // names the field.
 absl::StatusOr<parallel::Layout> PlanLayout(const RunConfig& config, int ranks);
 absl::StatusOr<parallel::Precision> ParsePrecision(const std::string& text);
-// As compute.recompute, or "everything".
+// As compute.recompute, to which the planner knows "moe" and "everything" beside, as costs.
 absl::StatusOr<parallel::RecomputeChoice> ParseRecomputeChoice(const std::string& text);
 
 // The stages that `train` would cut for that layout: stage_layers where set, else by flops.

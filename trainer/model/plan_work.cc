@@ -11,6 +11,12 @@ using parallel::Kept;
 using parallel::LayerWork;
 using parallel::Work;
 
+// Guesses of how many kernels a framework launches beside the products. Attention: norms, rotations
+// and assembly of q, k and v, the core, residual. Gate: scores, groups, choice, counters, losses of
+// balance, sorting, weights. Rows of experts: offsets, put in order, padded, weighed, put back. With
+// the assumed op_seconds of GPU clusters (10 us) all of them are 0.4 ms of a layer's forward.
+constexpr int kAttentionOps = 12, kGateOps = 20, kRowOps = 10;
+
 void AddProduct(Work& work, double in, double out) {
   work.product_flops += 2 * in * out;
   work.in_elements += in;
@@ -19,6 +25,21 @@ void AddProduct(Work& work, double in, double out) {
   work.fresh_out += out;
   work.weights += in * out;
   ++work.ops;
+}
+
+// A norm of `width` elements: read and written.
+void AddNormAgain(double width, Work& work) {
+  work.touched += 2 * width;
+  ++work.ops;
+}
+
+// Gate and up read, their product written and, beside FP8, quantised once more.
+Work SwigluAgain(double width) {
+  Work work;
+  work.touched = 3 * width;
+  work.fresh_in = width;
+  work.ops = 1;
+  return work;
 }
 
 struct Heads {
@@ -61,6 +82,8 @@ void DescribeMla(const ModelConfig& c, const Heads& h, LayerWork& layer) {
   layer.kept.mla_up += q + h.count * h.qk + h.count * h.v;
   layer.kept.rest += qa + kva + c.qk_rope_head_dim() + h.count * h.v;
   layer.dense_parameters += qa + kva;  // the two norms
+  if (qa > 0) AddNormAgain(qa, layer.norms);
+  AddNormAgain(kva, layer.norms);
 }
 
 void DescribeGqa(const ModelConfig& c, const Heads& h, LayerWork& layer) {
@@ -89,8 +112,9 @@ LayerWork DescribeLayer(const ModelConfig& c, int64_t sequence, bool moe) {
   layer.is_moe = moe;
   c.kv_lora_rank() > 0 ? DescribeMla(c, h, layer) : DescribeGqa(c, h, layer);
   layer.attention.touched += 5 * hidden;  // norm, residual
+  for (int i = 0; i < 2; ++i) AddNormAgain(hidden, layer.norms);
   layer.attention.core_flops = 2 * h.count * (h.qk + h.v) * static_cast<double>(sequence + 1) / 2;
-  layer.attention.ops += 12;
+  layer.attention.ops += kAttentionOps;
   layer.dense_parameters += layer.attention.weights + 2 * hidden;
   layer.kept.norms += 2 * hidden;
   layer.kept.rest += 2 * hidden;
@@ -99,13 +123,14 @@ LayerWork DescribeLayer(const ModelConfig& c, int64_t sequence, bool moe) {
     AddMlp(hidden, c.intermediate_size(), layer.dense);
     layer.kept.rest += 2.0 * c.intermediate_size();
     layer.kept.swiglu += c.intermediate_size();
+    layer.swiglu = SwigluAgain(c.intermediate_size());
     layer.dense_parameters += 3 * hidden * c.intermediate_size();
     return layer;
   }
   const double width = c.moe_intermediate_size(), shared = c.n_shared_experts() * width;
   AddProduct(layer.dense, hidden, c.n_routed_experts());
   layer.dense.touched += 4.0 * c.n_routed_experts();
-  layer.dense.ops += 20;
+  layer.dense.ops += kGateOps;
   layer.dense_parameters += hidden * c.n_routed_experts();
   if (c.topk_method() == "noaux_tc") {
     layer.bias_parameters = c.n_routed_experts();
@@ -118,6 +143,7 @@ LayerWork DescribeLayer(const ModelConfig& c, int64_t sequence, bool moe) {
     layer.dense_parameters += 3 * hidden * shared;
     layer.kept.rest += 2 * shared;
     layer.kept.swiglu += shared;
+    layer.swiglu = SwigluAgain(shared);
   }
   AddMlp(hidden, width, layer.expert);
   // Rows arrive quantised. They are put in order of experts (one byte read, one written) and back
@@ -125,12 +151,13 @@ LayerWork DescribeLayer(const ModelConfig& c, int64_t sequence, bool moe) {
   layer.expert.fresh_in = width;
   layer.expert.fresh_out = 2 * width;
   layer.expert.touched += 3 * hidden;
-  layer.expert.ops += 10;
+  layer.expert.ops += kRowOps;
   layer.expert_parameters = 3 * hidden * width;
   layer.kept.rest += c.n_routed_experts();
   layer.kept_row.rest = hidden + 2 * width;  // row in, gate and up
   layer.kept_row.returned = hidden;
   layer.kept_row.swiglu = width;
+  layer.expert_swiglu = SwigluAgain(width);
   return layer;
 }
 
