@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "launch/presets.h"
 #include "parallel/plan/plan.h"
 #include "parallel/plan/published.pb.h"
 #include "trainer/loop/run_config.pb.h"
@@ -25,13 +26,19 @@ struct PublishedCheck {
   double published_seconds = 0;  // of a step
   double error() const { return predicted.step_seconds / published_seconds - 1; }
   // Once more with one factor on all predicted times, the geometric mean of published / predicted
-  // of all other checkable runs.
+  // of all other checkable runs; 0 where there is none.
   double left_out_seconds = 0;
+  // Device hours for 1e12 tokens; 0 where the run has no tokens.
+  double hours_per_trillion() const {
+    return run.tokens() > 0 ? predicted.device_hours / run.tokens() * 1e12 : 0;
+  }
   double left_out_error() const { return left_out_seconds / published_seconds - 1; }
 };
 
-// Every bundled run, by name. `expert_cv` is the assumption for runs with real routing.
-absl::StatusOr<std::vector<PublishedCheck>> CheckPublishedRuns(double expert_cv);
+// `runs` are textprotos, such as PublishedRuns(). `expert_cv` is the assumption for runs with real
+// routing. INVALID_ARGUMENT: file, field, found, wanted.
+absl::StatusOr<std::vector<PublishedCheck>> CheckPublishedRuns(const std::vector<Preset>& runs,
+                                                               double expert_cv);
 
 // {"step": 7, "layer": 3, "rows": [12, 0, ...]} a line: rows each expert of a layer got in a step.
 absl::StatusOr<parallel::RouteTrace> LoadRoutes(const std::string& path);

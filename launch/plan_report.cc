@@ -18,11 +18,6 @@ using parallel::PlanEntry;
 using parallel::PlanRequest;
 using parallel::Plans;
 
-std::string Money(double dollars) {
-  return dollars >= 1e6 ? absl::StrFormat("$%.3fM", dollars / 1e6)
-                        : absl::StrFormat("$%.0f", dollars);
-}
-
 std::string MemoryText(const MemoryUse& use) {
   const double gb = 1e9;
   const int digits = use.total() < gb ? 3 : 1;
@@ -79,6 +74,11 @@ std::string Heading(const PlanRequest& request) {
 }
 
 }  // namespace
+
+std::string Money(double dollars) {
+  return dollars >= 1e6 ? absl::StrFormat("$%.3fM", dollars / 1e6)
+                        : absl::StrFormat("$%.0f", dollars);
+}
 
 std::string PlansText(const PlanRequest& request, const Plans& plans) {
   std::string text = Heading(request);
@@ -143,91 +143,60 @@ Json PlansJson(const PlanRequest& request, const Plans& plans) {
           {"nearest", nearest}};
 }
 
-absl::StatusOr<std::string> PlacementText(const PlanRequest& request, const Layout& layout) {
+absl::StatusOr<PlacementGains> GainsOfPlacement(const PlanRequest& request, const Layout& layout) {
   std::map<int, std::vector<double>> rows_of_layer;  // summed over steps
   for (const parallel::RouteCounts& counts : request.routes) {
     std::vector<double>& sum = rows_of_layer[counts.layer];
     sum.resize(counts.rows.size());
     for (size_t e = 0; e < sum.size(); ++e) sum[e] += static_cast<double>(counts.rows[e]);
   }
-  const int ranks = layout.expert, experts = request.model.experts;
-  const int nodes = parallel::GroupShape{ranks, 1}.nodes(request.cluster.network.ranks_per_node);
+  PlacementGains gains;
+  const int experts = request.model.experts;
+  gains.ranks = layout.expert;
+  gains.nodes =
+      parallel::GroupShape{layout.expert, 1}.nodes(request.cluster.network.ranks_per_node);
+  for (const auto& [layer, rows] : rows_of_layer) {
+    ASSIGN_OR_RETURN(const auto naive, parallel::PlaceInOrder(rows, gains.ranks));
+    parallel::PlacementShape shape{experts, request.model.groups, gains.nodes, gains.ranks};
+    ASSIGN_OR_RETURN(const auto packed, parallel::PlaceExperts(rows, shape));
+    shape.replicas += gains.ranks;
+    ASSIGN_OR_RETURN(const auto copied, parallel::PlaceExperts(rows, shape));
+    gains.layers.push_back(
+        {layer, WorstOverMean(naive), WorstOverMean(packed), WorstOverMean(copied)});
+  }
+  for (const PlacementGains::Layer& layer : gains.layers) {
+    const double share = 1.0 / static_cast<double>(gains.layers.size());
+    gains.mean.in_order += share * layer.in_order;
+    gains.mean.packed += share * layer.packed;
+    gains.mean.copied += share * layer.copied;
+  }
+  return gains;
+}
+
+std::string PlacementText(const PlacementGains& gains) {
   std::string text = absl::StrFormat(
       "\nexpert placement on %d ranks of %d nodes, fullest rank over mean:\n%6s %9s %9s %9s\n",
-      ranks, nodes, "layer", "in order", "packed", "+1 copy");
-  double sums[3] = {0, 0, 0};
-  for (const auto& [layer, rows] : rows_of_layer) {
-    ASSIGN_OR_RETURN(const auto naive, parallel::PlaceInOrder(rows, ranks));
-    parallel::PlacementShape shape{experts, request.model.groups, nodes, ranks};
-    ASSIGN_OR_RETURN(const auto packed, parallel::PlaceExperts(rows, shape));
-    shape.replicas += ranks;
-    ASSIGN_OR_RETURN(const auto copied, parallel::PlaceExperts(rows, shape));
-    const double worst[3] = {WorstOverMean(naive), WorstOverMean(packed), WorstOverMean(copied)};
-    for (int i = 0; i < 3; ++i) sums[i] += worst[i];
-    absl::StrAppendFormat(&text, "%6d %9.3f %9.3f %9.3f\n", layer, worst[0], worst[1], worst[2]);
-  }
-  const double layers = static_cast<double>(rows_of_layer.size());
-  absl::StrAppendFormat(&text, "%6s %9.3f %9.3f %9.3f\n", "mean", sums[0] / layers,
-                        sums[1] / layers, sums[2] / layers);
+      gains.ranks, gains.nodes, "layer", "in order", "packed", "+1 copy");
+  const auto line = [&text](const std::string& name, const PlacementGains::Layer& layer) {
+    absl::StrAppendFormat(&text, "%6s %9.3f %9.3f %9.3f\n", name, layer.in_order, layer.packed,
+                          layer.copied);
+  };
+  for (const PlacementGains::Layer& layer : gains.layers) line(absl::StrCat(layer.layer), layer);
+  line("mean", gains.mean);
   return text;
 }
 
-std::string PublishedText(const std::vector<PublishedCheck>& checks, double expert_cv) {
-  std::string text = absl::StrFormat(
-      "# step seconds; one set of constants for all (launch/clusters); real routing: expert load "
-      "spread %.2f\n# left-out: times the geometric mean of published / predicted of all other "
-      "rows\n%-32s %9s %9s %7s %9s %7s %7s %6s %6s\n",
-      expert_cv, "run", "predicted", "published", "error", "left-out", "error", "target", "bubble",
-      "expos");
-  std::vector<double> errors, left_out;
-  for (const PublishedCheck& check : checks) {
-    if (!check.not_checkable.empty()) continue;
-    const std::string target =
-        check.run.target() > 0 ? absl::StrFormat("%.0f%%", 100 * check.run.target()) : "-";
-    absl::StrAppendFormat(&text, "%-32s %9.2f %9.2f %+6.1f%% %9.2f %+6.1f%% %7s %5.1f%% %5.1f%%\n",
-                          check.run.name(), check.predicted.step_seconds, check.published_seconds,
-                          100 * check.error(), check.left_out_seconds, 100 * check.left_out_error(),
-                          target, 100 * check.predicted.bubble, 100 * check.predicted.exposed);
-    errors.push_back(std::abs(check.error()));
-    left_out.push_back(std::abs(check.left_out_error()));
-    if (check.run.published_dollars() > 0) {
-      absl::StrAppendFormat(&text, "%-32s %8.0fK %8.0fK device hours, %s predicted, %s published\n",
-                            "", check.predicted.device_hours / 1e3,
-                            check.run.published_device_hours() / 1e3,
-                            Money(check.predicted.dollars), Money(check.run.published_dollars()));
-    }
-  }
-  std::sort(errors.begin(), errors.end());
-  std::sort(left_out.begin(), left_out.end());
-  if (!errors.empty()) {
-    absl::StrAppendFormat(&text, "median error %.1f%%, left-out %.1f%%\n",
-                          100 * errors[errors.size() / 2], 100 * left_out[left_out.size() / 2]);
-  }
-  for (const PublishedCheck& check : checks) {
-    if (!check.not_checkable.empty())
-      absl::StrAppend(&text, check.run.name(), ": not checkable, ", check.not_checkable, "\n");
-    if (check.run.has_remark())
-      absl::StrAppend(&text, check.run.name(), ": ", check.run.remark(), "\n");
-  }
-  return text;
-}
-
-Json PublishedJson(const std::vector<PublishedCheck>& checks) {
-  Json rows = Json::array();
-  for (const PublishedCheck& check : checks) {
-    Json row = {{"name", check.run.name()}, {"source", check.run.source()}};
-    if (!check.not_checkable.empty()) {
-      row["not_checkable"] = check.not_checkable;
-    } else {
-      row["predicted_seconds"] = check.predicted.step_seconds;
-      row["published_seconds"] = check.published_seconds;
-      row["error"] = check.error();
-      row["left_out_error"] = check.left_out_error();
-      row["target"] = check.run.target();
-    }
-    rows.push_back(row);
-  }
-  return {{"runs", rows}};
+Json PlacementJson(const PlacementGains& gains) {
+  const auto numbers = [](const PlacementGains::Layer& layer) {
+    return Json{{"layer", layer.layer},
+                {"in_order", layer.in_order},
+                {"packed", layer.packed},
+                {"one_copy_a_rank", layer.copied}};
+  };
+  Json layers = Json::array(), mean = numbers(gains.mean);
+  for (const PlacementGains::Layer& layer : gains.layers) layers.push_back(numbers(layer));
+  mean.erase("layer");
+  return {{"ranks", gains.ranks}, {"nodes", gains.nodes}, {"layers", layers}, {"mean", mean}};
 }
 
 }  // namespace sluice::launch

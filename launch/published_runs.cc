@@ -1,6 +1,9 @@
-// The planner against training runs that others published: launch/published/*.textproto.
+// The planner against training runs that others published: launch/published/*.textproto, or files
+// of a user.
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/core/status_macros.h"
@@ -13,6 +16,59 @@ namespace sluice::launch {
 namespace {
 
 using parallel::PublishedRun;
+
+// The largest that the simulator plays in seconds, with room.
+constexpr int kMostRanks = 1 << 17, kMostTokens = 1 << 24;
+
+absl::Status Within(absl::string_view field, int64_t found, int64_t least, int64_t most) {
+  if (found >= least && found <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, ": found ", found, ", wanted ", least, " to ", most));
+}
+
+absl::Status Stated(absl::string_view field, const std::string& found, absl::string_view wanted) {
+  if (!found.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(field, ": found nothing, wanted ", wanted));
+}
+
+bool IsResult(double value) { return value > 0 && std::isfinite(value); }
+
+// What Predict divides by, and sizes that end in reasonable time.
+absl::Status ValidateRun(const PublishedRun& run) {
+  RETURN_IF_ERROR(Stated("preset", run.preset(), "the model, a name as of --preset"));
+  RETURN_IF_ERROR(Stated("cluster", run.cluster(), "the machine, a name or file as of --cluster"));
+  RETURN_IF_ERROR(Stated("schedule", run.schedule(), "1f1b, interleaved, ..."));
+  RETURN_IF_ERROR(Stated("precision", run.precision(), "BF16 or FP8"));
+  RETURN_IF_ERROR(Within("ranks", run.ranks(), 1, kMostRanks));
+  for (const auto& [field, found] :
+       {std::pair("pipe", run.pipe()), std::pair("expert", run.expert()),
+        std::pair("tensor", run.tensor()), std::pair("context", run.context()),
+        std::pair("chunks", run.chunks())}) {
+    RETURN_IF_ERROR(Within(field, found, 0, kMostRanks));
+  }
+  RETURN_IF_ERROR(Within("microbatch", run.microbatch(), 1, kMostRanks));
+  RETURN_IF_ERROR(
+      Within("global_batch", run.global_batch(), 1, std::numeric_limits<int32_t>::max()));
+  RETURN_IF_ERROR(Within("sequence_length", run.sequence_length(), 1, kMostTokens));
+  RETURN_IF_ERROR(Within("gradient_reductions", run.gradient_reductions(), 0, kMostRanks));
+  const auto size = [](int32_t value) { return std::max<int64_t>(1, value); };
+  const int64_t apart = size(run.pipe()) * size(run.tensor()) * size(run.context());
+  if (apart > run.ranks() || run.ranks() % apart != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "ranks: found ", run.ranks(), ", wanted a multiple of pipe x tensor x context = ", apart));
+  }
+  if (run.routing() != "balanced" && run.routing() != "real") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("routing: found \"", run.routing(), "\", wanted balanced (forced) or real"));
+  }
+  if (!IsResult(run.step_seconds()) && !IsResult(run.tokens_per_second_rank()) &&
+      !IsResult(run.model_flops_rank()) && !IsResult(run.model_flops_causal_rank())) {
+    return absl::InvalidArgumentError(
+        "step_seconds: found nothing, wanted what was published: this, tokens_per_second_rank, "
+        "model_flops_rank or model_flops_causal_rank");
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<parallel::Layout> PublishedLayout(const PublishedRun& run) {
   parallel::Layout layout;
@@ -36,23 +92,28 @@ absl::StatusOr<parallel::Layout> PublishedLayout(const PublishedRun& run) {
   if (run.tensor_scaling()) layout.scaling = parallel::Fp8Scaling::kTensors;
   layout.head = parallel::HeadWork::kApart;
   layout.gradient_reductions = run.gradient_reductions();
-  if (run.head_alone()) layout.head_alone = parallel::HeadAlone::kAllowed;
+  if (run.head_alone()) {
+    layout.empty_ends =
+        run.embedding_alone() ? parallel::EmptyEnds::kBoth : parallel::EmptyEnds::kHead;
+  }
   ASSIGN_OR_RETURN(layout.precision, trainer::ParsePrecision(run.precision()));
   ASSIGN_OR_RETURN(layout.recompute, trainer::ParseRecomputeChoice(run.recompute()));
   return layout;
 }
 
 double PublishedSeconds(const PublishedRun& run, const parallel::ModelWork& model) {
-  if (run.step_seconds() > 0) return run.step_seconds();
+  if (IsResult(run.step_seconds())) return run.step_seconds();
   const double tokens = static_cast<double>(run.global_batch()) * run.sequence_length();
-  const double rate = run.tokens_per_second_rank() > 0
-                          ? run.tokens_per_second_rank()
-                          : run.model_flops_rank() / model.flops_per_token_full;
+  const double rate = IsResult(run.tokens_per_second_rank()) ? run.tokens_per_second_rank()
+                      : IsResult(run.model_flops_rank())
+                          ? run.model_flops_rank() / model.flops_per_token_full
+                          : run.model_flops_causal_rank() / model.flops_per_token;
   return tokens / run.ranks() / rate;
 }
 
 absl::Status Predict(double expert_cv, parallel::PlanCache& schedules, PublishedCheck& check) {
   const PublishedRun& run = check.run;
+  RETURN_IF_ERROR(ValidateRun(run));
   ConfigFlags flags;
   flags.preset = run.preset();
   ASSIGN_OR_RETURN(trainer::RunConfig config, LoadConfig(flags));
@@ -66,31 +127,31 @@ absl::Status Predict(double expert_cv, parallel::PlanCache& schedules, Published
   request.tokens = run.tokens();
   request.expert_cv = run.routing() == "real" ? expert_cv : 0.0;
   ASSIGN_OR_RETURN(const parallel::Layout layout, PublishedLayout(run));
-  absl::StatusOr<parallel::PlanEntry> entry =
-      parallel::Evaluate(request, layout, schedules, parallel::Detail::kFull);
-  if (!entry.ok()) {
-    check.not_checkable = std::string(entry.status().message());
-    return absl::OkStatus();
-  }
-  check.predicted = *std::move(entry);
+  ASSIGN_OR_RETURN(check.predicted,
+                   parallel::Evaluate(request, layout, schedules, parallel::Detail::kFull));
   check.published_seconds = PublishedSeconds(run, request.model);
   return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::StatusOr<std::vector<PublishedCheck>> CheckPublishedRuns(double expert_cv) {
+absl::StatusOr<std::vector<PublishedCheck>> CheckPublishedRuns(const std::vector<Preset>& runs,
+                                                               double expert_cv) {
   std::vector<PublishedCheck> checks;
   parallel::PlanCache schedules;
   double sum = 0;
   int num = 0;
-  for (const Preset& file : PublishedRuns()) {
+  for (const Preset& file : runs) {
     PublishedCheck check;
     RETURN_IF_ERROR(ParseTextproto(file.text, file.name, check.run));
+    if (check.run.name().empty()) check.run.set_name(file.name);
     if (check.run.has_missing()) {
       check.not_checkable = absl::StrCat("missing: ", check.run.missing());
     } else {
-      RETURN_IF_ERROR(Predict(expert_cv, schedules, check));
+      const absl::Status predicted = Predict(expert_cv, schedules, check);
+      if (!predicted.ok()) {
+        return absl::Status(predicted.code(), absl::StrCat(file.name, ": ", predicted.message()));
+      }
     }
     if (check.not_checkable.empty()) {
       sum += std::log(check.published_seconds / check.predicted.step_seconds);

@@ -4,13 +4,12 @@
 #include <fstream>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 #include "google/protobuf/text_format.h"
 #include "kernels/core/status_macros.h"
 #include "launch/commands/commands.h"
@@ -18,6 +17,8 @@
 #include "launch/load_config.h"
 #include "launch/plan_input.h"
 #include "launch/plan_report.h"
+#include "launch/plan_request.h"
+#include "launch/presets.h"
 #include "trainer/loop/planned_step.h"
 #include "trainer/loop/rehearsal.h"
 #include "trainer/loop/trainer.h"
@@ -35,13 +36,16 @@ class Plan : public Command {
            "and prints those that fit, fastest first, with memory of the fullest rank by kind, "
            "the\n"
            "step's time, bubble and exposed communication, days, device hours and money; and why\n"
-           "the others do not fit. --published holds the same model against published runs.\n"
+           "the others do not fit. What --set says of mesh, schedule, train.microbatch,\n"
+           "compute.precision and compute.recompute is kept; what a preset says of them is not.\n"
+           "--published holds the same model against published runs, --run against one of yours.\n"
            "docs/plan.md goes through the DeepSeek-V3 figure line by line.\n\n"
            "  sluice plan --preset deepseek_v3 --cluster h800_2048 --tokens 14.8e12\n"
            "  sluice plan --preset qwen3_30b_a3b --cluster h100 --nodes 2 --tokens 1e12 \\\n"
            "      --budget 100000 --write plan.textproto --set train.global_batch=512\n"
            "  sluice plan --preset deepseek_v3 --cluster h800_2048 --routes routes.jsonl\n"
-           "  sluice plan --published";
+           "  sluice plan --published\n"
+           "  sluice plan --run launch/published/deepseek_v3_h800.textproto";
   }
   FlagSet flags() override {
     FlagSet flags = FlagsOf(config_flags_);
@@ -50,32 +54,32 @@ class Plan : public Command {
         {{.name = "--cluster",
           .value = "NAME|FILE",
           .help = "h100, ... or a textproto (doctor --calibrate writes one)",
-          .target = &cluster_},
+          .target = &flags_.cluster},
          {.name = "--nodes",
           .value = "N",
           .help = "nodes in place of the cluster's",
-          .target = &nodes_},
-         {.name = "--tokens", .value = "N", .help = "tokens to train on", .target = &tokens_},
+          .target = &flags_.nodes},
+         {.name = "--tokens", .value = "N", .help = "tokens to train on", .target = &flags_.tokens},
          {.name = "--budget",
           .value = "DOLLARS",
           .help = "leave out what costs more",
-          .target = &budget_},
+          .target = &flags_.budget},
          {.name = "--deadline",
           .value = "DAYS",
           .help = "leave out what takes longer",
-          .target = &deadline_},
+          .target = &flags_.deadline},
          {.name = "--imbalance",
           .value = "CV",
           .help = "spread of an expert's load in a microbatch: deviation over mean (default 0.2)",
-          .target = &expert_cv_},
+          .target = &flags_.expert_cv},
          {.name = "--routes",
           .value = "FILE",
           .help = "recorded loads in place of --imbalance; what expert placement would gain",
-          .target = &routes_},
+          .target = &flags_.routes},
          {.name = "--zero",
           .value = "STAGES",
           .help = "ZeRO stages to try, such as 1,2,3 (default 1; train runs no other)",
-          .target = &zero_},
+          .target = &flags_.zero},
          {.name = "--top", .value = "N", .help = "layouts to print (default 10)", .target = &top_},
          {.name = "--write",
           .value = "FILE",
@@ -87,77 +91,52 @@ class Plan : public Command {
          {.name = "--published",
           .help = "predict published runs, with errors",
           .target = &published_},
+         {.name = "--run",
+          .value = "FILE",
+          .help = "predict a run that you know, a file such as those of launch/published; may be "
+                  "repeated",
+          .target = &runs_},
          {.name = "--json", .help = "one JSON object in place of the table", .target = &json_}});
     return flags;
   }
 
   absl::Status Run(const CommandContext& /*context*/) override {
-    if (published_) return Published();
-    if (cluster_.empty())
+    if (published_ || !runs_.empty()) return Published();
+    if (flags_.cluster.empty())
       return absl::InvalidArgumentError(
           "--cluster: found nothing, wanted a machine to plan for (sluice help plan)");
     ASSIGN_OR_RETURN(const trainer::RunConfig config, LoadConfig(config_flags_));
-    parallel::PlanRequest request;
-    RETURN_IF_ERROR(FillRequest(config, request));
+    ASSIGN_OR_RETURN(const parallel::PlanRequest request,
+                     MakePlanRequest(flags_, config_flags_, config));
     if (explain_) return Explain(config, request);
     parallel::Plans plans = parallel::MakePlans(request, static_cast<int>(top_));
-    if (request.cluster.cores_per_node > 0) RehearseAll(config, request, plans);
-    if (json_) {
-      std::puts(JsonText(PlansJson(request, plans)).c_str());
-    } else {
-      std::fputs(PlansText(request, plans).c_str(), stdout);
-      if (!request.routes.empty()) RETURN_IF_ERROR(PrintPlacement(request, plans));
+    if (plans.tried == 0) {
+      return absl::InvalidArgumentError(
+          "plan: found no layout to try, wanted mesh.pipe, schedule and schedule_chunks that go "
+          "together (one pipeline rank runs 1f1b; interleaved has 2 chunks or more, dualpipe_v 2, "
+          "the others 1)");
     }
+    if (request.cluster.cores_per_node > 0) RehearseAll(config, request, plans);
+    RETURN_IF_ERROR(Print(request, plans));
     if (plans.fitting.empty())
       return absl::FailedPreconditionError("plan: no layout fits; the reasons are above");
     return write_.empty() ? absl::OkStatus() : Write(config, plans.fitting[0]);
   }
 
  private:
-  absl::Status FillRequest(const trainer::RunConfig& config, parallel::PlanRequest& request) {
-    ASSIGN_OR_RETURN(request.model, LoadModelWork(config));
-    ASSIGN_OR_RETURN(request.cluster, LoadCluster(cluster_, static_cast<int>(nodes_)));
-    request.tokens = tokens_;
-    for (const absl::string_view word : absl::StrSplit(zero_, ',', absl::SkipWhitespace())) {
-      int stage = -1;
-      if (!absl::SimpleAtoi(word, &stage) || stage < 0 || stage > 3) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("--zero: found \"", word, "\", wanted stages of 0 to 3, as in 1,2,3"));
-      }
-      request.zero_stages.push_back(stage);
+  absl::Status Print(const parallel::PlanRequest& request, const parallel::Plans& plans) const {
+    PlacementGains gains;  // of the first layout
+    if (!request.routes.empty() && !plans.fitting.empty()) {
+      ASSIGN_OR_RETURN(gains, GainsOfPlacement(request, plans.fitting[0].layout));
     }
-    request.global_batch = config.train().has_global_batch() ? config.train().global_batch() : 0;
-    if (request.global_batch < 1) {
-      return absl::InvalidArgumentError(
-          "train.global_batch: found nothing, wanted the sequences of a step (--set "
-          "train.global_batch=512)");
+    if (json_) {
+      Json json = PlansJson(request, plans);
+      if (!gains.layers.empty()) json["placement"] = PlacementJson(gains);
+      std::puts(JsonText(json).c_str());
+      return absl::OkStatus();
     }
-    request.max_dollars = budget_;
-    request.max_days = deadline_;
-    request.expert_cv = expert_cv_;
-    request.moment_bytes = config.train().moment_dtype() == "BF16" ? 2 : 4;
-    if (config.compute().has_precision()) {
-      ASSIGN_OR_RETURN(const auto precision, trainer::ParsePrecision(config.compute().precision()));
-      request.precisions = {precision};
-    }
-    if (request.cluster.device.peak_fp8 > 0 && config.compute().precision() != "FP32")
-      request.precisions = {parallel::Precision::kBf16, parallel::Precision::kFp8};
-    if (config.has_schedule()) request.schedules = {config.schedule()};
-    if (!routes_.empty()) {
-      ASSIGN_OR_RETURN(request.routes, LoadRoutes(routes_));
-      const int found = static_cast<int>(request.routes[0].rows.size());
-      if (found != request.model.experts) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "--routes: found ", found, " experts a line, wanted ", request.model.experts));
-      }
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status PrintPlacement(const parallel::PlanRequest& request, const parallel::Plans& plans) {
-    if (plans.fitting.empty()) return absl::OkStatus();
-    ASSIGN_OR_RETURN(const std::string text, PlacementText(request, plans.fitting[0].layout));
-    std::fputs(text.c_str(), stdout);
+    std::fputs(PlansText(request, plans).c_str(), stdout);
+    if (!gains.layers.empty()) std::fputs(PlacementText(gains).c_str(), stdout);
     return absl::OkStatus();
   }
 
@@ -230,17 +209,25 @@ class Plan : public Command {
   }
 
   absl::Status Published() {
-    ASSIGN_OR_RETURN(const std::vector<PublishedCheck> checks, CheckPublishedRuns(expert_cv_));
+    std::vector<Preset> runs;
+    if (published_) runs = PublishedRuns();
+    for (const std::string& path : runs_) {
+      ASSIGN_OR_RETURN(std::string text, ReadFile("--run", path));
+      runs.push_back({path, std::move(text)});
+    }
+    ASSIGN_OR_RETURN(const std::vector<PublishedCheck> checks,
+                     CheckPublishedRuns(runs, flags_.expert_cv));
     std::fputs(json_ ? (JsonText(PublishedJson(checks)) + "\n").c_str()
-                     : PublishedText(checks, expert_cv_).c_str(),
+                     : PublishedText(checks, flags_.expert_cv).c_str(),
                stdout);
     return absl::OkStatus();
   }
 
   ConfigFlags config_flags_;
-  std::string cluster_, routes_, write_, zero_;
-  int64_t nodes_ = 0, top_ = 10;
-  double tokens_ = 0, budget_ = 0, deadline_ = 0, expert_cv_ = 0.2;
+  PlanFlags flags_;
+  std::string write_;
+  std::vector<std::string> runs_;
+  int64_t top_ = 10;
   bool published_ = false, explain_ = false, json_ = false;
 };
 

@@ -30,7 +30,7 @@ TEST(FrozenFlags, TheProgramHasExactlyTheseCommandsAndFlags) {
       {"plan",
        {"--preset", "--config", "--set", "--cluster", "--nodes", "--tokens", "--budget",
         "--deadline", "--imbalance", "--routes", "--zero", "--top", "--write", "--explain",
-        "--published", "--json"}},
+        "--published", "--run", "--json"}},
       {"adapter", {"--checkpoint", "--to", "--base"}},
       {"experts",
        {"--checkpoint", "--sft", "--text", "--template", "--score", "--fraction", "--batches",
