@@ -18,7 +18,8 @@ namespace {
 using parallel::PublishedRun;
 
 // The largest that the simulator plays in seconds, with room.
-constexpr int kMostRanks = 1 << 17, kMostTokens = 1 << 24;
+constexpr int kMostRanks = 1 << 17, kMostTokens = 1 << 24, kMostModules = 16;
+constexpr double kMostActions = 5e7;  // of all groups together
 
 absl::Status Within(absl::string_view field, int64_t found, int64_t least, int64_t most) {
   if (found >= least && found <= most) return absl::OkStatus();
@@ -51,11 +52,21 @@ absl::Status ValidateRun(const PublishedRun& run) {
       Within("global_batch", run.global_batch(), 1, std::numeric_limits<int32_t>::max()));
   RETURN_IF_ERROR(Within("sequence_length", run.sequence_length(), 1, kMostTokens));
   RETURN_IF_ERROR(Within("gradient_reductions", run.gradient_reductions(), 0, kMostRanks));
+  RETURN_IF_ERROR(Within("mtp_depth", run.mtp_depth(), 0, kMostModules));
   const auto size = [](int32_t value) { return std::max<int64_t>(1, value); };
   const int64_t apart = size(run.pipe()) * size(run.tensor()) * size(run.context());
   if (apart > run.ranks() || run.ranks() % apart != 0) {
     return absl::InvalidArgumentError(absl::StrCat(
         "ranks: found ", run.ranks(), ", wanted a multiple of pipe x tensor x context = ", apart));
+  }
+  const double actions = static_cast<double>(run.global_batch()) / run.microbatch() /
+                         static_cast<double>(size(run.expert())) *
+                         static_cast<double>(apart * size(run.chunks()));
+  if (actions > kMostActions) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("global_batch: found ", run.global_batch(), ", wanted at most ",
+                     static_cast<int64_t>(run.global_batch() * (kMostActions / actions)),
+                     " with these sizes, as each microbatch is played in each stage"));
   }
   if (run.routing() != "balanced" && run.routing() != "real") {
     return absl::InvalidArgumentError(

@@ -107,6 +107,11 @@ TEST(PublishedRuns, ABadFileEndsInOneSentence) {
            std::tuple("microbatch: 4\n", "microbatch: 5\n", "mine.textproto: batch: found 512"),
            std::tuple("microbatch: 4\n", "microbatch: 70000 global_batch: 2000000000\n",
                       "mine.textproto:"),
+           std::tuple("microbatch: 4\nglobal_batch: 512\n",
+                      "microbatch: 1\nglobal_batch: 2000000000\n",
+                      "mine.textproto: global_batch: found 2000000000, wanted at most 400000000"),
+           std::tuple("precision: \"BF16\"\n", "precision: \"BF16\"\nmtp_depth: 2000000000\n",
+                      "mine.textproto: mtp_depth: found 2000000000, wanted 0 to 16"),
            std::tuple("expert: 8\n", "expert: eight\n", "mine.textproto:"),
        }) {
     ASSERT_THAT(good, HasSubstr(from));
