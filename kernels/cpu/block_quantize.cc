@@ -133,7 +133,7 @@ void UnpackWireRows(ThreadPool& pool, const WireRowsArgs& args) {
 }
 
 // Runs on reports only, so it is written once, plainly.
-void AddQuantizationStats(ThreadPool& /*pool*/, const QuantizationStatsArgs& args) {
+void AddQuantizationStats(const QuantizationStatsArgs& args) {
   const int64_t width = args.x.extent(1);
   const bool is_bf16 = args.x.dtype() == DType::kBF16;
   for (int64_t r = 0; r < args.x.extent(0); ++r) {
@@ -154,6 +154,25 @@ void AddQuantizationStats(ThreadPool& /*pool*/, const QuantizationStatsArgs& arg
     }
   }
   args.stats->count += args.x.num_elements();
+}
+
+// Row by row: the rows of a block share their scales.
+void AddWeightStats(const WeightStatsArgs& args) {
+  CHECK_EQ(args.w.extent(0), 1);
+  const ConstTensorView& bounds = args.weight.row_tiles;
+  const int64_t height = args.w.extent(1), width = args.w.extent(2);
+  const Shape of_scales = {args.weight.scales.extent(1), args.weight.scales.extent(2)};
+  const ConstTensorView w(args.w.raw_data(), args.w.dtype(), {height, width});
+  const TensorView codes(args.weight.codes.raw_mutable_data(), DType::kE4M3, {height, width});
+  const TensorView scales(args.weight.scales.raw_mutable_data(), DType::kF32, of_scales);
+  for (int64_t r = 0, tile = 0; r < height; ++r) {
+    const int64_t next =
+        bounds.is_null() ? (tile + 1) * kQuantTile : bounds.data<int32_t>()[tile + 1];
+    if (r == next) ++tile;
+    AddQuantizationStats({.x = w.Rows(r, 1),
+                          .rows = {.codes = codes.Rows(r, 1), .scales = scales.Rows(tile, 1)},
+                          .stats = args.stats});
+  }
 }
 
 }  // namespace sluice::kernels::cpu

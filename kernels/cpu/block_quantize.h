@@ -33,6 +33,7 @@ void QuantizeWeight(ThreadPool& pool, const QuantizeWeightArgs& args);
 void DequantizeWeight(ThreadPool& pool, const DequantizeWeightArgs& args);
 void PackWireRows(ThreadPool& pool, const WireRowsArgs& args);
 void UnpackWireRows(ThreadPool& pool, const WireRowsArgs& args);
-void AddQuantizationStats(ThreadPool& pool, const QuantizationStatsArgs& args);
+void AddQuantizationStats(const QuantizationStatsArgs& args);
+void AddWeightStats(const WeightStatsArgs& args);  // of one expert
 
 }  // namespace sluice::kernels::cpu

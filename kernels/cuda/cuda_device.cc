@@ -64,23 +64,7 @@ class CudaDevice : public DeviceContext {
   }
 
   void Copy(ConstTensorView from, TensorView to, Stream& stream) override {
-    CHECK_EQ(from.shape(), to.shape());
-    CHECK(from.dtype() == to.dtype());
-    if (from.num_elements() == 0) return;
-    CudaStream& cuda = CudaStream::From(stream);
-    if (from.is_contiguous() && to.is_contiguous()) {
-      cuda.Note(cudaMemcpyAsync(to.raw_mutable_data(), from.raw_data(), from.bytes(),
-                                cudaMemcpyDefault, cuda.handle()),
-                "copying");
-      return;
-    }
-    const size_t element = SizeOf(from.dtype());
-    const auto width = static_cast<size_t>(from.shape().elements_per_row()) * element;
-    cuda.Note(
-        cudaMemcpy2DAsync(to.raw_mutable_data(), static_cast<size_t>(to.row_stride()) * element,
-                          from.raw_data(), static_cast<size_t>(from.row_stride()) * element, width,
-                          static_cast<size_t>(from.extent(0)), cudaMemcpyDefault, cuda.handle()),
-        "copying rows");
+    CudaStream::From(stream).Copy(from, to);
   }
 
  protected:

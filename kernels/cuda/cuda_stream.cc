@@ -48,6 +48,24 @@ absl::Status CudaStream::Synchronize() {
   return first_error_;
 }
 
+void CudaStream::Copy(const ConstTensorView& from, const TensorView& to) {
+  CHECK_EQ(from.shape(), to.shape());
+  CHECK(from.dtype() == to.dtype());
+  if (from.num_elements() == 0) return;
+  if (from.is_contiguous() && to.is_contiguous()) {
+    Note(cudaMemcpyAsync(to.raw_mutable_data(), from.raw_data(), from.bytes(), cudaMemcpyDefault,
+                         handle_),
+         "copying");
+    return;
+  }
+  const size_t element = SizeOf(from.dtype());
+  const auto width = static_cast<size_t>(from.shape().elements_per_row()) * element;
+  Note(cudaMemcpy2DAsync(to.raw_mutable_data(), static_cast<size_t>(to.row_stride()) * element,
+                         from.raw_data(), static_cast<size_t>(from.row_stride()) * element, width,
+                         static_cast<size_t>(from.extent(0)), cudaMemcpyDefault, handle_),
+       "copying rows");
+}
+
 void CudaStream::Note(cudaError_t code, const char* what) { Note(StatusOf(code, what)); }
 
 void CudaStream::Note(const absl::Status& status) {

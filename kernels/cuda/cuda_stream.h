@@ -49,6 +49,9 @@ class CudaStream : public Stream {
   void Record(Event& event) override;
   void Wait(const Event& event) override;
   absl::Status Synchronize() override;
+  // Enqueues a copy of equal shapes and dtypes, from and to memory of the device or the host; rows
+  // may be strided.
+  void Copy(const ConstTensorView& from, const TensorView& to);
 
   cudaStream_t handle() const { return handle_; }
   const CudaStreamOptions& options() const { return options_; }

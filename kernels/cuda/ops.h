@@ -7,6 +7,7 @@
 #include "kernels/ops/attention.h"
 #include "kernels/ops/block_quantize.h"
 #include "kernels/ops/cast.h"
+#include "kernels/ops/compare.h"
 #include "kernels/ops/copy_heads.h"
 #include "kernels/ops/cross_entropy.h"
 #include "kernels/ops/e5m6.h"
@@ -79,6 +80,7 @@ void CrossEntropy(Stream& stream, const CrossEntropyArgs& args);
 
 void ScaledAdd(Stream& stream, const ScaledAddArgs& args);
 void Dropout(Stream& stream, const DropoutArgs& args);
+void Sample(Stream& stream, const SampleArgs& args);
 void RowIds(Stream& stream, const RowIdsArgs& args);
 void SplitRowIds(Stream& stream, const SplitRowIdsArgs& args);
 void ExpertRowIds(Stream& stream, const ExpertRowIdsArgs& args);

@@ -3,6 +3,7 @@
 #include "kernels/cpu/block_quantize.h"
 #include "kernels/ops/check_arguments.h"
 #include "kernels/ops/dispatch.h"
+#include "kernels/ops/host_operands.h"
 
 namespace sluice::kernels {
 namespace {
@@ -157,10 +158,36 @@ void AddQuantizationStats(Stream& stream, const QuantizationStatsArgs& args) {
   CheckTensor(stream, "x", args.x, shape, CheckFloat("x", args.x));
   CheckRows(stream, args.rows, shape, NumTilesOf(stream, args.tiles, shape[1]));
   CHECK(args.stats != nullptr);
-  CpuStream::From(stream).Run([args](ThreadPool& pool) {
-    CheckTileValues(args.tiles, args.x.extent(1));
-    cpu::AddQuantizationStats(pool, args);
+  HostOperands host(stream);
+  const QuantizationStatsArgs on_host = {
+      .x = host.Of(args.x),
+      .rows = {.codes = host.Of(args.rows.codes), .scales = host.Of(args.rows.scales)},
+      .tiles = host.Of(args.tiles),
+      .stats = args.stats};
+  host.Run([on_host] {
+    CheckTileValues(on_host.tiles, on_host.x.extent(1));
+    cpu::AddQuantizationStats(on_host);
   });
+}
+
+// An expert at a time: copies of all may be more than the host has.
+void AddWeightStats(Stream& stream, const WeightStatsArgs& args) {
+  QuantizedWeight weight = args.weight;
+  weight.transposed_codes = TensorView();
+  CheckWeight(stream, weight, args.w);
+  CHECK(args.stats != nullptr);
+  for (int64_t e = 0; e < args.w.extent(0); ++e) {
+    HostOperands host(stream);
+    const WeightStatsArgs on_host = {.w = host.Of(args.w.Rows(e, 1)),
+                                     .weight = {.codes = host.Of(weight.codes.Rows(e, 1)),
+                                                .scales = host.Of(weight.scales.Rows(e, 1)),
+                                                .row_tiles = host.Of(weight.row_tiles)},
+                                     .stats = args.stats};
+    host.Run([on_host] {
+      CheckTileValues(on_host.weight.row_tiles, on_host.w.extent(1));
+      cpu::AddWeightStats(on_host);
+    });
+  }
 }
 
 }  // namespace sluice::kernels

@@ -137,6 +137,15 @@ struct QuantizationStatsArgs {
   ConstTensorView tiles = {};          // as above
   QuantizationStats* stats = nullptr;  // host; valid when the stream got there
 };
+// Computed by the host: on another device it waits for the stream and copies.
 void AddQuantizationStats(Stream& stream, const QuantizationStatsArgs& args);
+
+// The same of a weight.
+struct WeightStatsArgs {
+  ConstTensorView w;       // [E, O, I] f32 | bf16: what was quantised
+  QuantizedWeight weight;  // transposed_* are not read
+  QuantizationStats* stats = nullptr;
+};
+void AddWeightStats(Stream& stream, const WeightStatsArgs& args);
 
 }  // namespace sluice::kernels

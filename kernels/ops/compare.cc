@@ -2,8 +2,9 @@
 
 #include <cstring>
 
-#include "kernels/core/cpu_stream.h"
 #include "kernels/ops/check_arguments.h"
+#include "kernels/ops/dispatch.h"
+#include "kernels/ops/host_operands.h"
 
 namespace sluice::kernels {
 namespace {
@@ -20,33 +21,37 @@ void AddSquaredDifference(Stream& stream, const SquaredDifferenceArgs& args) {
   CheckTensor(stream, "a", args.a, shape, CheckFloat("a", args.a));
   CheckTensor(stream, "b", args.b, shape, CheckFloat("b", args.b));
   CHECK(args.difference != nullptr && args.norm != nullptr);
-  CpuStream::From(stream).Run([args](ThreadPool& /*pool*/) {
-    for (int64_t r = 0; r < args.a.extent(0); ++r) {
-      for (int64_t c = 0; c < args.a.extent(1); ++c) {
-        const double b = At(args.b, r * args.b.row_stride() + c);
-        const double difference = At(args.a, r * args.a.row_stride() + c) - b;
+  HostOperands host(stream);
+  host.Run([a = host.Of(args.a), b = host.Of(args.b), args] {
+    for (int64_t r = 0; r < a.extent(0); ++r) {
+      for (int64_t c = 0; c < a.extent(1); ++c) {
+        const double of_b = At(b, r * b.row_stride() + c);
+        const double difference = At(a, r * a.row_stride() + c) - of_b;
         *args.difference += difference * difference;
-        *args.norm += b * b;
+        *args.norm += of_b * of_b;
       }
     }
   });
 }
 
-void SampleColumns(Stream& stream, const SampleColumnsArgs& args) {
-  const int64_t rows = args.x.extent(0), wanted = args.y.extent(1);
-  const DType dtype = args.x.dtype();
-  CheckTensor(stream, "x", args.x, {rows, args.x.extent(1)}, dtype);
-  CheckTensor(stream, "y", args.y, {rows, wanted}, dtype);
-  CHECK_LE(wanted, args.x.extent(1));
-  CpuStream::From(stream).Run([args, rows, wanted](ThreadPool& /*pool*/) {
+void Sample(Stream& stream, const SampleArgs& args) {
+  const Shape from = args.x.shape(), to = args.y.shape();
+  CHECK(from.rank() == 2 && to.rank() == 2) << from << " to " << to;
+  CheckTensor(stream, "x", args.x, from, args.x.dtype());
+  CheckTensor(stream, "y", args.y, to, args.x.dtype());
+  CHECK(to[0] <= from[0] && to[1] <= from[1]) << to << " of " << from;
+  if constexpr (kWithCuda) {
+    if (IsOnCuda(stream)) return cuda::Sample(stream, args);
+  }
+  CpuStream::From(stream).Run([args, from, to](ThreadPool& /*pool*/) {
     const auto bytes = static_cast<int64_t>(SizeOf(args.x.dtype()));
-    const auto* from = static_cast<const char*>(args.x.raw_data());
-    auto* to = static_cast<char*>(args.y.raw_mutable_data());
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t j = 0; j < wanted; ++j) {
-        const int64_t column = j * args.x.extent(1) / wanted;
-        std::memcpy(to + (r * args.y.row_stride() + j) * bytes,
-                    from + (r * args.x.row_stride() + column) * bytes, static_cast<size_t>(bytes));
+    const auto* x = static_cast<const char*>(args.x.raw_data());
+    auto* y = static_cast<char*>(args.y.raw_mutable_data());
+    for (int64_t i = 0; i < to[0]; ++i) {
+      for (int64_t j = 0; j < to[1]; ++j) {
+        const int64_t row = i * from[0] / to[0], column = j * from[1] / to[1];
+        std::memcpy(y + (i * args.y.row_stride() + j) * bytes,
+                    x + (row * args.x.row_stride() + column) * bytes, static_cast<size_t>(bytes));
       }
     }
   });

@@ -1,4 +1,4 @@
-// How far two tensors are apart, and samples of them, for reports. On the CPU only.
+// How far two tensors are apart, and samples of them, for reports.
 #pragma once
 
 #include "kernels/core/stream.h"
@@ -6,7 +6,8 @@
 
 namespace sluice::kernels {
 
-// *difference += sum of (a - b)^2 and *norm += sum of b^2, in FP64, row by row.
+// *difference += sum of (a - b)^2 and *norm += sum of b^2, in FP64, row by row. Computed by the
+// host: on another device it waits for the stream and copies.
 struct SquaredDifferenceArgs {
   ConstTensorView a;             // [R, C] f32 | bf16; rows may be strided
   ConstTensorView b;             // [R, C] f32 | bf16
@@ -15,11 +16,12 @@ struct SquaredDifferenceArgs {
 };
 void AddSquaredDifference(Stream& stream, const SquaredDifferenceArgs& args);
 
-// y[r, j] = x[r, j C / n] rounded down: n of C columns at even distances, n <= C.
-struct SampleColumnsArgs {
-  ConstTensorView x;  // [R, C]; rows may be strided
-  TensorView y;       // [R, n] same dtype
+// y[i, j] = x[i R / m, j C / n], both rounded down: m of R rows, m <= R, and n of C columns, n <=
+// C, at even distances.
+struct SampleArgs {
+  ConstTensorView x;  // [R, C] f32 | bf16 | e4m3; rows may be strided
+  TensorView y;       // [m, n] same dtype
 };
-void SampleColumns(Stream& stream, const SampleColumnsArgs& args);
+void Sample(Stream& stream, const SampleArgs& args);
 
 }  // namespace sluice::kernels

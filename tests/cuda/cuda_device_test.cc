@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/ops/block_quantize.h"
 #include "kernels/ops/cast.h"
 
 namespace sluice::kernels {
@@ -105,6 +106,31 @@ TEST_F(CudaDeviceTest, AKernelsErrorComesOutOfSynchronize) {
             std::string::npos)
       << report();
   EXPECT_NE(std::string(report()).find("cast.cu:"), std::string::npos) << report();
+}
+
+// What the host was to compute from a failed stream's tensors is left out: tile bounds that never
+// arrived would be taken for our own mistake.
+TEST_F(CudaDeviceTest, TheHostsOpsLeaveAFailedStreamAlone) {
+  if (OfTheDouble<void (*)()>("cuda_double_reset") == nullptr) {
+    GTEST_SKIP() << "would break the context of a real GPU";
+  }
+  const Buffer buffer = Allocate(4096);
+  const auto view = [&](DType dtype, const Shape& shape) { return buffer.View(dtype, shape); };
+  QuantizationStats stats;
+  const QuantizationStatsArgs args = {
+      .x = view(DType::kBF16, {2, 16}),
+      .rows = {.codes = view(DType::kE4M3, {2, 16}), .scales = view(DType::kF32, {2, 1})},
+      .stats = &stats};
+  AddQuantizationStats(compute(), args);
+  EXPECT_EQ(stats.count, 32);
+  const TensorView too_long(view(DType::kF32, {1024}).raw_mutable_data(), DType::kF32, {1025},
+                            device_->id());
+  Fill(compute(), too_long, 1);
+  QuantizationStatsArgs with_tiles = args;
+  with_tiles.tiles = view(DType::kI32, {2});
+  AddQuantizationStats(compute(), with_tiles);
+  EXPECT_EQ(stats.count, 32);
+  EXPECT_EQ(compute().Synchronize().code(), absl::StatusCode::kInternal);
 }
 
 TEST_F(CudaDeviceTest, OutOfMemoryCarriesTheTable) {

@@ -7,6 +7,9 @@ std::vector<Mutant> Mutants() {
       // Bounds.
       {"FillGuard", "cast.cu", "if (i < n) to[i] = value;", "if (i <= n) to[i] = value;",
        "CastTest"},
+      {"SampledRow", "compare.cu", "x[row * x_rows / gridDim.x]", "x[row]", "CompareTest"},
+      {"SampledColumn", "compare.cu", "from[j * x_width / y_width]", "from[j]", "CompareTest"},
+      {"SampledTail", "compare.cu", "j < y_width", "j <= y_width", "CompareTest"},
       {"AddGuard", "cast.cu", "if (i < n) y[i]", "y[i]", "CastTest"},
       {"ChunkTail", "chunk.cuh", "if (j < part.left)", "if (j <= part.left)", "RmsNormTest"},
       {"ChunkPastTheEnd", "chunk.cuh", "if (part.left > 0) to[i]", "to[i]", "RmsNormTest"},

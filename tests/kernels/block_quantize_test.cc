@@ -4,10 +4,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -368,7 +371,6 @@ TEST_P(BlockQuantizeTest, WireRowsAreCodesThenExponentsThenZeros) {
 }
 
 TEST_P(BlockQuantizeTest, StatsCountUnderflowsAndClips) {
-  if (GetParam().create != nullptr) GTEST_SKIP() << "AddQuantizationStats is the CPU's only";
   const Tensor x({2, 128});
   x.SetAt(0, 448);
   x.SetAt(1, 0x1p-11);  // scale 1: below half of 2^-9
@@ -386,6 +388,60 @@ TEST_P(BlockQuantizeTest, StatsCountUnderflowsAndClips) {
   EXPECT_EQ(stats.count, 512);
   EXPECT_EQ(stats.underflows, 2);
   EXPECT_EQ(stats.clipped, 2);
+}
+
+// Of rows with tiles of their own, then of a weight whose blocks are cut elsewhere than every 128:
+// amax and counts are those of a loop over the elements.
+TEST_P(BlockQuantizeTest, StatsKnowTheTilesOfRowsAndWeights) {
+  constexpr int64_t kTiles[] = {0, 128, 172, 300, 344};
+  const Tensor tiles = Ints({0, 128, 172, 300, 344});
+  const auto tile_of = [&](int64_t i) {
+    return std::upper_bound(std::begin(kTiles), std::end(kTiles), i) - std::begin(kTiles) - 1;
+  };
+  QuantizationStats of_rows, wanted_rows, of_weight, wanted_weight;
+  const auto add = [](double x, const Tensor& codes, int64_t i, double scale,
+                      QuantizationStats& to) {
+    to.amax = std::max(to.amax, std::abs(x));
+    to.underflows += x != 0 && codes.At(i) == 0;
+    to.clipped += std::abs(x) >= 464 * scale;  // scales are powers of two: exact
+    ++to.count;
+  };
+  const QuantizeOptions options{.format = ScaleFormat::kPowerOfTwo};
+
+  const Tensor x = Spread({5, 344}, DType::kBF16, 1, 3);
+  const Rows rows(5, 344, 4, 5);
+  Quantize(stream(), {.x = x, .rows = rows, .tiles = tiles, .options = options});
+  Wait();
+  rows.scales.SetAt(2 * 4 + 1, 0x1p-14);  // as if of older values: row 2, columns 128 to 171
+  AddQuantizationStats(stream(), {.x = x, .rows = rows, .tiles = tiles, .stats = &of_rows});
+  Wait();
+  for (int64_t i = 0; i < 5 * 344; ++i) {
+    add(x.At(i), rows.codes, i, rows.scales.At(i / 344 * 4 + tile_of(i % 344)), wanted_rows);
+  }
+
+  const Shape shape = {2, 344, 130};
+  const Tensor w = Spread(shape, DType::kF32, 3);
+  const Weight weight(shape, tiles);
+  QuantizeWeight(stream(), {.w = w, .weight = weight, .options = options});
+  Wait();
+  weight.scales.SetAt((4 + 2) * 2 + 1, 0x1p-14);  // expert 1, rows 172 to 299, columns 128 and 129
+  AddWeightStats(stream(), {.w = w, .weight = weight, .stats = &of_weight});
+  Wait();
+  for (int64_t i = 0; i < w.num_elements(); ++i) {
+    const int64_t expert = i / (344 * 130), row = i / 130 % 344, column = i % 130;
+    const int64_t block = (expert * 4 + tile_of(row)) * 2 + column / 128;
+    add(w.At(i), weight.codes, i, weight.scales.At(block), wanted_weight);
+  }
+
+  for (const auto& [found, wanted] :
+       {std::pair(of_rows, wanted_rows), std::pair(of_weight, wanted_weight)}) {
+    EXPECT_EQ(found.amax, wanted.amax);
+    EXPECT_EQ(found.count, wanted.count);
+    EXPECT_EQ(found.underflows, wanted.underflows);
+    EXPECT_EQ(found.clipped, wanted.clipped);
+    EXPECT_GT(wanted.underflows, 0);
+    EXPECT_GT(wanted.clipped, 0);
+  }
 }
 
 TEST(WeightScales, ShapesAreThoseOfTheReleasedFiles) {

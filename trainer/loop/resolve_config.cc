@@ -256,10 +256,6 @@ absl::Status ValidateDevice(const RunConfig& c) {
     return Wanted("eval.sample_every", absl::StrCat(c.eval().sample_every()),
                   "0 with compute.device cuda; sluice generate samples from a checkpoint");
   }
-  if (c.fp8().report_every() != 0) {
-    return Wanted("fp8.report_every", absl::StrCat(c.fp8().report_every()),
-                  "0 with compute.device cuda, whose quantiser keeps no statistics");
-  }
   if (c.compute().keep_fp8_weights()) {
     return Wanted("compute.keep_fp8_weights", "true", "false with compute.device cuda");
   }

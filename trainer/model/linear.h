@@ -95,7 +95,6 @@ class Linear {
     ConstTensorView result;
   };
   void Observe(const Context& context, const Observation& seen) const;
-  void ObserveWeight(const Context& context, kernels::QuantizationStats* stats) const;
   void ObserveWeightGradient(const Context& context, const kernels::QuantizedColumns& dy,
                              const kernels::QuantizedColumns& x, ConstTensorView offsets) const;
   void KeepSample(const Context& context, SlotId slot, ConstTensorView operand) const;

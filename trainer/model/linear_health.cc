@@ -9,37 +9,11 @@
 
 namespace sluice::trainer {
 
-// Row by row: the rows of a block share their scales. (Reports are of the host's memory.)
-void Linear::ObserveWeight(const Context& context, kernels::QuantizationStats* stats) const {
-  const kernels::QuantizedWeight& q = quantized_;
-  const ConstTensorView& bounds = q.row_tiles;
-  const int64_t width = in(), columns = q.scales.extent(2);
-  const auto value_bytes = static_cast<int64_t>(SizeOf(weight_->value.dtype()));
-  for (int64_t e = 0; e < experts(); ++e) {
-    for (int64_t r = 0, tile = 0; r < out(); ++r) {
-      const int64_t next =
-          bounds.is_null() ? (tile + 1) * kernels::kQuantTile : bounds.data<int32_t>()[tile + 1];
-      if (r == next) ++tile;
-      const int64_t row = e * out() + r;
-      const auto* values =
-          static_cast<const char*>(weight_->value.raw_data()) + row * width * value_bytes;
-      auto* codes = q.codes.mutable_data<kernels::E4M3>() + row * width;
-      auto* scales = q.scales.mutable_data<float>() + (e * q.scales.extent(1) + tile) * columns;
-      kernels::AddQuantizationStats(
-          context.stream, {.x = ConstTensorView(values, weight_->value.dtype(), {1, width}),
-                           .rows = {.codes = TensorView(codes, DType::kE4M3, {1, width}),
-                                    .scales = TensorView(scales, DType::kF32, {1, columns})},
-                           .stats = stats});
-    }
-  }
-}
-
 // Keeps a sample of an operand's BF16 values for the shadow of the weight gradient.
 void Linear::KeepSample(const Context& context, SlotId slot, ConstTensorView operand) const {
-  const int64_t columns = std::min(operand.extent(1), kSampledColumns);
-  kernels::SampleColumns(
-      context.stream,
-      {.x = operand, .y = context.tape.New(slot, operand.dtype(), {operand.extent(0), columns})});
+  const int64_t rows = operand.extent(0), columns = std::min(operand.extent(1), kSampledColumns);
+  kernels::Sample(context.stream,
+                  {.x = operand, .y = context.tape.New(slot, operand.dtype(), {rows, columns})});
 }
 
 void Linear::Observe(const Context& context, const Observation& seen) const {
@@ -59,7 +33,11 @@ void Linear::Observe(const Context& context, const Observation& seen) const {
                                                  .rows = seen.codes,
                                                  .tiles = tiles,
                                                  .stats = seen.forward ? &layer.x : &layer.dy});
-  if (seen.forward) ObserveWeight(context, &layer.w);
+  if (seen.forward) {
+    kernels::AddWeightStats(context.stream, {.w = weight_->value.Reshape({experts(), out(), in()}),
+                                             .weight = quantized_,
+                                             .stats = &layer.w});
+  }
   KeepSample(context, sample, operand);
   const int64_t k = seen.forward ? in() : out(), n = seen.forward ? out() : in();
   const auto bytes = static_cast<int64_t>(kernels::PackedBytes(experts(), k, n, dtype_));
@@ -87,15 +65,19 @@ namespace {
 class SampledOperand {
  public:
   SampledOperand(const Context& context, const kernels::QuantizedColumns& all, int64_t columns)
-      : codes_(context.pool, DType::kE4M3, {all.codes.extent(0), columns}),
-        scales_(context.pool, DType::kF32, {all.scales.extent(0), columns}) {
-    kernels::SampleColumns(context.stream, {.x = all.codes, .y = codes_.view()});
-    kernels::SampleColumns(context.stream, {.x = all.scales, .y = scales_.view()});
+      : codes_(context.pool, DType::kE4M3,
+               all.transposed ? Shape{columns, all.codes.extent(1)}
+                              : Shape{all.codes.extent(0), columns}),
+        scales_(context.pool, DType::kF32, {all.scales.extent(0), columns}),
+        transposed_(all.transposed) {
+    kernels::Sample(context.stream, {.x = all.codes, .y = codes_.view()});
+    kernels::Sample(context.stream, {.x = all.scales, .y = scales_.view()});
   }
-  kernels::QuantizedColumns view() const { return {codes_.view(), scales_.view()}; }
+  kernels::QuantizedColumns view() const { return {codes_.view(), scales_.view(), transposed_}; }
 
  private:
   Temporary codes_, scales_;
+  bool transposed_;
 };
 
 }  // namespace
