@@ -232,7 +232,7 @@ INSTANTIATE_TEST_SUITE_P(SlowPrecisions, CudaTraining,
                          ::testing::Values(Training{"BF16", 10, 1e-2}, Training{"FP8", 10, 5e-2}),
                          kNameOf);
 
-// Health reports of two steps in FP8, of 32 tokens each.
+// Health reports in FP8, with a shared expert; 32 tokens a step.
 class CudaFp8Report : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -242,35 +242,33 @@ class CudaFp8Report : public ::testing::Test {
   }
   void TearDown() override { std::filesystem::remove_all(dir_); }
 
-  // The rows of metrics.jsonl; what was printed is in `printed_`.
-  std::vector<nlohmann::json> Train(const std::string& device, const std::string& edits) {
-    const std::string run_dir = dir_ + "/run" + std::to_string(num_runs_++);
+  // Until `steps`; continues where the run of that name was. The rows of metrics.jsonl.
+  std::vector<nlohmann::json> Train(const std::string& device, size_t steps,
+                                    const std::string& name, const std::string& edits) {
     const launch::Outcome outcome = launch::RunShell(
         (device == "cuda" ? kOnTheDouble : "") + std::string(SLUICE_BINARY) +
         " train --preset tiny --set train.global_batch=2 --set compute.threads=1" +
-        " --set train.sequence_length=16 --set train.steps=2 --set compute.precision=FP8" +
+        " --set train.sequence_length=16 --set compute.precision=FP8" +
+        " --set model.n_shared_experts=1 --set train.steps=" + std::to_string(steps) +
         " --set compute.device=" + device + " --set data.train=" + dir_ + "/train.txt" +
-        " --set data.cache_dir=" + dir_ + "/cache --set run.dir=" + run_dir + edits);
-    EXPECT_EQ(outcome.exit_code, 0) << device << edits << ": " << outcome.err;
+        " --set data.cache_dir=" + dir_ + "/cache --set run.dir=" + RunDir(name) + edits);
+    EXPECT_EQ(outcome.exit_code, 0) << name << ": " << outcome.err;
     printed_ = outcome.out;
-    std::ifstream file(run_dir + "/metrics.jsonl");
-    std::vector<nlohmann::json> steps;
-    for (std::string line; std::getline(file, line);) steps.push_back(nlohmann::json::parse(line));
-    EXPECT_EQ(steps.size(), 2u);
-    steps.resize(2);
-    return steps;
+    std::ifstream file(RunDir(name) + "/metrics.jsonl");
+    std::vector<nlohmann::json> rows;
+    for (std::string line; std::getline(file, line);) rows.push_back(nlohmann::json::parse(line));
+    EXPECT_EQ(rows.size(), steps) << name;
+    rows.resize(steps);
+    return rows;
   }
+  std::string RunDir(const std::string& name) const { return dir_ + "/" + name; }
 
-  std::string dir_, printed_;
-  int num_runs_ = 0;
+  std::string dir_, printed_;  // what the last run printed
 };
 
-void ExpectSameStep(const nlohmann::json& found, const nlohmann::json& wanted) {
-  for (const char* key : {"loss_hex", "grad_norm_hex"}) EXPECT_EQ(found[key], wanted[key]) << key;
-}
-
-// Weights, their codes and scales have the same bits on both; x and dy are what two backends make
-// of them, in BF16.
+// Weights, their codes and scales have the same bits on both. Of x and dy a value moves by 1/16
+// where an operand before it ends in the next code, and what is lost are sums of such moves: a
+// fifth apart at most (a tenth was seen).
 void ExpectReportOf(const nlohmann::json& cuda, const nlohmann::json& cpu) {
   for (const char* operand : {"x", "w", "dy"}) {
     const nlohmann::json &a = cuda[operand], &b = cpu[operand];
@@ -278,45 +276,47 @@ void ExpectReportOf(const nlohmann::json& cuda, const nlohmann::json& cpu) {
     const double amax = b["amax"], count = b["count"];
     EXPECT_EQ(a["count"], b["count"]) << operand;
     EXPECT_EQ(a["clipped"], 0) << operand;
-    EXPECT_NEAR(a["amax"].get<double>(), amax, same_bits ? 0 : 0.05 * amax) << operand;
+    EXPECT_NEAR(a["amax"].get<double>(), amax, same_bits ? 0 : amax / 16) << operand;
     EXPECT_NEAR(a["underflows"].get<double>(), b["underflows"].get<double>(),
-                same_bits ? 0 : 0.01 * count)
+                same_bits ? 0 : 0.001 * count)
         << operand;
   }
   for (const char* product : {"y", "dx", "dw"}) {
-    const double error = cpu["error"][product];
+    const double found = cuda["error"][product], error = cpu["error"][product];
     EXPECT_GT(error, 0) << product;
-    EXPECT_NEAR(cuda["error"][product].get<double>(), error, 0.2 * error) << product;
+    EXPECT_NEAR(found, error, 0.2 * error) << product;
+    std::printf("error of %s: %.2g, %.2g on the CPU\n", product, found, error);
   }
 }
 
-TEST_F(CudaFp8Report, IsTheCpusAndChangesNoBit) {
-  const auto cuda = Train("cuda", " --set fp8.report_every=1");
-  EXPECT_THAT(printed_, HasSubstr("FP8 health of step 2"));
-  const auto cpu = Train("cpu", " --set fp8.report_every=1");
-  const auto silent = Train("cuda", "");
-  for (size_t i = 0; i < 2; ++i) ExpectSameStep(cuda[i], silent[i]);
-  EXPECT_FALSE(silent[0].contains("fp8"));
-  const nlohmann::json &layers = cuda[0]["fp8"], &wanted = cpu[0]["fp8"];
-  EXPECT_GT(wanted.size(), 10u);
+// Every layer is sent back to BF16, as two operands in FP8 lose more than 0.1 %: it then has no
+// report, also in a run that goes on from the checkpoint.
+TEST_F(CudaFp8Report, IsTheCpusChangesNoBitAndSendsLayersBack) {
+  const std::string reports = " --set fp8.report_every=1 --set fp8.demote_above=0.001";
+  const nlohmann::json cuda = Train("cuda", 1, "cuda", reports)[0];
+  EXPECT_THAT(printed_, HasSubstr("FP8 health of step 1"));
+  EXPECT_THAT(printed_, HasSubstr("goes on in BF16"));
+  const nlohmann::json silent = Train("cuda", 1, "silent", "")[0];
+  for (const char* key : {"loss_hex", "grad_norm_hex"}) EXPECT_EQ(cuda[key], silent[key]) << key;
+  ExpectEqualGradients(RunDir("cuda"), RunDir("silent"), 0);
+  EXPECT_FALSE(silent.contains("fp8"));
+
+  const nlohmann::json cpu = Train("cpu", 1, "cpu", reports)[0];
+  const nlohmann::json &layers = cuda["fp8"], &wanted = cpu["fp8"];
+  EXPECT_EQ(wanted.size(), 2u * (3 + 2 + 2));  // of 2 layers: attention, experts, shared expert
   ASSERT_EQ(layers.size(), wanted.size());
   for (const auto& [name, of] : wanted.items()) {
     SCOPED_TRACE(name);
     ASSERT_TRUE(layers.contains(name));
     ExpectReportOf(layers[name], of);
   }
-}
 
-// What two products in FP8 lose is above 0.1 %: every layer goes.
-TEST_F(CudaFp8Report, SendsLayersBackToBf16) {
-  const auto cuda = Train("cuda", " --set fp8.report_every=1 --set fp8.demote_above=0.001");
-  EXPECT_THAT(printed_, HasSubstr("goes on in BF16"));
-  EXPECT_GT(cuda[0]["fp8"].size(), 10u);
-  EXPECT_FALSE(cuda[1].contains("fp8"));
-  const auto cpu = Train("cpu", " --set fp8.report_every=1 --set fp8.demote_above=0.001");
-  EXPECT_FALSE(cpu[1].contains("fp8"));
-  const double loss = cpu[1]["loss"];
-  EXPECT_NEAR(cuda[1]["loss"].get<double>(), loss, 1e-2 * loss);
+  const nlohmann::json next = Train("cuda", 2, "cuda", reports)[1];
+  const nlohmann::json next_on_cpu = Train("cpu", 2, "cpu", reports)[1];
+  EXPECT_FALSE(next.contains("fp8"));
+  EXPECT_FALSE(next_on_cpu.contains("fp8"));
+  const double loss = next_on_cpu["loss"];
+  EXPECT_NEAR(next["loss"].get<double>(), loss, 1e-2 * loss);  // as in BF16
 }
 
 // One line on stderr, as every error that a user meets.
