@@ -50,8 +50,10 @@ TEST_P(CompareTest, RowsAndColumnsAreSampledAtEvenDistances) {
   constexpr int64_t kRows[] = {0, 1, 3}, kColumns[] = {0, 2, 5, 8};  // 5 i / 3 and 11 j / 4
   for (DType dtype : {DType::kF32, DType::kBF16, DType::kE4M3}) {
     const Tensor x = Tensor::RandomIntegers({5, 11}, DType::kF32, 1, -15, 15).To(dtype);
-    const Tensor y({3, 4}, dtype, 2), of_columns({5, 4}, dtype), of_rows({3, 11}, dtype);
-    const Tensor all({5, 11}, dtype, 1), none({0, 11}, dtype);
+    const Tensor y = Tensor::Unwritten({3, 4}, dtype, 2), none({0, 11}, dtype);
+    const Tensor of_columns = Tensor::Unwritten({5, 4}, dtype);
+    const Tensor of_rows = Tensor::Unwritten({3, 11}, dtype);
+    const Tensor all = Tensor::Unwritten({5, 11}, dtype, 1);
     for (const Tensor* to : {&y, &of_columns, &of_rows, &all, &none}) {
       Sample(stream(), {.x = x, .y = *to});
     }
@@ -73,7 +75,8 @@ TEST_P(CompareTest, RowsAndColumnsAreSampledAtEvenDistances) {
 
 // More columns than a block of any device has threads.
 TEST_P(CompareTest, AWideRowIsSampledToItsEnd) {
-  const Tensor x = Tensor::Random({2, 3000}, DType::kF32, 3), y({2, 1027});
+  const Tensor x = Tensor::Random({2, 3000}, DType::kF32, 3);
+  const Tensor y = Tensor::Unwritten({2, 1027});
   Sample(stream(), {.x = x, .y = y});
   Wait();
   for (int64_t i = 0; i < 2 * 1027; ++i) {
