@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "kernels/ops/copy_heads.h"
 #include "kernels/reference/rope.h"
 #include "tests/support/every_device.h"
 #include "tests/support/near.h"
@@ -133,6 +134,38 @@ TEST_P(RopeTest, SumHeadsIsTheAdjointOfBroadcastHeads) {
       for (int64_t i = 0; i < copied.num_elements(); ++i) forward += copied.At(i) * gradient.At(i);
       for (int64_t i = 0; i < key.num_elements(); ++i) backward += key.At(i) * sum.At(i);
       EXPECT_EQ(forward, backward) << problem.tokens << " " << problem.heads;
+    }
+  }
+}
+
+// Heads of both sides begin at `offset`, at distances of their own. What lies between keeps its
+// bits.
+TEST_P(RopeTest, CopyHeadsMovesTheseColumnsAndNoOther) {
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const Problem& problem : Problems()) {
+      const int64_t y_stride = problem.width + 5, y_offset = 2, padding = 3;
+      const int64_t x_width = problem.heads * problem.head_stride;
+      const Tensor x = Tensor::Random({problem.tokens, x_width}, dtype, 1, -1, 1, padding);
+      const Tensor y =
+          Tensor::Random({problem.tokens, problem.heads * y_stride}, dtype, 2, -1, 1, padding + 1);
+      const Tensor expected = y.Clone();
+      for (int64_t t = 0; t < problem.tokens; ++t) {
+        for (int64_t a = 0; a < problem.heads; ++a) {
+          for (int64_t d = 0; d < problem.width; ++d) {
+            expected.SetAt((t * problem.heads + a) * y_stride + y_offset + d,
+                           x.At(t * x_width + a * problem.head_stride + problem.offset + d));
+          }
+        }
+      }
+      CopyHeads(stream(), {.x = x.view().Columns(problem.offset, problem.width),
+                           .y = y.view().Columns(y_offset, problem.width),
+                           .num_heads = problem.heads,
+                           .head_stride = problem.head_stride,
+                           .y_head_stride = y_stride});
+      Wait();
+      ASSERT_TRUE(Same(y, expected))
+          << problem.tokens << " " << problem.heads << " " << problem.width;
+      ASSERT_TRUE(y.PaddingIsUntouched());
     }
   }
 }
