@@ -148,6 +148,19 @@ double Norm(const std::vector<float>& x) {
   return std::sqrt(squares);
 }
 
+// The first expert whose load differs, by its layer: MTP's gates follow those of the layers.
+void NameFirstLoad(const RunRecord& one, const RunRecord& other, std::vector<std::string>& found) {
+  const std::vector<int64_t>&a = one.steps[0].load, &b = other.steps[0].load;
+  if (a.size() != b.size()) found.push_back("another number of expert loads");
+  const auto experts = static_cast<size_t>(one.model.n_routed_experts());
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+    if (a[i] == b[i]) continue;
+    found.push_back(absl::StrCat("load of layer ", one.model.first_k_dense_replace() + i / experts,
+                                 ", expert ", i % experts, ": 1 rank ", a[i], ", here ", b[i]));
+    break;
+  }
+}
+
 }  // namespace
 
 std::string Layout::Name() const {
@@ -215,6 +228,7 @@ RunRecord RunLayout(const RunConfig& config, const Layout& layout, int steps,
     worlds = parallel::CreateThreadCommunicators(layout.world());
   }
   RunRecord record;
+  record.model = resolved.model();
   record.memory.resize(layout.world());
   std::mutex mutex;
   std::vector<std::thread> ranks;
@@ -241,7 +255,7 @@ std::vector<std::string> CompareFirstStep(const RunRecord& one, const RunRecord&
   exact("balance_loss", a.balance_loss, b.balance_loss);
   exact("z_loss", a.z_loss, b.z_loss);
   exact("aux_loss", a.aux_loss, b.aux_loss);
-  if (a.load != b.load) found.push_back("expert load differs");
+  NameFirstLoad(one, other, found);
   if (one.rows.size() != other.rows.size()) found.push_back("another number of rows");
   for (const auto& [key, bytes] : one.rows) {
     const auto row = other.rows.find(key);

@@ -28,6 +28,7 @@ struct Layout {
 using Rows = std::map<std::string, std::string>;
 
 struct RunRecord {
+  ModelConfig model;
   std::vector<StepResult> steps;
   Rows rows;         // of the first step
   Rows last_routes;  // of the last step of several
