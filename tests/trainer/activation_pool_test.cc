@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/trainer/one_rank.h"
+#include "trainer/model/tape.h"
 
 namespace sluice::trainer {
 namespace {
@@ -77,6 +78,21 @@ TEST(ActivationPoolDeathTest, MemoryThatRunsOutEndsTheRunThroughTheHandler) {
       "handler: RESOURCE_EXHAUSTED: no memory for 1048576 bytes of activations within the limit of "
       "1048576; MiB held: parameters 0.0, gradients 0.0, optimizer 0.0, activations 0.5, "
       "communication 0.0, scratch 0.0, total 0.5\n");
+}
+
+TEST(TapeDeathTest, ASlotThatNobodyFreedIsNamed) {
+  auto device = *kernels::DeviceContext::Create({});
+  ActivationPool pool(
+      *device, [](const absl::Status&) { std::abort(); }, nullptr);
+  TapeLayout layout;
+  const SlotId first = layout.NewSlot(), second = layout.NewSlot();
+  Tape tape(layout, pool);
+  tape.New(first, DType::kF32, {3});
+  tape.New(second, DType::kF32, {3});
+  tape.Free(first);
+  EXPECT_DEATH(tape.CheckIsEmpty(), "slot 1 was not freed");
+  tape.Free(second);
+  tape.CheckIsEmpty();
 }
 
 class SteadyStep : public ::testing::TestWithParam<const char*> {};

@@ -53,6 +53,12 @@ class Tape {
     if (entry.block >= 0) pool_.Release(entry.block);
     entry = Entry{};
   }
+  // Whoever took a slot must have freed it.
+  void CheckIsEmpty() const {
+    for (size_t slot = 0; slot < entries_.size(); ++slot) {
+      CHECK(entries_[slot].block < 0) << "slot " << slot << " was not freed";
+    }
+  }
   void Clear() {
     for (int slot = 0; slot < static_cast<int>(entries_.size()); ++slot) Free(slot);
   }

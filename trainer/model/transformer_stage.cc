@@ -160,6 +160,17 @@ Tape& TransformerStage::TapeOf(int microbatch) {
   return *tape;
 }
 
+// Of the modules nothing is left.
+void TransformerStage::FinishTape(int microbatch) {
+  Tape& tape = *active_[microbatch];
+  for (const auto* slots : {&x_, &d_, &d_mtp_}) {
+    for (SlotId slot : *slots) tape.Free(slot);
+  }
+  for (SlotId slot : {normed_, final_rms_, d_normed_}) tape.Free(slot);
+  tape.CheckIsEmpty();
+  RecycleTape(microbatch);
+}
+
 void TransformerStage::RecycleTape(int microbatch) {
   if (active_[microbatch] == nullptr) return;
   active_[microbatch]->Clear();
@@ -364,7 +375,7 @@ absl::Status TransformerStage::BackwardWeight(int microbatch, int phase) {
   if (phase > 0) return absl::OkStatus();
   // The gradient of the input may still have to be sent.
   weights_done_[microbatch] = true;
-  if (spec_.has_embedding || !tape.Has(d_[0])) RecycleTape(microbatch);
+  if (spec_.has_embedding || !tape.Has(d_[0])) FinishTape(microbatch);
   return absl::OkStatus();
 }
 
@@ -394,7 +405,7 @@ void TransformerStage::ReleaseOutputActivation(int microbatch) {
 
 void TransformerStage::ReleaseInputGradient(int microbatch) {
   TapeOf(microbatch).Free(d_[0]);
-  if (weights_done_[microbatch]) RecycleTape(microbatch);
+  if (weights_done_[microbatch]) FinishTape(microbatch);
 }
 
 void TransformerStage::ReadLater(const Context& context, ConstTensorView view,

@@ -124,6 +124,9 @@ class TransformerStage : public parallel::Stage {
   // Whatever is enqueued with it goes to the stream of `role`.
   Context MakeContext(int microbatch, kernels::StreamRole role = kernels::StreamRole::kCompute);
   Tape& TapeOf(int microbatch);
+  // After the last backward of a microbatch.
+  void FinishTape(int microbatch);
+  // Whatever is on it.
   void RecycleTape(int microbatch);
   absl::Status Visit(const char* what, int layer, const Context& context,
                      ConstTensorView rows) const;
