@@ -1,6 +1,7 @@
 // What a run does between its first and its last step, seen from outside: schedules of the rate,
 // text samples, fill-in-the-middle, steps that are not finite, and the memory it says it holds.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -37,6 +38,31 @@ class Training : public TinyRunTest {
       if (line.find(part) != std::string::npos) found.push_back(line);
     }
     return found;
+  }
+
+  // What the line about resident memory says, in MiB: within a tenth of the table, or 16 MiB where
+  // that is more.
+  static double TableBesideResident(const std::string& out) {
+    const std::vector<std::string> lines = LinesWith("resident memory since the start", out);
+    double resident = 0, beside = 0;
+    EXPECT_EQ(lines.size(), 1u) << out;
+    EXPECT_EQ(std::sscanf(lines.empty() ? "" : lines[0].c_str(),
+                          "resident memory since the start: %lf MiB, %lf MiB beside the table",
+                          &resident, &beside),
+              2)
+        << out;
+    const double table = resident - beside;
+    EXPECT_LE(std::abs(beside), std::max(0.1 * table, 16.0)) << lines.at(0);
+    return table;
+  }
+
+  // Three steps of the preset that fills a laptop's cache, on the test's text.
+  std::string BenchCommand(const std::string& precision) const {
+    return "train --preset bench_cpu" +
+           Sets({"data.bundled_sample=false", "data.train=" + dir_ + "/train.txt",
+                 "data.train_vocab_size=300", "train.steps=3", "eval.batches=1",
+                 "checkpoint.every=2", "compute.precision=" + precision,
+                 "run.dir=" + RunDir(precision)});
   }
 
   // documents.jsonl, and its token file with a vocabulary of 266 tokens. Such a vocabulary lacks
@@ -260,26 +286,13 @@ TEST_F(Training, RunsThatBeginAtOnceShareAnEmptyCache) {
   }
 }
 
-// The table of memory against what the system says, on the preset that fills a laptop's cache:
-// within a tenth, or 16 MiB where that is more.
+// The table of memory against what the system says.
 TEST_F(Training, ResidentMemoryIsWhatTheTableSays) {
   for (const char* precision : {"FP32", "BF16"}) {
-    const Outcome outcome = RunSluice(
-        "train --preset bench_cpu" +
-        Sets({"data.bundled_sample=false", "data.train=" + dir_ + "/train.txt",
-              "data.train_vocab_size=300", "train.steps=3", "eval.batches=1", "compute.threads=2",
-              "checkpoint.every=2", std::string("compute.precision=") + precision,
-              "run.dir=" + RunDir(precision)}));
+    const Outcome outcome = RunSluice(BenchCommand(precision) + Sets({"compute.threads=2"}));
     ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
-    const std::vector<std::string> lines =
-        LinesWith("resident memory since the start", outcome.out);
-    ASSERT_EQ(lines.size(), 1u) << outcome.out;
-    double resident = 0, beside = 0;
-    ASSERT_EQ(std::sscanf(lines[0].c_str(),
-                          "resident memory since the start: %lf MiB, %lf MiB beside the table",
-                          &resident, &beside),
-              2)
-        << lines[0];
+    EXPECT_GT(TableBesideResident(outcome.out), 200)
+        << "15.7 million parameters with optimizer and activations";
     // Every buffer that grew was said to: the last line of a kind is what the run ends with.
     const size_t end = outcome.out.find("memory of rank 0 at the end:");
     ASSERT_NE(end, std::string::npos) << outcome.out;
@@ -291,10 +304,17 @@ TEST_F(Training, ResidentMemoryIsWhatTheTableSays) {
       const std::string row = LinesWith("  " + kind, outcome.out.substr(end)).at(0);
       EXPECT_NEAR(std::stod(row.substr(2 + kind.size())), last, 0.06) << row;
     }
-    const double table = resident - beside;
-    EXPECT_GT(table, 200) << "15.7 million parameters with optimizer and activations";
-    EXPECT_LE(std::abs(beside), std::max(0.1 * table, 16.0)) << lines[0];
   }
+}
+
+// The line is of the rank that is furthest from its table.
+TEST_F(Training, ResidentMemoryOfFourRanksIsWhatTheirTablesSay) {
+  const Outcome outcome = RunShell(testing::SourcePath("launch/run -np 4 ") + SLUICE_BINARY + " " +
+                                   BenchCommand("BF16") + Sets(kFourRanks) +
+                                   Sets({"train.microbatch=2", "compute.threads=1"}));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_GT(TableBesideResident(outcome.out), 50) << "a quarter of 15.7 million parameters";
+  EXPECT_THAT(outcome.out, HasSubstr(" of 4)"));
 }
 
 }  // namespace
