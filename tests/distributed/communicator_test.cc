@@ -4,6 +4,8 @@
 #include <sys/resource.h>
 
 #include <chrono>
+#include <cstdlib>
+#include <utility>
 
 #include "kernels/core/thread_pool.h"
 #include "tests/support/communicator_checks.h"
@@ -98,6 +100,17 @@ TEST(MpiSession, KnowsTheRanksOfThisHost) {
   EXPECT_GE(Session().ranks_on_host(), 1);
   EXPECT_LE(Session().ranks_on_host(), World().size());
   EXPECT_LT(Session().rank_on_host(), Session().ranks_on_host());
+}
+
+// On one host messages go through shared memory, by ob1. (MPI_Init has read these.)
+TEST(MpiSession, ChoosesSharedMemoryOnOneHost) {
+  if (Session().ranks_on_host() != World().size()) GTEST_SKIP() << "several hosts";
+  if (TransportWasChosen()) GTEST_SKIP() << "OMPI_MCA_pml or OMPI_MCA_btl was set before";
+  for (const auto& [name, value] :
+       {std::pair("OMPI_MCA_pml", "ob1"), std::pair("OMPI_MCA_btl", "self,vader")}) {
+    EXPECT_STREQ(std::getenv(name), value) << name;
+  }
+  EXPECT_NE(std::getenv("OMPI_MCA_mpi_yield_when_idle"), nullptr);
 }
 
 // How often this process has left its core of its own will.

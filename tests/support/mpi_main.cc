@@ -22,6 +22,7 @@ constexpr unsigned kSecondsAfterFailure = 10;
 
 parallel::MpiSession* session = nullptr;
 parallel::Communicator* world = nullptr;
+bool transport_was_chosen = false;
 
 // Ranks meet after each test, over a communicator of their own, and tell each other how it went.
 class Meeting : public ::testing::EmptyTestEventListener {
@@ -84,9 +85,12 @@ int Run(parallel::Communicator& control) {
 
 parallel::Communicator& World() { return *world; }
 parallel::MpiSession& Session() { return *session; }
+bool TransportWasChosen() { return transport_was_chosen; }
 
 int Main(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
+  transport_was_chosen =
+      std::getenv("OMPI_MCA_pml") != nullptr || std::getenv("OMPI_MCA_btl") != nullptr;
   auto created = parallel::MpiSession::Create(&argc, &argv);
   if (!created.ok()) {
     std::fprintf(stderr, "%s\n", created.status().ToString().c_str());

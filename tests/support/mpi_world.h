@@ -10,5 +10,7 @@ namespace sluice::testing {
 // as it likes, if it leaves no message behind.
 parallel::Communicator& World();
 parallel::MpiSession& Session();
+// Whether Open MPI's transport was chosen before the session began: OMPI_MCA_pml or OMPI_MCA_btl.
+bool TransportWasChosen();
 
 }  // namespace sluice::testing
