@@ -16,10 +16,12 @@ std::string ProgressText(int64_t done, int64_t total, double seconds) {
       total > 0 ? std::min(1.0, static_cast<double>(done) / static_cast<double>(total)) : 1.0;
   const int filled = static_cast<int>(share * kWidth);
   const double rate = seconds > 0 ? static_cast<double>(done) / seconds : 0;
-  std::string text = absl::StrFormat("[%s%s] %3.0f%%  %.2f of %.2f GB  %.0f MB/s",
-                                     std::string(filled, '#'), std::string(kWidth - filled, '.'),
-                                     100 * share, static_cast<double>(done) * 1e-9,
-                                     static_cast<double>(total) * 1e-9, rate * 1e-6);
+  const bool large = total >= 1'000'000'000;
+  const double unit = large ? 1e-9 : 1e-6;
+  std::string text = absl::StrFormat(
+      "[%s%s] %3.0f%%  %.2f of %.2f %s  %.0f MB/s", std::string(filled, '#'),
+      std::string(kWidth - filled, '.'), 100 * share, static_cast<double>(done) * unit,
+      static_cast<double>(total) * unit, large ? "GB" : "MB", rate * 1e-6);
   if (rate > 0) text += absl::StrFormat("  %.0f s left", static_cast<double>(total - done) / rate);
   return text;
 }

@@ -1,4 +1,4 @@
-// How far a long copy is: one line that is rewritten on a terminal, a line each tenth elsewhere.
+// How far long work is: one line that is rewritten on a terminal, a line each tenth elsewhere.
 #pragma once
 
 #include <chrono>
@@ -23,7 +23,7 @@ class ProgressBar {
   bool has_line_ = false;
 };
 
-// "[#####.....]  52%  1.04 of 2.00 GB  812 MB/s  1 s left"
+// "[#####.....]  52%  1.04 of 2.00 GB  812 MB/s  1 s left"; below 1 GB in MB
 std::string ProgressText(int64_t done, int64_t total, double seconds);
 
 }  // namespace sluice::launch

@@ -1,10 +1,7 @@
 // `sluice tokenize`: text to vocabularies and token files; text to ids and back for scripts.
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <functional>
 #include <iostream>
 #include <memory>
 #include <string>
@@ -26,28 +23,12 @@
 #include "launch/commands/commands.h"
 #include "launch/json_text.h"
 #include "launch/machine.h"
+#include "launch/progress_bar.h"
 
 namespace sluice::launch {
 namespace {
 
 constexpr double kMega = 1e6;
-
-// A bar on a terminal, drawn over itself; nothing elsewhere.
-std::function<void(const data::CorpusProgress&)> ProgressBar(const std::string& what) {
-  if (isatty(STDERR_FILENO) == 0) return nullptr;
-  return [what](const data::CorpusProgress& progress) {
-    constexpr int kWidth = 30;
-    const double share = progress.bytes_total > 0
-                             ? static_cast<double>(progress.bytes_done) / progress.bytes_total
-                             : 1.0;
-    const int full = std::clamp(static_cast<int>(share * kWidth), 0, kWidth);
-    const double left = share > 0 ? progress.seconds / share - progress.seconds : 0;
-    std::fprintf(stderr, "\r%-10s [%s%s] %3.0f%%  %6.1f MB/s  %4.0f s left ", what.c_str(),
-                 std::string(full, '#').c_str(), std::string(kWidth - full, '.').c_str(),
-                 100 * share, progress.bytes_done / kMega / std::max(progress.seconds, 1e-3), left);
-    if (progress.bytes_done >= progress.bytes_total) std::fputs("\n", stderr);
-  };
-}
 
 class Tokenize : public Command {
  public:
@@ -158,11 +139,14 @@ class Tokenize : public Command {
   }
 
   data::CorpusOptions Corpus(const std::string& what) const {
+    const auto bar = std::make_shared<ProgressBar>(what);
     return {.inputs = inputs_,
             .num_threads = threads_ > 0 ? static_cast<int>(threads_) : UsableCores(),
             .strict = strict_,
             .added_tokens = How().added_tokens,
-            .progress = ProgressBar(what)};
+            .progress = [bar](const data::CorpusProgress& progress) {
+              bar->Show(progress.bytes_done, progress.bytes_total);
+            }};
   }
 
   absl::Status TrainVocabulary() {
