@@ -4,6 +4,7 @@
 // Default: loops and attention. optimizer: of the loops only those of the optimizer.
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <string>
@@ -84,7 +85,7 @@ class Bench {
   std::vector<Buffer> buffers_;
 };
 
-// a = b + s c past the caches: the most that memory streams (12 bytes an element).
+// a = b + s c past the caches (12 bytes an element).
 void StreamTriad(const float* b, const float* c, float* a, int64_t n) {
 #if defined(__x86_64__)
   const __m128 s = _mm_set1_ps(3.0f);
@@ -96,12 +97,42 @@ void StreamTriad(const float* b, const float* c, float* a, int64_t n) {
 #endif
 }
 
+// a = b past the caches (8 bytes an element).
+void StreamCopy(const float* b, float* a, int64_t n) {
+#if defined(__x86_64__)
+  for (int64_t i = 0; i < n; i += 4) _mm_stream_ps(a + i, _mm_load_ps(b + i));
+#else
+  for (int64_t i = 0; i < n; ++i) a[i] = b[i];
+#endif
+}
+
 struct Loop {
   std::string name;
   int64_t elements;
   double bytes_per_element;
   std::function<void()> run;
 };
+
+// What memory streams at most is what the fastest of these reaches.
+constexpr int64_t kStreamed = int64_t{16} << 20;
+constexpr size_t kNumStreams = 3;
+
+void AddStreams(Bench& bench, std::vector<Loop>& loops) {
+  const TensorView a = bench.Zeros({kStreamed}), b = bench.Random({kStreamed}),
+                   c = bench.Random({kStreamed});
+  const int64_t n = kStreamed / bench.threads();
+  const float *from = b.data<float>(), *other = c.data<float>();
+  float* to = a.mutable_data<float>();
+  loops.push_back({"triad, past the caches 16Mi", kStreamed, 12, bench.OnEachThread([=](int64_t i) {
+                     StreamTriad(from + i * n, other + i * n, to + i * n, n);
+                   })});
+  loops.push_back({"copy, past the caches 16Mi", kStreamed, 8, bench.OnEachThread([=](int64_t i) {
+                     StreamCopy(from + i * n, to + i * n, n);
+                   })});
+  loops.push_back({"memcpy 16Mi", kStreamed, 8, bench.OnEachThread([=](int64_t i) {
+                     std::memcpy(to + i * n, from + i * n, static_cast<size_t>(n) * sizeof(float));
+                   })});
+}
 
 void AddOptimizerLoops(Bench& bench, std::vector<Loop>& loops) {
   constexpr int64_t kParameters = int64_t{16} << 20;
@@ -227,14 +258,8 @@ void AddSoftmaxLoops(Bench& bench, std::vector<Loop>& loops) {
 
 void RunLoops(int threads, bool optimizer_only, Report& report) {
   Bench bench(threads);
-  constexpr int64_t kTriad = int64_t{16} << 20;
-  const TensorView a = bench.Zeros({kTriad}), b = bench.Random({kTriad}),
-                   c = bench.Random({kTriad});
-  std::vector<Loop> loops = {
-      {"triad, past the caches 16Mi", kTriad, 12, bench.OnEachThread([=](int64_t i) {
-         const int64_t n = kTriad / threads, at = i * n;
-         StreamTriad(b.data<float>() + at, c.data<float>() + at, a.mutable_data<float>() + at, n);
-       })}};
+  std::vector<Loop> loops;
+  AddStreams(bench, loops);
   AddOptimizerLoops(bench, loops);
   if (!optimizer_only) {
     for (DType dtype : {DType::kF32, DType::kBF16}) AddRowLoops(bench, dtype, loops);
@@ -243,21 +268,24 @@ void RunLoops(int threads, bool optimizer_only, Report& report) {
   std::vector<std::function<void()>> runs;
   for (const Loop& loop : loops) runs.push_back(loop.run);
   const std::vector<double> seconds = TimeInTurns(runs, {.rounds = 7, .threads = threads});
-  std::printf("%d thread%s %32s  ns/element    GB/s  of triad\n", threads, threads > 1 ? "s" : " ",
+  std::printf("%d thread%s %32s  ns/element    GB/s  of stream\n", threads, threads > 1 ? "s" : " ",
               "");
-  double triad = 0;
+  std::vector<double> rates;
+  for (size_t i = 0; i < loops.size(); ++i) {
+    rates.push_back(static_cast<double>(loops[i].elements) * loops[i].bytes_per_element /
+                    seconds[i]);
+  }
+  const double stream = *std::max_element(rates.begin(), rates.begin() + kNumStreams);
   for (size_t i = 0; i < loops.size(); ++i) {
     const double n = static_cast<double>(loops[i].elements);
-    const double rate = n * loops[i].bytes_per_element / seconds[i] * 1e-9;
-    if (i == 0) triad = rate;
-    std::printf("  %-40s %10.3f %7.1f %8.2f\n", loops[i].name.c_str(), seconds[i] / n * 1e9, rate,
-                rate / triad);
+    std::printf("  %-40s %10.3f %7.1f %8.2f\n", loops[i].name.c_str(), seconds[i] / n * 1e9,
+                rates[i] * 1e-9, rates[i] / stream);
     report.Add({{"what", "loop"}, {"name", loops[i].name}},
                {{"threads", threads},
                 {"elements", n},
                 {"bytes_per_element", loops[i].bytes_per_element},
                 {"seconds", seconds[i]},
-                {"triad_bytes_per_second", triad * 1e9}});
+                {"stream_bytes_per_second", stream}});
   }
 }
 

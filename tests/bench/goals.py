@@ -2,6 +2,7 @@
 import math
 import statistics
 
+STEP = "bench_cpu, 8x256 tokens"  # what a whole step computes
 # row: what is compared, must, target. `at_most`: smaller is better.
 ROWS = {
     1: "product / peak, f32, M >= 256, NN and NT",
@@ -16,7 +17,7 @@ ROWS = {
     10: "tok/s, ours bf16 / tuned PyTorch 1.13 bf16 autocast",
     11: "tok/s, ours bf16 / tuned PyTorch 1.13 f32",
     12: "tok/s, ours bf16 / ours f32, 2 threads",
-    14: "AdamW bytes/s (28 B a parameter) / streaming triad",
+    14: "AdamW bytes/s (28 B a parameter) / the fastest stream",
     15: "tok/s, 2 threads / 1 thread, bf16",
     16: "tok/s, 2 ranks x 1 thread / 1 rank x 2 threads",
     17: "reduce-scatter, MPI_Reduce_scatter_block / ours, 2 ranks",
@@ -63,6 +64,12 @@ def worst_product(row, what, products, must, target):
                   peer=worst.get("onednn_seconds"), note=f"worst of {len(shares)}; mean {geometric_mean(shares):.2f}")
 
 
+def means(products):
+    """Rate and share of several products."""
+    return {"flops": geometric_mean(p["flops"] / p["seconds"] for p in products),
+            "share": geometric_mean(map(share_of, products))}
+
+
 def judge_products(rows, measured):
     products = [m for m in measured if m["what"] == "product"]
     out = []
@@ -75,10 +82,11 @@ def judge_products(rows, measured):
         chosen = [p for p in products if p["layout"] == "TN" and p["dtype"] == dtype]
         out.append(worst_product(3, f"{ROWS[3]}, {dtype}", chosen, 0.72, 0.85))
     if 4 in rows:
-        ratios = [p["onednn_seconds"] / p["seconds"] for p in products if "onednn_seconds" in p]
+        compared = [p for p in products if "onednn_seconds" in p]
+        ratios = [p["onednn_seconds"] / p["seconds"] for p in compared]
         if ratios:
-            out.append(result(4, ROWS[4], geometric_mean(ratios), 0.95, 1.05,
-                              note=f"{len(ratios)} products; worst {min(ratios):.2f}"))
+            out.append(result(4, ROWS[4], geometric_mean(ratios), 0.95, 1.05, size=f"{len(ratios)} products",
+                              **means(compared), note=f"means; worst ratio {min(ratios):.2f}"))
         else:
             out.append(not_measured(4, "oneDNN not installed (apt-get install libdnnl-dev)"))
     if 6 in rows:
@@ -86,7 +94,9 @@ def judge_products(rows, measured):
         for p in products:
             by_shape.setdefault((size_text(p), p["threads"]), {})[p["dtype"]] = p["seconds"]
         ratios = [pair["f32"] / pair["bf16"] for pair in by_shape.values()]
-        out.append(result(6, ROWS[6], geometric_mean(ratios), 1.75, 1.9, note=f"worst {min(ratios):.2f}"))
+        out.append(result(6, ROWS[6], geometric_mean(ratios), 1.75, 1.9, size=f"{len(ratios)} shapes, bf16",
+                          **means([p for p in products if p["dtype"] == "bf16"]),
+                          note=f"means; worst ratio {min(ratios):.2f}"))
     return out
 
 
@@ -115,6 +125,12 @@ class Steps:
     def ours(self, name, field="tokens_per_second"):
         return self.median(field, what="steps", name=name)
 
+    def columns(self, name):
+        """Of a line about our steps."""
+        share = self.ours(name, "share_of_peak")
+        return {"size": STEP, "seconds": self.ours(name, "seconds"), "share": share,
+                "flops": share * self.ours(name, "peak")}
+
     def torch(self, which, precision, field="tokens_per_second"):
         return self.median(field, what="torch", which=which, precision=precision)
 
@@ -126,13 +142,13 @@ def judge_replay(rows, steps):
         seconds, flops, peak = (steps.median(f, **where) for f in ("seconds", "flops", "peak"))
         if 7 in rows:
             share = flops / seconds / peak
-            out.append(result(7, f"{ROWS[7]}, {dtype}", share, 0.77, 0.85, seconds=seconds,
+            out.append(result(7, f"{ROWS[7]}, {dtype}", share, 0.77, 0.85, size=STEP, seconds=seconds,
                               flops=flops / seconds, share=share))
         if 8 in rows:
             step = steps.ours(name, "seconds")
             without = seconds - steps.median("attention_seconds", **where)
             out.append(result(8, f"{ROWS[8]}, {dtype}", step / seconds, limit, goal, at_most=True,
-                              seconds=step, share=steps.ours(name, "share_of_peak"), peer=seconds,
+                              **steps.columns(name), peer=seconds,
                               note=f"replay without attention: {step / without:.2f}"))
     return out
 
@@ -155,8 +171,7 @@ def judge_torch(rows, steps, torch, has_openblas):
             tuned = which == "tuned"
             what = ROWS[row] if tuned else f"  beside it: PyTorch {torch[which][1]} {precision}"
             out.append(result(row, what, ours / theirs, must if tuned else None, target,
-                              seconds=steps.ours(name, "seconds"), share=steps.ours(name, "share_of_peak"),
-                              peer=steps.torch(which, precision, "seconds"),
+                              **steps.columns(name), peer=steps.torch(which, precision, "seconds"),
                               note=f"{ours:.0f} and {theirs:.0f} tok/s"))
     return out
 
@@ -168,8 +183,7 @@ def judge_steps(rows, steps):
     for row in sorted(rows & set(pairs)):
         for ours, base, must, target, suffix in pairs[row]:
             out.append(result(row, ROWS[row] + suffix, steps.ours(ours) / steps.ours(base), must, target,
-                              seconds=steps.ours(ours, "seconds"), share=steps.ours(ours, "share_of_peak"),
-                              peer=steps.ours(base, "seconds"),
+                              **steps.columns(ours), peer=steps.ours(base, "seconds"),
                               note=f"{steps.ours(ours):.0f} and {steps.ours(base):.0f} tok/s"))
     return out
 
@@ -179,8 +193,8 @@ def judge_precisions(steps):
     names = {"FP32": "f32x2", "BF16": "bf16x2", "FP8": "fp8x2"}
     speeds = {precision: steps.ours(name) for precision, name in names.items()}
     note = ", ".join(f"{precision} {speed:.0f}" for precision, speed in speeds.items()) + " tok/s"
-    return [result(21, ROWS[21], speeds["FP8"] / speeds["BF16"], 0.5, 0.7, seconds=steps.ours("fp8x2", "seconds"),
-                   share=steps.ours("fp8x2", "share_of_peak"), peer=steps.ours("bf16x2", "seconds"), note=note)]
+    return [result(21, ROWS[21], speeds["FP8"] / speeds["BF16"], 0.5, 0.7, **steps.columns("fp8x2"),
+                   peer=steps.ours("bf16x2", "seconds"), note=note)]
 
 
 def judge_memory(rows, measured):
@@ -189,9 +203,9 @@ def judge_memory(rows, measured):
         for m in measured:
             if m["what"] == "loop" and m["name"] == "AdamW 16Mi f32":
                 rate = m["elements"] * m["bytes_per_element"] / m["seconds"]
-                out.append(result(14, f"{ROWS[14]}, {m['threads']:.0f} thr", rate / m["triad_bytes_per_second"],
+                out.append(result(14, f"{ROWS[14]}, {m['threads']:.0f} thr", rate / m["stream_bytes_per_second"],
                                   0.8, 0.95, size="16 Mi parameters", seconds=m["seconds"],
-                                  note=f"{rate / 1e9:.1f} GB/s"))
+                                  note=f"{rate / 1e9:.1f} of {m['stream_bytes_per_second'] / 1e9:.1f} GB/s"))
     if 17 in rows:
         for m in measured:
             if m["what"] == "collective" and m["peer"] == "MPI_Reduce_scatter_block" and m["bytes"] >= 1 << 20:
