@@ -1,7 +1,6 @@
 // The two ways to multiply E4M3 codes, mma.sync (kernels/cuda/fp8_matmul.cu) and wgmma
 // (hopper_matmul.cuh), give the same bits where the tensor cores add exactly, and the CPU's where
 // every sum is exact. As an H100 adds, each loses bits of its own, within a bound.
-#include <dlfcn.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -12,6 +11,7 @@
 #include "kernels/cuda/hopper_ops.h"
 #include "kernels/ops/fp8_matmul.h"
 #include "kernels/reference/fp8_matmul.h"
+#include "tests/cuda/add_like.h"
 #include "tests/support/every_device.h"
 #include "tests/support/near.h"
 
@@ -48,15 +48,6 @@ TensorView OnCpu(const Tensor& t) {
 
 class Fp8AgreementTest : public testing::EveryDevice {
  protected:
-  // 0: exact, 1: an H100's (tests/cuda_double/runtime/control.h). False on a real GPU.
-  static bool AddLike(int accumulator) {
-    using Function = void (*)(int accumulator);
-    const auto accumulate =
-        reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, "cuda_double_accumulate"));
-    if (accumulate == nullptr) return false;
-    accumulate(accumulator);
-    return true;
-  }
   void TearDown() override {
     AddLike(-1);
     EveryDevice::TearDown();

@@ -3,7 +3,6 @@
 #include "kernels/cuda/hopper_matmul.h"
 
 #include <cuda_runtime.h>
-#include <dlfcn.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -16,6 +15,7 @@
 
 #include "kernels/core/dtype.h"
 #include "kernels/cuda/rounding.h"
+#include "tests/cuda/add_like.h"
 
 namespace sluice::kernels::cuda {
 namespace {
@@ -268,16 +268,6 @@ class HopperMatmulTest : public ::testing::TestWithParam<Case> {
     return ToFloat(value);
   }
 
-  // The software device adds exactly (0), truncates (1), or does as it was before (-1); a GPU,
-  // where false comes back, truncates. (tests/cuda_double/runtime/control.h)
-  static bool AddLike(int accumulator) {
-    using Function = void (*)(int accumulator);
-    const auto accumulate =
-        reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, "cuda_double_accumulate"));
-    if (accumulate == nullptr) return false;
-    accumulate(accumulator);
-    return true;
-  }
   void TearDown() override { AddLike(-1); }
 
   // Steps are added in FP32 with one rounding each, scales multiplied with one more; a BF16

@@ -10,6 +10,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/cuda/training_text.h"
 #include "tests/launch/run_program.h"
 #include "tests/support/source_path.h"
 
@@ -28,8 +29,7 @@ class CudaRanks : public ::testing::TestWithParam<Layout> {
  protected:
   void SetUp() override {
     dir_ = launch::TestFolder();
-    std::ofstream text(dir_ + "/train.txt");
-    for (int i = 0; i < 1000; ++i) text << i << " comes after " << i - 1 << ", as always.\n";
+    WriteTrainingText(dir_);
   }
   void TearDown() override { std::filesystem::remove_all(dir_); }
 

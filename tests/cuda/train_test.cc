@@ -17,6 +17,7 @@
 #include "checkpoints/reader.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/cuda/training_text.h"
 #include "tests/launch/run_program.h"
 
 namespace sluice {
@@ -37,12 +38,9 @@ void PrintTo(const Training& training, std::ostream* out) { *out << training.pre
 
 class CudaTraining : public ::testing::TestWithParam<Training> {
  protected:
-  // No text for validation: it would be read as a whole at the end.
   void SetUp() override {
     dir_ = launch::TestFolder();
-    std::ofstream text(dir_ + "/train.txt");
-    for (int i = 0; i < 1000; ++i) text << i << " comes after " << i - 1 << ", as always.\n";
-    text.close();
+    WriteTrainingText(dir_);
     const launch::Outcome outcome = Train("cpu", kStepsBefore, RunDir("before"), "");
     ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   }
@@ -237,8 +235,7 @@ class CudaFp8Report : public ::testing::Test {
  protected:
   void SetUp() override {
     dir_ = launch::TestFolder();
-    std::ofstream text(dir_ + "/train.txt");
-    for (int i = 0; i < 1000; ++i) text << i << " comes after " << i - 1 << ", as always.\n";
+    WriteTrainingText(dir_);
   }
   void TearDown() override { std::filesystem::remove_all(dir_); }
 
