@@ -80,8 +80,13 @@ TEST(Tokenizer, EqualsHuggingFaceOnDeepSeekV3) {
   EXPECT_EQ(count, 160);
 }
 
-TEST(Tokenizer, EqualsHuggingFaceOnVariants) {
-  std::istringstream lines(ZstdDecompress(Slurp(GoldenPath("variants.jsonl.zst"))));
+// A file of several tokenizers: its first line is a tokenizer.json, then come lines of variants,
+// each followed by its texts. make(base, line) -> the variant's json; expect(tokenizer, line) for a
+// text.
+template <typename Make, typename Expect>
+void ForEachTextOfVariants(const std::string& file, int texts, const Make& make,
+                           const Expect& expect) {
+  std::istringstream lines(ZstdDecompress(Slurp(GoldenPath(file))));
   std::string line, variant;
   std::getline(lines, line);
   const Json base = Json::parse(line);
@@ -89,24 +94,35 @@ TEST(Tokenizer, EqualsHuggingFaceOnVariants) {
   int count = 0;
   while (std::getline(lines, line)) {
     const Json golden = Json::parse(line);
+    SCOPED_TRACE(variant + ": " + line);
     if (golden.contains("variant")) {
-      Json json = base;
-      for (const char* part : {"pre_tokenizer", "normalizer", "added_tokens"})
-        json[part] = golden[part];
-      json["model"]["ignore_merges"] = golden["ignore_merges"];
       variant = golden["variant"].get<std::string>();
-      auto loaded = Load(json);
+      auto loaded = Load(make(base, golden));
       ASSERT_TRUE(loaded.ok()) << variant << ": " << loaded.status();
       tokenizer = *std::move(loaded);
       continue;
     }
-    const std::vector<int32_t> ids = tokenizer->Encode(golden["text"].get<std::string>());
-    EXPECT_EQ(ids, Ids(golden["ids"])) << variant << ": " << line;
+    ASSERT_TRUE(tokenizer->Decode(Ids(golden["ids"])).ok());
     EXPECT_EQ(*tokenizer->Decode(Ids(golden["ids"])), golden["decoded"].get<std::string>());
     EXPECT_EQ(*tokenizer->Decode(Ids(golden["ids"]), true), golden["skipped"].get<std::string>());
+    expect(*tokenizer, golden);
     ++count;
   }
-  EXPECT_EQ(count, 25 * 50);
+  EXPECT_EQ(count, texts);
+}
+
+Json PartsVariant(Json json, const Json& line) {
+  for (const char* part : {"pre_tokenizer", "normalizer", "added_tokens"}) json[part] = line[part];
+  json["model"]["ignore_merges"] = line["ignore_merges"];
+  return json;
+}
+
+TEST(Tokenizer, EqualsHuggingFaceOnVariants) {
+  ForEachTextOfVariants("variants.jsonl.zst", 25 * 50, PartsVariant,
+                        [](const Tokenizer& tokenizer, const Json& golden) {
+                          EXPECT_EQ(tokenizer.Encode(golden["text"].get<std::string>()),
+                                    Ids(golden["ids"]));
+                        });
 }
 
 // See make_character_variants.py for the lines.
@@ -121,32 +137,13 @@ Json CharacterVariant(Json json, const Json& line) {
 }
 
 TEST(Tokenizer, EqualsHuggingFaceOnCharacterVocabularies) {
-  std::istringstream lines(ZstdDecompress(Slurp(GoldenPath("character_variants.jsonl.zst"))));
-  std::string line, variant;
-  std::getline(lines, line);
-  const Json base = Json::parse(line);
-  std::unique_ptr<Tokenizer> tokenizer;
-  int count = 0;
-  while (std::getline(lines, line)) {
-    const Json golden = Json::parse(line);
-    if (golden.contains("variant")) {
-      variant = golden["variant"].get<std::string>();
-      auto loaded = Load(CharacterVariant(base, golden));
-      ASSERT_TRUE(loaded.ok()) << variant << ": " << loaded.status();
-      tokenizer = *std::move(loaded);
-      continue;
-    }
-    const std::string text = golden["text"].get<std::string>();
-    EXPECT_EQ(tokenizer->Encode(text), Ids(golden["ids"])) << variant << ": " << line;
-    EXPECT_EQ(tokenizer->EncodeWithSpecialTokens(text), Ids(golden["special"])) << variant;
-    ASSERT_TRUE(tokenizer->Decode(Ids(golden["ids"])).ok()) << variant;
-    EXPECT_EQ(*tokenizer->Decode(Ids(golden["ids"])), golden["decoded"].get<std::string>())
-        << variant << ": " << line;
-    EXPECT_EQ(*tokenizer->Decode(Ids(golden["ids"]), true), golden["skipped"].get<std::string>())
-        << variant << ": " << line;
-    ++count;
-  }
-  EXPECT_EQ(count, 26 * 40);
+  ForEachTextOfVariants("character_variants.jsonl.zst", 26 * 40, CharacterVariant,
+                        [](const Tokenizer& tokenizer, const Json& golden) {
+                          const std::string text = golden["text"].get<std::string>();
+                          EXPECT_EQ(tokenizer.Encode(text), Ids(golden["ids"]));
+                          EXPECT_EQ(tokenizer.EncodeWithSpecialTokens(text),
+                                    Ids(golden["special"]));
+                        });
 }
 
 TEST(Tokenizer, EqualsTiktokenWithMoonshotsPattern) {

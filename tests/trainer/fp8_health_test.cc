@@ -21,21 +21,6 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-RunConfig TinyFp8() {
-  RunConfig config = TinyConfig();
-  ModelConfig& m = *config.mutable_model();
-  m.set_hidden_size(48);
-  m.set_intermediate_size(80);
-  m.set_moe_intermediate_size(32);
-  m.set_q_lora_rank(32);
-  m.set_kv_lora_rank(16);
-  m.set_qk_nope_head_dim(16);
-  m.set_qk_rope_head_dim(16);
-  m.set_v_head_dim(16);
-  config.mutable_compute()->set_precision("FP8");
-  return config;
-}
-
 StepResult TrainWith(OneRank& run, Fp8Health* health) {
   StepOptions options;
   options.global_sequences = run.config.train().global_batch();
@@ -48,7 +33,7 @@ StepResult TrainWith(OneRank& run, Fp8Health* health) {
 constexpr double kLimit = 0.25;  // the default of fp8.demote_above
 
 TEST(Fp8HealthReport, SeesEveryLayerAndChangesNothing) {
-  OneRank run(TinyFp8());
+  OneRank run(TinyFp8("FP8"));
   run.LoadRandomBatch(1);
   const StepResult plain = TrainWith(run, nullptr);
   Fp8Health health;
@@ -73,7 +58,7 @@ TEST(Fp8HealthReport, SeesEveryLayerAndChangesNothing) {
 // One channel of the input a million times larger than the rest: it sets the scale of its tile, and
 // all others fall below the smallest code. Its weights are 0, so the product is that of the others.
 TEST(Fp8HealthReport, AnOutlierChannelDemotesItsLayerAndNoOther) {
-  OneRank run(TinyFp8());
+  OneRank run(TinyFp8("FP8"));
   constexpr int64_t kChannel = 5, kHidden = 48;
   run.ForEachPiece([&](const NamedPiece& piece, float* master, const float* /*gradient*/) {
     if (piece.name == "model.layers.0.input_layernorm.weight") master[kChannel] = 1e6f;
@@ -99,7 +84,7 @@ TEST(Fp8HealthReport, AnOutlierChannelDemotesItsLayerAndNoOther) {
 
 // As it was trained: in FP8, but for the layers that left it.
 TEST(Fp8Checkpoint, IsEvaluatedAsItWasTrained) {
-  OneRank run(TinyFp8());
+  OneRank run(TinyFp8("FP8"));
   run.LoadRandomBatch(1);
   const double in_fp8 = run.Evaluate().loss;
   RunState state;
@@ -122,7 +107,7 @@ TEST(Fp8Checkpoint, IsEvaluatedAsItWasTrained) {
 // Every weight is counted once, and small ones beside a large one of their block fall below its
 // smallest code: half of 2^-9 of amax / 448.
 TEST(Fp8HealthReport, SeesTheWeightsAndWhatTheirBlocksLose) {
-  OneRank run(TinyFp8());
+  OneRank run(TinyFp8("FP8"));
   constexpr int64_t kOut = 32, kIn = 48;
   run.ForEachPiece([&](const NamedPiece& piece, float* master, const float* /*gradient*/) {
     if (piece.name != "model.layers.0.self_attn.q_a_proj.weight") return;
@@ -152,7 +137,7 @@ TEST(Fp8HealthReport, SeesTheWeightsAndWhatTheirBlocksLose) {
 TEST(Fp8HealthReport, GradientsDoNotShrinkWithTheBatch) {
   Fp8Health few, many;
   for (Fp8Health* health : {&few, &many}) {
-    RunConfig config = TinyFp8();
+    RunConfig config = TinyFp8("FP8");
     config.mutable_model()->set_aux_loss_alpha(0);
     config.mutable_train()->set_global_batch(health == &few ? 2 : 40);
     OneRank run(config);

@@ -110,4 +110,19 @@ RunConfig TinyConfig() {
   return config;
 }
 
+RunConfig TinyFp8(const std::string& precision) {
+  RunConfig config = TinyConfig();
+  ModelConfig& m = *config.mutable_model();
+  m.set_hidden_size(48);
+  m.set_intermediate_size(80);
+  m.set_moe_intermediate_size(32);
+  m.set_q_lora_rank(32);
+  m.set_kv_lora_rank(16);
+  m.set_qk_nope_head_dim(16);
+  m.set_qk_rope_head_dim(16);
+  m.set_v_head_dim(16);
+  config.mutable_compute()->set_precision(precision);
+  return config;
+}
+
 }  // namespace sluice::trainer

@@ -42,4 +42,7 @@ struct OneRank {
 // of two sequences of 7 tokens. Small enough for a few thousand forward passes a second.
 RunConfig TinyConfig();
 
+// The same with widths that FP8 takes, in "FP8" or another precision.
+RunConfig TinyFp8(const std::string& precision);
+
 }  // namespace sluice::trainer
