@@ -19,13 +19,19 @@ class Chain {
  public:
   explicit Chain(kernels::DeviceContext& device) : device_(device), event_(device.CreateEvent()) {}
 
-  // What is enqueued next goes to the stream of `role` and waits for all before it.
+  // A new one, after what the compute stream holds now.
+  void Begin() {
+    role_ = StreamRole::kCompute;
+    Leave();
+  }
+  // What is enqueued next goes to the stream of `role` and waits for all of the chain before it.
   void Enter(StreamRole role) {
-    if (role == role_) return;
-    device_.stream(role_).Record(*event_);
-    device_.stream(role).Wait(*event_);
+    if (role != role_) device_.stream(role).Wait(*event_);
     role_ = role;
   }
+  // A part is enqueued. At once: what the other chain enqueues behind it on the same stream is
+  // nothing to wait for.
+  void Leave() { device_.stream(role_).Record(*event_); }
 
  private:
   kernels::DeviceContext& device_;
@@ -101,6 +107,7 @@ class Runner {
   }
 
   absl::Status Forward(int stage, int microbatch) {
+    forward_.Begin();
     for (int phase = 0; phase < At(stage).NumPhases(); ++phase) {
       RETURN_IF_ERROR(ForwardPhase(stage, microbatch, phase));
     }
@@ -108,6 +115,7 @@ class Runner {
     return HandOverActivation(stage, microbatch);
   }
   absl::Status BackwardInput(int stage, int microbatch) {
+    backward_.Begin();
     for (int phase = At(stage).NumPhases() - 1; phase >= 0; --phase) {
       RETURN_IF_ERROR(BackwardInputPhase(stage, microbatch, phase));
     }
@@ -123,16 +131,22 @@ class Runner {
 
   absl::Status ForwardPhase(int stage, int microbatch, int phase) {
     forward_.Enter(At(stage).RoleOf(phase));
-    return At(stage).Forward(microbatch, phase);
+    RETURN_IF_ERROR(At(stage).Forward(microbatch, phase));
+    forward_.Leave();
+    return absl::OkStatus();
   }
   absl::Status BackwardInputPhase(int stage, int microbatch, int phase) {
     backward_.Enter(At(stage).RoleOf(phase));
-    return At(stage).BackwardInput(microbatch, phase);
+    RETURN_IF_ERROR(At(stage).BackwardInput(microbatch, phase));
+    backward_.Leave();
+    return absl::OkStatus();
   }
 
   // A backward, with a forward beside it or none.
   absl::Status Pair(const Action* front, const Action& back) {
     int inputs_left = At(back.stage).NumPhases();
+    forward_.Begin();
+    backward_.Begin();
     for (const PhaseStep& step : OrderOf(front, back)) {
       switch (step.kind) {
         case PhaseKind::kForward:

@@ -17,6 +17,7 @@
 #include "checkpoints/reader.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/cuda/newest_checkpoint.h"
 #include "tests/cuda/training_text.h"
 #include "tests/launch/run_program.h"
 
@@ -144,24 +145,6 @@ class CudaTraining : public ::testing::TestWithParam<Training> {
   std::string dir_;
 };
 
-std::string GenerationOf(const std::string& run_dir) {
-  std::string newest;
-  for (const auto& entry : std::filesystem::directory_iterator(run_dir + "/checkpoints")) {
-    newest = std::max(newest, entry.path().string());
-  }
-  return newest;
-}
-
-std::vector<float> ReadWhole(checkpoints::CheckpointReader& reader,
-                             const checkpoints::TensorRecord& record) {
-  const checkpoints::TensorPiece piece = checkpoints::WholeTensor(
-      record.name(), kernels::DType::kF32, {record.shape().begin(), record.shape().end()});
-  std::vector<float> values(piece.num_elements());
-  const absl::Status status = reader.Read(piece, values.data());
-  EXPECT_TRUE(status.ok()) << status;
-  return values;
-}
-
 // |a - b| / |b|; 0 for two tensors of zeros.
 double RelativeDistance(const std::vector<float>& a, const std::vector<float>& b) {
   double difference = 0, norm = 0;
@@ -175,8 +158,8 @@ double RelativeDistance(const std::vector<float>& a, const std::vector<float>& b
 // After one step the first moment is the gradient, times a factor that all tensors share.
 void ExpectEqualGradients(const std::string& cuda_dir, const std::string& cpu_dir, double bound) {
   const auto files = checkpoints::CreatePosixFileSystem();
-  auto cuda = checkpoints::CheckpointReader::Open(*files, GenerationOf(cuda_dir));
-  auto cpu = checkpoints::CheckpointReader::Open(*files, GenerationOf(cpu_dir));
+  auto cuda = checkpoints::CheckpointReader::Open(*files, NewestCheckpointOf(cuda_dir));
+  auto cpu = checkpoints::CheckpointReader::Open(*files, NewestCheckpointOf(cpu_dir));
   ASSERT_TRUE(cuda.ok() && cpu.ok()) << cuda.status() << cpu.status();
   ASSERT_EQ((*cuda)->step(), 1);
   ASSERT_EQ((*cpu)->step(), 1);

@@ -26,6 +26,16 @@ void OpClocks::Join(int timeline, const std::vector<uint32_t>& snapshot) {
   for (size_t i = 0; i < snapshot.size(); ++i) seen[i] = std::max(seen[i], snapshot[i]);
 }
 
+std::string OpClocks::Describe(OpId op) const {
+  const Op& described = ops_[op];
+  std::string seen;
+  for (const uint32_t index : described.seen) {
+    seen += (seen.empty() ? "" : ",") + std::to_string(index);
+  }
+  return std::to_string(described.timeline) + " " + std::to_string(described.index) + " " + seen +
+         " " + described.name;
+}
+
 bool OpClocks::IsOrdered(OpId first, OpId second) const {
   const Op &a = ops_[first], &b = ops_[second];
   return Index(a.timeline) < b.seen.size() && b.seen[Index(a.timeline)] >= a.index;

@@ -26,6 +26,9 @@ class OpClocks {
 
   bool IsOrdered(OpId first, OpId second) const;
   const std::string& NameOf(OpId op) const { return ops_[op].name; }
+  // "TIMELINE INDEX SEEN,SEEN,... NAME": its place on its timeline, counted from 1, and up to which
+  // place of each timeline all is done before it.
+  std::string Describe(OpId op) const;
 
  private:
   struct Op {

@@ -19,7 +19,7 @@ cudaError_t Runtime::EnqueueMessage(StreamState& stream, Message message) {
   if (IsCapturing(stream)) {
     return Break(cudaErrorNotSupported, message.name + ": messages in graphs are not modelled");
   }
-  const OpId op = clocks_.Add(stream.timeline, message.name);
+  const OpId op = NewOp(stream, message.name);
   stream.queue.push_back(
       {.run = std::move(message.finish),
        .is_ready = [advance = std::move(message.advance), op] { return advance(op); }});

@@ -1,5 +1,7 @@
 #include "tests/cuda_double/runtime/runtime.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -63,6 +65,15 @@ Runtime::Runtime() : memory_(clocks_) {
   if (const char* path = std::getenv("CUDA_DOUBLE_LAUNCHES")) {
     launches_ = std::make_unique<std::ofstream>(path, std::ios::app);
   }
+  if (const char* path = std::getenv("CUDA_DOUBLE_ORDER")) {
+    order_ = std::make_unique<std::ofstream>(path + ("." + std::to_string(getpid())));
+  }
+}
+
+OpId Runtime::NewOp(const StreamState& stream, const std::string& name) {
+  const OpId op = clocks_.Add(stream.timeline, name);
+  if (order_ != nullptr) *order_ << clocks_.Describe(op) << std::endl;
+  return op;
 }
 
 void Runtime::LoadReplacements() {
@@ -157,7 +168,7 @@ cudaError_t Runtime::Enqueue(StreamState& stream, const std::string& name,
     capture_.graph.nodes.push_back({.name = name, .work = std::move(work)});
     return Finish(cudaSuccess);
   }
-  const OpId op = clocks_.Add(stream.timeline, name);
+  const OpId op = NewOp(stream, name);
   stream.queue.push_back({.run = [work = std::move(work), op] { return work(op); }});
   ++stream.num_enqueued;
   if (configuration_.timing == Timing::kEarly) TryRunTo({&stream, stream.num_enqueued});

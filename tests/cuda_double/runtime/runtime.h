@@ -150,6 +150,7 @@ class Runtime {
     Kernel* kernel = nullptr;
   };
   Runtime();
+  OpId NewOp(const StreamState& stream, const std::string& name);
   std::string Load(Function& function);
   void LoadReplacements();
   bool TryNext(StreamState& stream);
@@ -157,7 +158,8 @@ class Runtime {
   void RunSomeAtRandom();
 
   std::mutex mutex_;
-  std::unique_ptr<std::ofstream> launches_;  // a line for each, if asked for
+  // A line for each launch, and for each operation of a stream, if asked for.
+  std::unique_ptr<std::ofstream> launches_, order_;
   Configuration configuration_;
   std::mt19937 random_;
   OpClocks clocks_;
