@@ -4,6 +4,7 @@
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/quantize_codes.cuh"
 #include "kernels/cuda/quantize_tile.cuh"
 #include "kernels/cuda/reduce.cuh"
 
@@ -13,20 +14,13 @@ namespace {
 constexpr int kThreads = 128;  // of the kernels that have a thread a column of a tile
 static_assert(kThreads == kQuantTile);
 
-// Elements as floats, whatever they are stored as. Held: a thread's part of a tile. Values<true>
-// may give a NaN another sign.
+// Elements as floats, whatever they are stored as.
 template <typename T>
 struct PlainSource {
   static constexpr bool kAlongRows = true;                // may be asked for
   static constexpr int kBlocks = sizeof(T) == 2 ? 4 : 2;  // of a multiprocessor
   Rows<const T> x;
-  struct Held {
-    Chunk<T, kChunk> x[kChunks];
-    template <bool kFinite>
-    __device__ void Values(int i, float (&to)[kChunk]) const {
-      ToFloats(x[i], to);
-    }
-  };
+  using Held = HeldNumbers<T>;
   __device__ void Load(const TileArea& area, int64_t, Held& to) const { LoadTile(x, area, to.x); }
 };
 struct CodedSource {
@@ -64,172 +58,22 @@ struct QuantizeParameters {
   uint32_t num_tiles;
   RowTiles row_tiles;
   int64_t width;
-  QuantizeOptions options;
-  Rows<uint8_t> row_codes = {}, column_codes = {};  // either may be null
-  Rows<float> row_scales = {}, column_scales = {};
-  bool is_transposed = false;  // column_codes
+  CodesOfTiles to;
 };
-
-// A tile in registers.
-template <typename Source>
-struct HeldTile {
-  TileArea area;
-  int64_t scale_row, tile;  // its place among the tiles
-  typename Source::Held x;
-};
-
-// encode(std::true_type()) where the values of this warp are finite, else std::false_type.
-template <typename Encode>
-__device__ void ForFinite(float zeros, const Encode& encode) {
-  if (__all_sync(kAllLanes, zeros == 0.0f)) {
-    encode(std::true_type());
-  } else {
-    encode(std::false_type());
-  }
-}
-
-// Codes of 1 x 128, or all with the scale of `block_amax`, if that is not negative.
-template <typename Source>
-__device__ void QuantizeAlongRows(const QuantizeParameters<Source>& p, HeldTile<Source>& held,
-                                  float block_amax) {
-  float amax[kChunks], zeros = 0.0f;
-  TakeForNew(held.x.x);
-#pragma unroll
-  for (int i = 0; i < kChunks; ++i) {
-    float x[kChunk];
-    held.x.template Values<true>(i, x);
-    amax[i] = LargestOf(x);
-    zeros = AddZeros(zeros, x);
-  }
-  // A row's scale is one thread's work.
-  const float of_row = LargestOfRows(amax);
-  const float scale = ScaleOf(block_amax >= 0 ? block_amax : of_row, p.options);
-  const float inverse = 1.0f / scale;
-  const int lane = static_cast<int>(threadIdx.x % kRowThreads);
-  const int64_t row = held.area.rows.begin + TilePlace().row + lane * kRowStep;
-  if (lane < kChunks && row < held.area.rows.end) p.row_scales[row][held.tile] = scale;
-  TakeForNew(held.x.x);
-  ForFinite(zeros, [&](auto finite) {
-    constexpr bool kFinite = decltype(finite)::value;
-#pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-      float x[kChunk];
-      held.x.template Values<kFinite>(i, x);
-      const float of_i = __shfl_sync(kAllLanes, inverse, i, kRowThreads);
-      const uint2 codes = Encode8<kFinite>(x, [&](int) { return of_i; });
-      StoreTileRow({codes.x, codes.y}, p.row_codes, held.area, i);
-    }
-  });
-}
-
-struct ColumnScratch {
-  CodeTile codes;
-  float4 amax[kQuantizeWarps][kQuantTile / 4];
-  float4 inverse[kQuantTile / 4];
-};
-
-// The scales of 128 x 1, written down, and what to multiply with, in shared memory. Returns zeros
-// as AddZeros does.
-template <typename Source>
-__device__ float ScalesOfColumns(const QuantizeParameters<Source>& p, HeldTile<Source>& held,
-                                 float block_amax, ColumnScratch& scratch) {
-  float of_thread[kChunk] = {}, zeros = 0.0f;
-  TakeForNew(held.x.x);
-#pragma unroll
-  for (int i = 0; i < kChunks; ++i) {
-    float x[kChunk];
-    held.x.template Values<true>(i, x);
-    zeros = AddZeros(zeros, x);
-#pragma unroll
-    for (int j = 0; j < kChunk; ++j) of_thread[j] = fmaxf(of_thread[j], fabsf(x[j]));
-  }
-  const bool is_upper = (threadIdx.x & kRowThreads) != 0;  // of the two rows that a warp has
-  LargestOfHalf(of_thread, kChunk, kRowThreads, is_upper);
-  scratch.amax[threadIdx.x / kWarp][TilePlace().column / 4 + (is_upper ? 1 : 0)] =
-      make_float4(of_thread[0], of_thread[1], of_thread[2], of_thread[3]);
-  __syncthreads();
-  const int column = static_cast<int>(threadIdx.x);
-  if (column < kQuantTile) {
-    float amax = 0.0f;
-#pragma unroll
-    for (int warp = 0; warp < kQuantizeWarps; ++warp) {
-      amax = fmaxf(amax, reinterpret_cast<const float*>(scratch.amax[warp])[column]);
-    }
-    const float scale = ScaleOf(block_amax >= 0 ? block_amax : amax, p.options);
-    reinterpret_cast<float*>(scratch.inverse)[column] = 1.0f / scale;
-    if (column < held.area.width()) {
-      p.column_scales[held.scale_row][held.area.columns.begin + column] = scale;
-    }
-  }
-  __syncthreads();
-  return zeros;
-}
-
-template <typename Source>
-__device__ void QuantizeAlongColumns(const QuantizeParameters<Source>& p, HeldTile<Source>& held,
-                                     float block_amax, ColumnScratch& scratch) {
-  const float zeros = ScalesOfColumns(p, held, block_amax, scratch);
-  const TilePlace place;
-  const float4 low = scratch.inverse[place.column / 4],
-               high = scratch.inverse[place.column / 4 + 1];
-  const float inverse[kChunk] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-  TakeForNew(held.x.x);
-  // put(which of the thread's rows, its codes)
-  const auto encode = [&](const auto& put) {
-    ForFinite(zeros, [&](auto finite) {
-      constexpr bool kFinite = decltype(finite)::value;
-#pragma unroll
-      for (int i = 0; i < kChunks; ++i) {
-        float x[kChunk];
-        held.x.template Values<kFinite>(i, x);
-        put(i, Encode8<kFinite>(x, [&](int j) { return inverse[j]; }));
-        if (!kFinite) __syncwarp();  // one row after the other, which takes fewer registers
-      }
-    });
-  };
-  if (!p.is_transposed) {
-    encode([&](int i, uint2 codes) {
-      StoreTileRow({codes.x, codes.y}, p.column_codes, held.area, i);
-    });
-    return;
-  }
-  encode([&](int i, uint2 codes) {
-    scratch.codes.PutRow(place.row + i * kRowStep, place.column, Codes8{codes.x, codes.y});
-  });
-  __syncthreads();
-  uint8_t* to = p.column_codes[held.area.columns.begin] + held.scale_row * kQuantTile;
-  StoreColumns<uint8_t>(scratch.codes, held.area.width(), kQuantTile, {to, p.column_codes.stride});
-}
 
 // Block: a tile, neighbours along a row of scales first. Codes along rows, along columns, or both.
 template <typename Source>
 __global__ void __launch_bounds__(kQuantizeThreads, Source::kBlocks)
     quantize_kernel(const QuantizeParameters<Source> p) {
-  __shared__ ColumnScratch scratch;
-  __shared__ Range shared_rows;
-  __shared__ float partial[kQuantizeWarps];
-  HeldTile<Source> held;
+  __shared__ QuantizeShared shared;
+  HeldTile<typename Source::Held> held;
   held.scale_row = blockIdx.x / p.num_tiles;
   held.tile = blockIdx.x % p.num_tiles;
-  held.area.rows = p.row_tiles.TileOfScale(held.scale_row, &shared_rows);
+  held.area.rows = p.row_tiles.TileOfScale(held.scale_row, &shared.rows);
   if (held.area.rows.begin == held.area.rows.end) return;
   held.area.columns = TileAt(p.tiles, held.tile, p.width);
   p.source.Load(held.area, held.tile, held.x);
-  float block_amax = -1.0f;
-  if (p.options.square_blocks) {
-    float amax = 0.0f;
-#pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-      float x[kChunk];
-      held.x.template Values<true>(i, x);
-      amax = fmaxf(amax, LargestOf(x));
-    }
-    block_amax = BlockReduce<Max>(amax, partial);
-  }
-  if constexpr (Source::kAlongRows) {
-    if (!p.row_codes.is_null()) QuantizeAlongRows(p, held, block_amax);
-  }
-  if (!p.column_codes.is_null()) QuantizeAlongColumns(p, held, block_amax, scratch);
+  QuantizeTile<Source::kAlongRows>(p.to, held, shared);
 }
 
 template <typename T>
@@ -349,10 +193,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-const int32_t* Bounds(const ConstTensorView& view) {
-  return static_cast<const int32_t*>(view.raw_data());
-}
-
 int64_t TilesOf(const ConstTensorView& tiles, int64_t extent) {
   return tiles.is_null() ? NumTiles(extent) : tiles.extent(0) - 1;
 }
@@ -364,10 +204,6 @@ LaunchShape ShapeOf(int64_t blocks, int64_t blocks_y, int threads = kThreads) {
           .blocks_y = blocks_y};
 }
 
-RowTiles RowTilesOf(const ConstTensorView& offsets, int64_t rows) {
-  return {Bounds(offsets), offsets.is_null() ? 1 : offsets.extent(0) - 1, rows};
-}
-
 // Of QuantizeArgs or RequantizeColumnsArgs; where the results go is set by the caller.
 template <typename Source, typename Args>
 QuantizeParameters<Source> ParametersOf(const Source& source, const Args& args, int64_t rows,
@@ -377,14 +213,7 @@ QuantizeParameters<Source> ParametersOf(const Source& source, const Args& args, 
           .num_tiles = static_cast<uint32_t>(TilesOf(args.tiles, width)),
           .row_tiles = RowTilesOf(args.offsets, rows),
           .width = width,
-          .options = args.options};
-}
-
-template <typename Source>
-void SetColumns(QuantizeParameters<Source>& p, const QuantizedColumns& columns) {
-  p.column_codes = MutableRowsOf<uint8_t>(columns.codes);
-  p.column_scales = MutableRowsOf<float>(columns.scales);
-  p.is_transposed = columns.transposed;
+          .to = {}};
 }
 
 CodedSource SourceOf(const QuantizedRows& rows) {
@@ -411,16 +240,11 @@ WeightParameters<T> ParametersOf(const QuantizedWeight& weight, const Shape& sha
 
 void Quantize(Stream& stream, const QuantizeArgs& args) {
   const int64_t rows = args.x.extent(0), width = args.x.extent(1);
-  const int64_t scale_rows =
-      args.offsets.is_null() ? NumTiles(rows) : NumColumnTiles(rows, args.offsets.extent(0) - 1);
+  const int64_t scale_rows = NumScaleRows(args.offsets, rows);
   ForFloatType(args.x.dtype(), [&](auto tag) {
     using Source = PlainSource<typename decltype(tag)::Type>;
     auto p = ParametersOf(Source{RowsOf<typename decltype(tag)::Type>(args.x)}, args, rows, width);
-    if (!args.rows.is_null()) {
-      p.row_codes = MutableRowsOf<uint8_t>(args.rows.codes);
-      p.row_scales = MutableRowsOf<float>(args.rows.scales);
-    }
-    if (!args.columns.is_null()) SetColumns(p, args.columns);
+    p.to = CodesOf(args.options, args.rows, args.columns);
     Launch(stream, ShapeOf(scale_rows * p.num_tiles, 1, kQuantizeThreads), quantize_kernel<Source>,
            p);
   });
@@ -429,7 +253,7 @@ void Quantize(Stream& stream, const QuantizeArgs& args) {
 void RequantizeColumns(Stream& stream, const RequantizeColumnsArgs& args) {
   const int64_t rows = args.rows.codes.extent(0), width = args.rows.codes.extent(1);
   auto p = ParametersOf(SourceOf(args.rows), args, rows, width);
-  SetColumns(p, args.columns);
+  p.to = CodesOf(args.options, {}, args.columns);
   Launch(stream, ShapeOf(args.columns.scales.extent(0) * p.num_tiles, 1, kQuantizeThreads),
          quantize_kernel<CodedSource>, p);
 }

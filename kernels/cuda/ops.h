@@ -20,6 +20,7 @@
 #include "kernels/ops/rope.h"
 #include "kernels/ops/router.h"
 #include "kernels/ops/swiglu.h"
+#include "kernels/ops/swiglu_quantize.h"
 
 namespace sluice::kernels::cuda {
 
@@ -68,6 +69,8 @@ void RouterBackward(Stream& stream, const RouterBackwardArgs& args);
 
 void Swiglu(Stream& stream, const SwigluArgs& args);
 void SwigluBackward(Stream& stream, const SwigluBackwardArgs& args);
+void SwigluQuantize(Stream& stream, const SwigluQuantizeArgs& args);
+void SwigluBackwardQuantize(Stream& stream, const SwigluBackwardQuantizeArgs& args);
 
 void Rope(Stream& stream, const RopeArgs& args);
 void SumHeads(Stream& stream, const SumHeadsArgs& args);

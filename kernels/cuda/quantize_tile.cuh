@@ -58,6 +58,17 @@ struct RowTiles {
   }
 };
 
+inline const int32_t* Bounds(const ConstTensorView& view) {
+  return static_cast<const int32_t*>(view.raw_data());
+}
+inline RowTiles RowTilesOf(const ConstTensorView& offsets, int64_t rows) {
+  return {Bounds(offsets), offsets.is_null() ? 1 : offsets.extent(0) - 1, rows};
+}
+// Rows of scales that may have a tile; a block is launched for each.
+inline int64_t NumScaleRows(const ConstTensorView& offsets, int64_t rows) {
+  return offsets.is_null() ? NumTiles(rows) : NumColumnTiles(rows, offsets.extent(0) - 1);
+}
+
 // Which part of a tile a thread has.
 struct TilePlace {
   int row, column;  // the first of each

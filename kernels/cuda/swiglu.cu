@@ -1,8 +1,8 @@
-#include "kernels/core/exp.h"
 #include "kernels/cuda/chunk.cuh"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/swiglu.cuh"
 
 namespace sluice::kernels::cuda {
 namespace {
@@ -20,10 +20,7 @@ __global__ void __launch_bounds__(kThreads)
     LoadChunks(in, is_cut, [&](int part) {
       return Part<const T>{gate_up[row] + part * width + i, width - i};
     });
-    float out[kElements];
-#pragma unroll
-    for (int j = 0; j < kElements; ++j) out[j] = Silu(in[0][j]) * in[1][j];
-    StoreChunk(FromFloats<T>(out), y[row] + i, width - i, is_cut);
+    StoreChunk(SwigluOf(in[0], in[1]), y[row] + i, width - i, is_cut);
   }
 }
 
@@ -40,16 +37,9 @@ __global__ void __launch_bounds__(kThreads)
       const T* from = part == 2 ? dy[row] : gate_up[row] + part * width;
       return Part<const T>{from + i, width - i};
     });
-    float dgate[kElements], dup[kElements];
-#pragma unroll
-    for (int j = 0; j < kElements; ++j) {
-      const float g = in[0][j], up = in[1][j], d = in[2][j];
-      const float sigmoid = Sigmoid(g);
-      dgate[j] = d * up * SiluSlope(g, sigmoid);
-      dup[j] = d * (g * sigmoid);
-    }
-    StoreChunk(FromFloats<T>(dgate), dgate_up[row] + i, width - i, is_cut);
-    StoreChunk(FromFloats<T>(dup), dgate_up[row] + width + i, width - i, is_cut);
+    TakeSwigluGradient(in[2], in[0], in[1]);
+    StoreChunk(in[0], dgate_up[row] + i, width - i, is_cut);
+    StoreChunk(in[1], dgate_up[row] + width + i, width - i, is_cut);
   }
 }
 

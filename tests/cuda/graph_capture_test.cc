@@ -12,6 +12,7 @@
 #include "kernels/ops/cast.h"
 #include "kernels/ops/fp8_matmul.h"
 #include "kernels/ops/rms_norm.h"
+#include "kernels/ops/swiglu_quantize.h"
 #include "tests/support/every_device.h"
 #include "tests/support/near.h"
 
@@ -55,7 +56,7 @@ TEST_P(GraphCaptureTest, OpsAreRecordedAndReplayed) {
 }
 
 // What one layer and its update are made of: a norm, the quantiser, a product of codes by wgmma (or
-// mma.sync), attention, and the optimizer.
+// mma.sync), SwiGLU and its gradient as codes, attention, and the optimizer.
 struct Layer {
   static constexpr int64_t kRows = 67, kIn = 144, kOut = 192;
   Layer()
@@ -74,6 +75,10 @@ struct Layer {
     Quantize(stream, {.x = norm, .rows = rows});
     QuantizeWeight(stream, {.w = w, .weight = weight});
     Fp8Matmul(stream, {rows, weight, Fp8Direction::kForward, {}, y});
+    SwigluQuantize(stream, {.gate_up = y, .rows = {glu_codes, glu_scales}});
+    SwigluBackwardQuantize(
+        stream,
+        {.dy = y.view().Columns(0, kOut / 2), .gate_up = y, .rows = {dglu_codes, dglu_scales}});
     Attention(stream, {.q = Part(0),
                        .k = Part(1),
                        .v = Part(2),
@@ -93,7 +98,9 @@ struct Layer {
   ConstTensorView Part(int64_t i) const {
     return y.view().Columns(64 * i, 64).Reshape({kRows, 1, 64});
   }
-  std::vector<Tensor> Results() const { return {norm, inverse_rms, codes, y, o, master, value}; }
+  std::vector<Tensor> Results() const {
+    return {norm, inverse_rms, codes, y, glu_codes, dglu_codes, o, master, value};
+  }
 
   Tensor x, gain, w, gradient, master, m, v;
   Tensor norm = Tensor::Unwritten({kRows, kIn}, DType::kBF16);
@@ -102,6 +109,8 @@ struct Layer {
   Tensor w_codes = Codes({1, kOut, kIn}), w_scales = Tensor::Unwritten({1, 2, 2});
   Tensor w_transposed = Codes({1, kIn, kOut}), w_transposed_scales = Tensor::Unwritten({1, 2, 2});
   Tensor y = Tensor::Unwritten({kRows, kOut}, DType::kBF16);
+  Tensor glu_codes = Codes({kRows, kOut / 2}), glu_scales = Tensor::Unwritten({kRows, 1});
+  Tensor dglu_codes = Codes({kRows, kOut}), dglu_scales = Tensor::Unwritten({kRows, 2});
   Tensor starts = Tensor::Of({0, 20, static_cast<int>(kRows)});
   Tensor o = Tensor::Unwritten({kRows, 1, 64}, DType::kBF16);
   Tensor log_sum_exp = Tensor::Unwritten({kRows, 1});

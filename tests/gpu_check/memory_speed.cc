@@ -15,6 +15,7 @@
 #include "kernels/ops/rms_norm.h"
 #include "kernels/ops/router.h"
 #include "kernels/ops/swiglu.h"
+#include "kernels/ops/swiglu_quantize.h"
 #include "tests/gpu_check/gpu_check.h"
 #include "tests/gpu_check/timing.h"
 
@@ -104,6 +105,24 @@ TEST_P(MemorySpeed, ExpertsRows) {
   const Tensor y({rows(), width()}, DType::kBF16);
   ReportBytes("SwiGLU of the experts", [&] { Swiglu(stream(), {.gate_up = gate_up, .y = y}); },
               {&gate_up, &y});
+  const Tensor codes({rows(), width()}, DType::kE4M3), scales({rows(), NumTiles(width())});
+  ReportBytes("SwiGLU of the experts, quantised",
+              [&] {
+                SwigluQuantize(stream(), {.gate_up = gate_up, .rows = {codes, scales}});
+              },
+              {&gate_up, &codes, &scales});
+  const Tensor both({rows(), 2 * width()}, DType::kE4M3);
+  const Tensor both_scales({rows(), 2 * NumTiles(width())});
+  const Tensor turned({2 * width(), NumColumnCodes(rows(), 1)}, DType::kE4M3);
+  const Tensor turned_scales({NumColumnTiles(rows(), 1), 2 * width()});
+  ReportBytes("gradient of SwiGLU, quantised",
+              [&] {
+                SwigluBackwardQuantize(stream(), {.dy = y,
+                                                  .gate_up = gate_up,
+                                                  .rows = {both, both_scales},
+                                                  .columns = {turned, turned_scales, true}});
+              },
+              {&y, &gate_up, &both, &both_scales, &turned, &turned_scales});
   const Tensor wire({tokens(), WireRowBytes(hidden())}, DType::kU8);
   const Tensor sent({rows(), WireRowBytes(hidden())}, DType::kU8);
   const Tensor index = Tensor::RandomIntegers({rows()}, DType::kI32, 1, 0, tokens() - 1);
