@@ -11,6 +11,8 @@ namespace {
 // quantised in both directions of tiles, inputs once more for the weight gradient (DeepSeek-V3
 // report section 3.3 and figure 6).
 constexpr double kQuantizeInput = 3, kQuantizeGradient = 4, kQuantizeForWeight = 2;
+// What is quantised where it is computed is neither written in BF16 nor read again.
+constexpr double kQuantizeFused = -4;
 // With one scale a tensor: read for its largest element, read again, written in both orders, as
 // Hopper's products of FP8 want one order only (Transformer Engine's documentation, "FP8 current
 // scaling" and "Handling transposes"). Then the weight gradient finds its input ready.
@@ -42,6 +44,7 @@ double LayoutCosts::Seconds(const Work& w, double count, double weights,
          count * w.core_flops / (d.peak(Precision::kBf16) * d.core_forward_efficiency) +
          count * w.touched * wide / (d.memory_bytes_per_second * d.memory_efficiency) +
          QuantizeSeconds(kQuantizeInput, kQuantizeTensor, count * w.fresh_in, precision) +
+         QuantizeSeconds(kQuantizeFused, 0, count * w.fused_in, precision) +
          w.ops * d.op_seconds;
 }
 
@@ -56,6 +59,7 @@ double LayoutCosts::BackwardSeconds(const Work& w, double count, double weights,
              (d.peak(Precision::kBf16) * d.core_backward_efficiency) +
          count * 2 * w.touched * wide / (d.memory_bytes_per_second * d.memory_efficiency) +
          QuantizeSeconds(kQuantizeGradient, kQuantizeTensor, count * w.fresh_out, precision) +
+         QuantizeSeconds(kQuantizeFused, 0, count * w.fused_out, precision) +
          2 * w.ops * d.op_seconds;
 }
 

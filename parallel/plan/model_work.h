@@ -15,6 +15,9 @@ struct Work {
   // Of these, what FP8 products have to quantise first: inputs that several products share once,
   // and not the rows of experts, which arrive quantised.
   double fresh_in = 0, fresh_out = 0;
+  // Of the fresh ones, what is quantised where it is computed, if the scale is a tile's: SwiGLU's
+  // result and its gradient. `touched` has them as written.
+  double fused_in = 0, fused_out = 0;
   double weights = 0;     // parameters they read: of a call, not of a token
   double core_flops = 0;  // attention without its projections, counted causally
   double touched = 0;     // elements that all other ops read or write

@@ -83,8 +83,8 @@ TEST_F(Profile, PhasesOfALayer) {
   phase("attention forward", "attn_F", cost_.forward, attention, -12, -2);
   phase("attention input gradients", "attn_B", cost_.backward_input, attention, -5, 5);
   phase("attention weight gradients", "attn_W", cost_.backward_weight, attention, -12, -2);
-  phase("MLP forward", "mlp_F", cost_.forward, mlp, -1, 9);
-  phase("MLP input gradients", "mlp_B", cost_.backward_input, mlp, 25, 35);
+  phase("MLP forward", "mlp_F", cost_.forward, mlp, -4, 6);
+  phase("MLP input gradients", "mlp_B", cost_.backward_input, mlp, 18, 28);
   phase("MLP weight gradients", "mlp_W", cost_.backward_weight, mlp, 15, 28);
 }
 
@@ -106,9 +106,9 @@ TEST_F(Profile, APairOfFourLayers) {
     const double measured = measured_[key];
     Expect(name, 1e3 * seconds, measured, measured, from, to);
   };
-  lane("compute lane of the pair", pair.compute_busy, "compute_stream_busy_ms", -1, 4);
+  lane("compute lane of the pair", pair.compute_busy, "compute_stream_busy_ms", -2, 3);
   lane("exchange lane of the pair", pair.comm_busy, "comm_stream_busy_ms", -26, -20);
-  lane("the pair", pair.seconds, "span_ms", -7, 0);
+  lane("the pair", pair.seconds, "span_ms", -8, -1);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <numeric>
+#include <utility>
 
 #include "tests/plan/toy_plan.h"
 
@@ -164,6 +165,37 @@ TEST(LayoutCosts, RecomputeTakesItsTime) {
     EXPECT_NEAR(more(none, PhaseKind::kExperts), rows * (90 * 2 + 30 * quantised) / 1e9 + 1e-6,
                 1e-12);
     EXPECT_NEAR(more(none, PhaseKind::kAttention), 0, 1e-12);
+  }
+}
+
+// At 1e9 bytes/s, FP8: of 30 elements that are quantised, 10 in and 20 out, those that are
+// quantised where they are computed save four bytes each, unless one scale of all of them has to be
+// found first.
+TEST(LayoutCosts, WhatIsQuantisedAtOnceIsNotMoved) {
+  PlanRequest request = Toy(1, 0, 1, 8);
+  request.cluster.device.memory_bytes_per_second = 1e9;
+  LayerWork& layer = request.model.layers[0];
+  layer.dense.fresh_in = 10;
+  layer.dense.fresh_out = 20;
+  Layout layout;
+  const auto seconds = [&] {
+    const ChunkCost cost = LayoutCosts(request.model, request.cluster, layout).LayerCost(layer);
+    return std::pair(SumOfAll(cost.forward), SumOfAll(cost.backward_input));
+  };
+  const double saved = 100 * 4 / 1e9;  // tokens, bytes, rate
+  for (const bool tiles : {true, false}) {
+    for (const Precision precision : {Precision::kFp8, Precision::kBf16}) {
+      layout.precision = precision;
+      layout.scaling = tiles ? Fp8Scaling::kTiles : Fp8Scaling::kTensors;
+      layer.dense.fused_in = layer.dense.fused_out = 0;
+      const auto before = seconds();
+      layer.dense.fused_in = 10;
+      layer.dense.fused_out = 20;
+      const auto after = seconds();
+      const double each = tiles && precision == Precision::kFp8 ? saved : 0;
+      EXPECT_NEAR(before.first - after.first, 10 * each, 1e-12);
+      EXPECT_NEAR(before.second - after.second, 20 * each, 1e-12);
+    }
   }
 }
 

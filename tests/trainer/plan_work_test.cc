@@ -62,6 +62,21 @@ TEST_P(PlanWork, RecomputeRunsAgainWhatItDrops) {
   }
 }
 
+// SwiGLU's result is all that down projections read and what recompute makes again, its gradient
+// all that comes to gate and up projections: both are codes only, beside FP8.
+TEST_P(PlanWork, WhatSwigluMakesIsQuantisedAtOnce) {
+  const parallel::ModelWork work = DescribeWork(Model(), 256);
+  for (const parallel::LayerWork& layer : work.layers) {
+    EXPECT_EQ(layer.swiglu.fused_in, layer.swiglu.fresh_in);
+    EXPECT_EQ(layer.expert_swiglu.fused_in, layer.expert_swiglu.fresh_in);
+    EXPECT_EQ(layer.dense.fused_in, layer.kept.swiglu);
+    EXPECT_EQ(layer.dense.fused_out, 2 * layer.kept.swiglu);
+    EXPECT_EQ(layer.expert.fused_in, layer.expert.fresh_in);
+    EXPECT_EQ(layer.expert.fused_out, layer.expert.fresh_out);
+    EXPECT_EQ(layer.attention.fused_in + layer.attention.fused_out, 0);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(All, PlanWork,
                          ::testing::Values("deepseek_v3", "deepseek_v2_lite", "moonlight",
                                            "qwen3_30b_a3b", "mixtral_8x7b", "olmoe_1b_7b",

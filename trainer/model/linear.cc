@@ -22,7 +22,8 @@ void Linear::set_adapter(std::unique_ptr<LowRankAdapter> adapter) { adapter_ = s
 
 Linear::Linear(Parameter& weight, TapeLayout& layout, Keeps keeps)
     : weight_(&weight), keeps_(keeps), may_be_fp8_(true) {
-  for (SlotId* slot : {&x_codes_, &x_scales_, &dy_codes_, &dy_scales_, &x_sample_, &dy_sample_}) {
+  for (SlotId* slot : {&x_codes_, &x_scales_, &dy_codes_, &dy_scales_, &dy_row_codes_,
+                       &dy_row_scales_, &x_sample_, &dy_sample_}) {
     *slot = layout.NewSlot();
   }
 }
@@ -145,6 +146,7 @@ QuantizedRows Linear::Input(const Context& context) const {
   return {context.tape.Get(x_codes_), context.tape.Get(x_scales_)};
 }
 
+// Quantises x, unless its codes are there already.
 void Linear::KeepInput(const Context& context, ConstTensorView x) const {
   if (context.tape.Has(x_codes_)) return;
   kernels::Quantize(context.stream,
@@ -169,29 +171,39 @@ void Linear::Fp8Forward(const Context& context, ConstTensorView x, ConstTensorVi
   if (keeps_ == Keeps::kNothing) FreeInput(context);
 }
 
+kernels::QuantizeArgs Linear::NewGradient(const Context& context, int64_t rows,
+                                          ConstTensorView offsets) const {
+  Tape& tape = context.tape;
+  kernels::QuantizeArgs to;
+  to.columns = {
+      tape.New(dy_codes_, DType::kE4M3, ShapeOfColumnCodes(context, rows, out(), experts())),
+      tape.New(dy_scales_, DType::kF32, {NumColumnTiles(rows, experts()), out()}),
+      kernels::ReadsTransposedColumns(context.stream)};
+  to.rows = {tape.New(dy_row_codes_, DType::kE4M3, {rows, out()}),
+             tape.New(dy_row_scales_, DType::kF32, {rows, quantized_.scales.extent(1)})};
+  to.tiles = quantized_.row_tiles;
+  to.offsets = offsets;
+  to.options = fp8_->gradients;
+  return to;
+}
+
 void Linear::Fp8BackwardInput(const Context& context, ConstTensorView dy, ConstTensorView offsets,
                               TensorView dx) const {
-  const int64_t rows = dy.extent(0);
-  const QuantizedColumns columns = {
-      context.tape.New(dy_codes_, DType::kE4M3,
-                       ShapeOfColumnCodes(context, rows, out(), experts())),
-      context.tape.New(dy_scales_, DType::kF32, {NumColumnTiles(rows, experts()), out()}),
-      kernels::ReadsTransposedColumns(context.stream)};
-  Temporary codes(context.pool, DType::kE4M3, {rows, out()});
-  Temporary scales(context.pool, DType::kF32, {rows, quantized_.scales.extent(1)});
-  const QuantizedRows along_rows = {codes.view(), scales.view()};
-  kernels::Quantize(context.stream, {.x = dy,
-                                     .rows = along_rows,
-                                     .columns = columns,
-                                     .tiles = quantized_.row_tiles,
-                                     .offsets = offsets,
-                                     .options = fp8_->gradients});
+  Tape& tape = context.tape;
+  if (!tape.Has(dy_row_codes_)) {
+    kernels::QuantizeArgs args = NewGradient(context, dy.extent(0), offsets);
+    args.x = dy;
+    kernels::Quantize(context.stream, args);
+  }
+  const QuantizedRows along_rows = {tape.Get(dy_row_codes_), tape.Get(dy_row_scales_)};
   kernels::Fp8Matmul(context.stream, {.a = along_rows,
                                       .w = quantized_,
                                       .direction = Fp8Direction::kBackward,
                                       .offsets = offsets,
                                       .c = dx});
   if (context.health != nullptr) Observe(context, {false, dy, along_rows, offsets, dx});
+  tape.Free(dy_row_codes_);
+  tape.Free(dy_row_scales_);
 }
 
 void Linear::Fp8BackwardWeight(const Context& context, ConstTensorView x,

@@ -21,7 +21,9 @@ class LowRankAdapter;
 //
 // In FP8 it also keeps, on the tape, what BackwardWeight will read: the codes of x from Forward on,
 // the codes of dy along the tokens from BackwardInput on. Then the caller's x and dy may go (pass
-// null views to BackwardWeight). In other precisions the caller keeps both.
+// null views to BackwardWeight). In other precisions the caller keeps both. Codes that the caller
+// made itself (NewInput, NewGradient) are taken as they are: x or dy is then read by health reports
+// alone, and may be null.
 class Linear {
  public:
   enum class Keeps : uint8_t { kInput, kNothing };  // kNothing: the caller keeps x in BF16 anyway
@@ -56,8 +58,7 @@ class Linear {
   bool caches_e5m6_input() const { return fp8() && fp8_->e5m6_attention; }
   bool keeps_input() const { return fp8() && keeps_ == Keeps::kInput; }
 
-  // y [T, O] f32 or compute dtype = x [T, I] W^T. In FP8, x is not read where its codes are on the
-  // tape already.
+  // y [T, O] f32 or compute dtype = x [T, I] W^T
   void Forward(const Context& context, ConstTensorView x, TensorView y) const;
   // dx [T, I] = dy [T, O] W
   void BackwardInput(const Context& context, ConstTensorView dy, TensorView dx) const;
@@ -74,9 +75,11 @@ class Linear {
 
   // FP8: room on the tape for the codes of `rows` rows of x, for a caller that has them already.
   kernels::QuantizedRows NewInput(const Context& context, int64_t rows) const;
-  // FP8: quantises x there, if nothing is there yet.
-  void KeepInput(const Context& context, ConstTensorView x) const;
   void FreeInput(const Context& context) const;
+  // FP8: room on the tape for the codes of `rows` rows of dy. Returned is what Quantize would be
+  // told to make them of, but for x. `offsets` null: no experts.
+  kernels::QuantizeArgs NewGradient(const Context& context, int64_t rows,
+                                    ConstTensorView offsets) const;
   bool may_be_fp8() const { return may_be_fp8_; }
   const Fp8Options* fp8_options() const { return fp8_; }  // null: not in FP8
 
@@ -107,6 +110,7 @@ class Linear {
   int64_t experts() const { return weight_->shape.rank() == 3 ? weight_->shape[0] : 1; }
   int64_t out() const { return weight_->shape[weight_->shape.rank() - 2]; }
   int64_t in() const { return weight_->shape[weight_->shape.rank() - 1]; }
+  void KeepInput(const Context& context, ConstTensorView x) const;
   kernels::QuantizedRows Input(const Context& context) const;
   void Fp8Forward(const Context& context, ConstTensorView x, ConstTensorView offsets,
                   TensorView y) const;
@@ -123,8 +127,10 @@ class Linear {
   kernels::PackedMatrix forward_, backward_;
   std::unique_ptr<LowRankAdapter> adapter_;
   kernels::QuantizedWeight quantized_;
-  SlotId x_codes_ = -1, x_scales_ = -1, dy_codes_ = -1, dy_scales_ = -1;
-  SlotId x_sample_ = -1, dy_sample_ = -1;  // in BF16, in steps that report
+  SlotId x_codes_ = -1, x_scales_ = -1;
+  SlotId dy_codes_ = -1, dy_scales_ = -1;          // along the tokens, for BackwardWeight
+  SlotId dy_row_codes_ = -1, dy_row_scales_ = -1;  // until the end of BackwardInput
+  SlotId x_sample_ = -1, dy_sample_ = -1;          // in BF16, in steps that report
 };
 
 }  // namespace sluice::trainer

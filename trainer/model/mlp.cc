@@ -1,6 +1,6 @@
 #include "trainer/model/mlp.h"
 
-#include "kernels/ops/swiglu.h"
+#include "trainer/model/swiglu.h"
 
 namespace sluice::trainer {
 
@@ -26,10 +26,9 @@ Mlp::Mlp(const std::string& prefix, int64_t hidden, int64_t width, const Recompu
 
 void Mlp::Forward(const Context& context, ConstTensorView x, TensorView y) {
   TensorView gate_up = context.NewRows(gate_up_slot_, 2 * width_);
-  TensorView activated = context.NewRows(activated_, width_);
   gate_up_.Forward(context, x, gate_up);
-  kernels::Swiglu(context.stream, {.gate_up = gate_up, .y = activated});
-  down_.Forward(context, activated, y);
+  ApplySwiglu(context, gate_up, down_, activated_);
+  down_.Forward(context, context.tape.Find(activated_), y);
   if (recompute_) down_.FreeInput(context);
   if (recompute_ || down_.keeps_input()) context.tape.Free(activated_);
   if (context.training && gate_up_.caches_output()) {
@@ -42,21 +41,17 @@ void Mlp::BackwardInput(const Context& context, ConstTensorView dy, TensorView d
   Tape& tape = context.tape;
   gate_up_cache_.Restore(context, gate_up_slot_, gate_up_.quantized().row_tiles);
   if (recompute_) {
-    kernels::Swiglu(context.stream,
-                    {.gate_up = tape.Get(gate_up_slot_), .y = context.NewRows(activated_, width_)});
-    if (down_.keeps_input()) {
-      down_.KeepInput(context, tape.Get(activated_));
-      tape.Free(activated_);
-    }
+    ApplySwiglu(context, tape.Get(gate_up_slot_), down_, activated_);
+    if (down_.keeps_input()) tape.Free(activated_);
   }
-  Temporary d_activated(context.pool, context.dtype, {context.batch.num_tokens(), width_});
-  down_.BackwardInput(context, dy, d_activated.view());
-  TensorView d_gate_up = context.NewRows(d_gate_up_, 2 * width_);
-  kernels::SwigluBackward(
-      context.stream,
-      {.dy = d_activated.view(), .gate_up = tape.Get(gate_up_slot_), .dgate_up = d_gate_up});
+  {
+    Temporary d_activated(context.pool, context.dtype, {context.batch.num_tokens(), width_});
+    down_.BackwardInput(context, dy, d_activated.view());
+    ApplySwigluGradient(context, d_activated.view(), tape.Get(gate_up_slot_), gate_up_, {},
+                        d_gate_up_);
+  }
   tape.Free(gate_up_slot_);
-  gate_up_.BackwardInput(context, d_gate_up, dx);
+  gate_up_.BackwardInput(context, tape.Find(d_gate_up_), dx);
   if (gate_up_.fp8()) tape.Free(d_gate_up_);
 }
 

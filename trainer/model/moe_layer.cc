@@ -6,7 +6,7 @@
 #include "kernels/ops/block_quantize.h"
 #include "kernels/ops/cast.h"
 #include "kernels/ops/low_rank.h"
-#include "kernels/ops/swiglu.h"
+#include "trainer/model/swiglu.h"
 
 namespace sluice::trainer {
 namespace {
@@ -208,10 +208,10 @@ void MoeLayer::Experts(const Context& context, ConstTensorView x, TensorView y) 
     tape.Free(received_);
   }
   TensorView gate_up = NewExpertRows(context, gate_up_slot_, 2 * width_);
-  TensorView activated = NewExpertRows(context, activated_, width_);
   gate_up_.GroupedForward(experts, tape.Find(rows_), offsets, gate_up);
-  kernels::Swiglu(context.stream, {.gate_up = gate_up, .y = activated});
-  down_.GroupedForward(experts, activated, offsets, NewExpertRows(context, out_, hidden_));
+  ApplySwiglu(context, gate_up, down_, activated_);
+  down_.GroupedForward(experts, tape.Find(activated_), offsets,
+                       NewExpertRows(context, out_, hidden_));
   if (recompute_) down_.FreeInput(context);
   if (recompute_ || down_.keeps_input()) tape.Free(activated_);
   if (context.training && gate_up_.caches_output()) {
@@ -249,23 +249,17 @@ void MoeLayer::BackwardExperts(const Context& context, ConstTensorView dy, Tenso
   const Context experts = ForExperts(context);
   gate_up_cache_.Restore(context, gate_up_slot_, gate_up_.quantized().row_tiles);
   if (recompute_) {
-    kernels::Swiglu(stream, {.gate_up = tape.Get(gate_up_slot_),
-                             .y = NewExpertRows(context, activated_, width_)});
-    if (down_.keeps_input()) {
-      down_.KeepInput(context, tape.Get(activated_));
-      tape.Free(activated_);
-    }
+    ApplySwiglu(context, tape.Get(gate_up_slot_), down_, activated_);
+    if (down_.keeps_input()) tape.Free(activated_);
   }
-  TensorView d_gate_up = NewExpertRows(context, d_gate_up_, 2 * width_);
   {
     Temporary d_activated(context.pool, context.dtype, {plan.num_received, width_});
     down_.GroupedBackwardInput(experts, tape.Get(d_out_), plan.offsets, d_activated.view());
-    kernels::SwigluBackward(
-        stream,
-        {.dy = d_activated.view(), .gate_up = tape.Get(gate_up_slot_), .dgate_up = d_gate_up});
+    ApplySwigluGradient(context, d_activated.view(), tape.Get(gate_up_slot_), gate_up_,
+                        plan.offsets, d_gate_up_);
   }
   tape.Free(gate_up_slot_);
-  gate_up_.GroupedBackwardInput(experts, d_gate_up, plan.offsets,
+  gate_up_.GroupedBackwardInput(experts, tape.Find(d_gate_up_), plan.offsets,
                                 NewExpertRows(context, d_rows_, hidden_));
   if (down_.fp8()) tape.Free(d_out_);
   if (gate_up_.fp8()) tape.Free(d_gate_up_);

@@ -33,11 +33,11 @@ void AddNormAgain(double width, Work& work) {
   ++work.ops;
 }
 
-// Gate and up read, their product written and, beside FP8, quantised once more.
+// Gate and up read, their product written; beside FP8 its codes.
 Work SwigluAgain(double width) {
   Work work;
   work.touched = 3 * width;
-  work.fresh_in = width;
+  work.fresh_in = work.fused_in = width;
   work.ops = 1;
   return work;
 }
@@ -102,6 +102,8 @@ void AddMlp(double hidden, double width, Work& work) {
   AddProduct(work, hidden, 2 * width);
   AddProduct(work, width, hidden);
   work.touched += 3 * width;
+  work.fused_in += width;
+  work.fused_out += 2 * width;
   work.ops += 2;
 }
 
