@@ -6,7 +6,6 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
 #include <string>
@@ -18,6 +17,7 @@
 #include "gtest/gtest.h"
 #include "tests/cuda/newest_checkpoint.h"
 #include "tests/cuda/training_text.h"
+#include "tests/launch/json_rows.h"
 #include "tests/launch/run_program.h"
 #include "tests/support/source_path.h"
 
@@ -74,14 +74,8 @@ std::vector<StreamOp> Named(const std::vector<StreamOp>& ops, const std::string&
   return found;
 }
 
-class CudaOverlap : public ::testing::Test {
+class CudaOverlap : public OnTrainingText {
  protected:
-  void SetUp() override {
-    dir_ = launch::TestFolder();
-    WriteTrainingText(dir_);
-  }
-  void TearDown() override { std::filesystem::remove_all(dir_); }
-
   // A small model, as only the order of its kernels matters. Not clipped, as the norm's shards are
   // cut where the layout says.
   void Train(const std::string& name, int ranks, int sequences, const std::string& layout,
@@ -113,10 +107,9 @@ class CudaOverlap : public ::testing::Test {
     return ranks;
   }
   std::vector<std::string> Losses(const std::string& name) const {
-    std::ifstream file(RunDir(name) + "/metrics.jsonl");
     std::vector<std::string> losses;
-    for (std::string line; std::getline(file, line);) {
-      losses.push_back(nlohmann::json::parse(line)["loss_hex"]);
+    for (const auto& row : launch::JsonRows(RunDir(name) + "/metrics.jsonl")) {
+      losses.push_back(row["loss_hex"]);
     }
     return losses;
   }
@@ -139,8 +132,6 @@ class CudaOverlap : public ::testing::Test {
     }
     EXPECT_GT(tensors, 3 * 24);  // of experts alone
   }
-
-  std::string dir_;
 };
 
 // Which phases of a pair meet: figure 4 of the DeepSeek-V3 report. A forward and a backward that

@@ -1,8 +1,6 @@
 // `sluice train` on two ranks, each with a software device: messages by NCCL (a library made of
 // software) against messages through the host by MPI. Sums are in rank order either way, so the
 // runs agree to the bit.
-#include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <ostream>
 #include <string>
@@ -11,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/cuda/training_text.h"
+#include "tests/launch/json_rows.h"
 #include "tests/launch/run_program.h"
 #include "tests/support/source_path.h"
 
@@ -25,14 +24,8 @@ struct Layout {
 };
 void PrintTo(const Layout& layout, std::ostream* out) { *out << layout.name; }
 
-class CudaRanks : public ::testing::TestWithParam<Layout> {
+class CudaRanks : public OnTrainingText, public ::testing::WithParamInterface<Layout> {
  protected:
-  void SetUp() override {
-    dir_ = launch::TestFolder();
-    WriteTrainingText(dir_);
-  }
-  void TearDown() override { std::filesystem::remove_all(dir_); }
-
   // Two steps of 32 tokens.
   launch::Outcome Train(const std::string& device, const std::string& collectives) const {
     const std::string double_first =
@@ -50,13 +43,8 @@ class CudaRanks : public ::testing::TestWithParam<Layout> {
   }
   std::vector<nlohmann::json> Steps(const std::string& device,
                                     const std::string& collectives) const {
-    std::ifstream file(RunDir(device, collectives) + "/metrics.jsonl");
-    std::vector<nlohmann::json> steps;
-    for (std::string line; std::getline(file, line);) steps.push_back(nlohmann::json::parse(line));
-    return steps;
+    return launch::JsonRows(RunDir(device, collectives) + "/metrics.jsonl");
   }
-
-  std::string dir_;
 };
 
 TEST_P(CudaRanks, NcclGivesTheBitsOfMpi) {

@@ -19,6 +19,7 @@
 #include "gtest/gtest.h"
 #include "tests/cuda/newest_checkpoint.h"
 #include "tests/cuda/training_text.h"
+#include "tests/launch/json_rows.h"
 #include "tests/launch/run_program.h"
 
 namespace sluice {
@@ -37,15 +38,13 @@ struct Training {
 constexpr int kStepsBefore = 30;
 void PrintTo(const Training& training, std::ostream* out) { *out << training.precision; }
 
-class CudaTraining : public ::testing::TestWithParam<Training> {
+class CudaTraining : public OnTrainingText, public ::testing::WithParamInterface<Training> {
  protected:
   void SetUp() override {
-    dir_ = launch::TestFolder();
-    WriteTrainingText(dir_);
+    OnTrainingText::SetUp();
     const launch::Outcome outcome = Train("cpu", kStepsBefore, RunDir("before"), "");
     ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   }
-  void TearDown() override { std::filesystem::remove_all(dir_); }
 
   // 128 tokens a step of the preset's model, until `steps`; continues where it was.
   launch::Outcome Train(const std::string& device, int steps) const {
@@ -74,10 +73,9 @@ class CudaTraining : public ::testing::TestWithParam<Training> {
 
   // By step.
   std::vector<double> Losses(const std::string& device) const {
-    std::ifstream file(RunDir(device) + "/metrics.jsonl");
     std::vector<double> losses;
-    for (std::string line; std::getline(file, line);) {
-      losses.push_back(nlohmann::json::parse(line)["loss"].get<double>());
+    for (const auto& row : launch::JsonRows(RunDir(device) + "/metrics.jsonl")) {
+      losses.push_back(row["loss"].get<double>());
     }
     return losses;
   }
@@ -141,8 +139,6 @@ class CudaTraining : public ::testing::TestWithParam<Training> {
     ASSERT_EQ(cpu.size(), cuda.size());
     EXPECT_NEAR(cuda.back(), cpu.back(), GetParam().bound * cpu.back());
   }
-
-  std::string dir_;
 };
 
 // |a - b| / |b|; 0 for two tensors of zeros.
@@ -214,14 +210,8 @@ INSTANTIATE_TEST_SUITE_P(SlowPrecisions, CudaTraining,
                          kNameOf);
 
 // Health reports in FP8, with a shared expert; 32 tokens a step.
-class CudaFp8Report : public ::testing::Test {
+class CudaFp8Report : public OnTrainingText {
  protected:
-  void SetUp() override {
-    dir_ = launch::TestFolder();
-    WriteTrainingText(dir_);
-  }
-  void TearDown() override { std::filesystem::remove_all(dir_); }
-
   // Until `steps`; continues where the run of that name was. The rows of metrics.jsonl.
   std::vector<nlohmann::json> Train(const std::string& device, size_t steps,
                                     const std::string& name, const std::string& edits) {
@@ -234,16 +224,14 @@ class CudaFp8Report : public ::testing::Test {
         " --set data.cache_dir=" + dir_ + "/cache --set run.dir=" + RunDir(name) + edits);
     EXPECT_EQ(outcome.exit_code, 0) << name << ": " << outcome.err;
     printed_ = outcome.out;
-    std::ifstream file(RunDir(name) + "/metrics.jsonl");
-    std::vector<nlohmann::json> rows;
-    for (std::string line; std::getline(file, line);) rows.push_back(nlohmann::json::parse(line));
+    std::vector<nlohmann::json> rows = launch::JsonRows(RunDir(name) + "/metrics.jsonl");
     EXPECT_EQ(rows.size(), steps) << name;
     rows.resize(steps);
     return rows;
   }
   std::string RunDir(const std::string& name) const { return dir_ + "/" + name; }
 
-  std::string dir_, printed_;  // what the last run printed
+  std::string printed_;  // what the last run printed
 };
 
 // Weights, their codes and scales have the same bits on both. Of x and dy a value moves by 1/16

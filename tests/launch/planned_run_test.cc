@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/launch/json_rows.h"
 #include "tests/launch/tiny_run.h"
 
 namespace sluice::launch {
@@ -15,15 +16,7 @@ namespace {
 using nlohmann::json;
 using ::testing::HasSubstr;
 
-class PlannedRun : public TinyRunTest {
- protected:
-  static std::vector<json> JsonRows(const std::string& path) {
-    std::vector<json> rows;
-    std::ifstream in(path);
-    for (std::string line; std::getline(in, line);) rows.push_back(json::parse(line));
-    return rows;
-  }
-};
+class PlannedRun : public TinyRunTest {};
 
 TEST_F(PlannedRun, StepsShowThePlanAndWriteRoutesThatPlanAndSimulateRead) {
   const std::string routes = dir_ + "/routes.jsonl";

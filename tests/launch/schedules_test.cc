@@ -2,13 +2,12 @@
 // rank, to the bit, and twenty steps whose losses stay with it.
 #include <cmath>
 #include <cstdio>
-#include <fstream>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "nlohmann/json.hpp"
+#include "tests/launch/json_rows.h"
 #include "tests/launch/tiny_run.h"
 
 namespace sluice::launch {
@@ -57,9 +56,7 @@ class SlowSchedules : public TinyRunTest {
     const Outcome outcome = RunShell(start + " train --preset tiny" + Sets(common) + Sets(edits));
     EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
     Losses losses;
-    std::ifstream file(RunDir(name) + "/metrics.jsonl");
-    for (std::string line; std::getline(file, line);) {
-      const auto row = nlohmann::json::parse(line);
+    for (const auto& row : JsonRows(RunDir(name) + "/metrics.jsonl")) {
       if (losses.all.empty()) losses.first = row["loss_hex"];
       losses.all.push_back(row["loss"]);
     }

@@ -12,6 +12,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/launch/json_rows.h"
 #include "tests/launch/running_program.h"
 #include "tests/launch/tiny_run.h"
 
@@ -26,10 +27,7 @@ class Training : public TinyRunTest {
  protected:
   std::vector<Json> Metrics(const std::string& name,
                             const std::string& file_name = "metrics.jsonl") const {
-    std::ifstream file(RunDir(name) + "/" + file_name);
-    std::vector<Json> rows;
-    for (std::string line; std::getline(file, line);) rows.push_back(Json::parse(line));
-    return rows;
+    return JsonRows(RunDir(name) + "/" + file_name);
   }
   static std::vector<std::string> LinesWith(const std::string& part, const std::string& text) {
     std::vector<std::string> found;
